@@ -1,0 +1,145 @@
+"""What the derivations need to know about Gaussians: density, KL divergence, product, conditioning, 8-bit likelihood.
+
+Everything here is elementwise on diagonal Gaussians, given by mean and variance (or log-variance), except
+`condition`, which takes a full covariance.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+BIN_HALF_WIDTH = 1 / 255  # the 256 levels of an 8-bit image, scaled to [-1, 1], lie 2/255 apart
+LOWEST_LOG_PROBABILITY = math.log(1e-12)  # floor of one pixel's likelihood, as in the DDPM paper's code
+
+
+def log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log N(x; mean, variance), elementwise, in nats (eq:gaussian).
+
+    Args:
+        x: where to evaluate, any shape.
+        mean: mean, broadcastable to `x`.
+        log_variance: natural logarithm of the variance, broadcastable to `x`.
+
+    Returns:
+        The log-density of every element, in the broadcast shape.
+    """
+    return -0.5 * (math.log(2 * math.pi) + log_variance + (x - mean) ** 2 * torch.exp(-log_variance))
+
+
+def kl_divergence(mean_p: Tensor, log_variance_p: Tensor, mean_q: Tensor, log_variance_q: Tensor) -> Tensor:
+    """KL(p ‖ q) between two diagonal Gaussians, elementwise, in nats (eq:kl-gaussians).
+
+    Args:
+        mean_p: mean of p, any shape.
+        log_variance_p: natural logarithm of p's variance.
+        mean_q: mean of q.
+        log_variance_q: natural logarithm of q's variance.
+
+    Returns:
+        One divergence per element, in the broadcast shape; sum over elements for the divergence of the vectors.
+    """
+    log_ratio = log_variance_p - log_variance_q
+    return 0.5 * (torch.exp(log_ratio) - 1 - log_ratio + (mean_p - mean_q) ** 2 * torch.exp(-log_variance_q))
+
+
+def product(mean_a: Tensor, variance_a: Tensor, mean_b: Tensor, variance_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the Gaussian proportional to N(x; a) · N(x; b), elementwise (eq:gaussian-product).
+
+    Precisions (1/variance) add; the mean is the average of the two means weighted by precision.
+
+    Args:
+        mean_a: mean of the first factor.
+        variance_a: its variance, positive.
+        mean_b: mean of the second factor.
+        variance_b: its variance, positive.
+
+    Returns:
+        `(mean, variance)` of the normalised product, in the broadcast shape.
+    """
+    total = variance_a + variance_b
+    return (mean_a * variance_b + mean_b * variance_a) / total, variance_a * variance_b / total
+
+
+def condition(mean: Tensor, covariance: Tensor, observed: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The Gaussian of the other coordinates once some of them are known.
+
+    For a joint N(mean, covariance) split into a (unknown) and b (known), the conditional of a has mean
+    μ_a + Σ_ab Σ_bb⁻¹ (b − μ_b) and covariance Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba.
+
+    Args:
+        mean: joint mean, shape (D,).
+        covariance: joint covariance, shape (D, D), positive definite on the observed block.
+        observed: boolean mask of the known coordinates, shape (D,), at least one and not all True.
+        value: their values, shape (observed.sum(),).
+
+    Returns:
+        `(mean, covariance)` of the unknown coordinates, in their original order.
+
+    Raises:
+        ValueError: if the shapes disagree, or nothing or everything is observed.
+    """
+    dimensions = len(mean)
+    if covariance.shape != (dimensions, dimensions) or observed.shape != (dimensions,):
+        raise ValueError(
+            f"mean of shape ({dimensions},) needs a covariance of shape ({dimensions}, {dimensions}) and a mask of shape"
+            f" ({dimensions},), but got {tuple(covariance.shape)} and {tuple(observed.shape)}"
+        )
+    known = int(observed.sum())
+    if not 0 < known < dimensions or value.shape != (known,):
+        raise ValueError(
+            f"some but not all of the {dimensions} coordinates must be observed, with one value each;"
+            f" got {known} observed and values of shape {tuple(value.shape)}"
+        )
+    unknown = ~observed
+    cross = covariance[unknown][:, observed]
+    gain = torch.linalg.solve(covariance[observed][:, observed], cross.mT).mT
+    return mean[unknown] + gain @ (value - mean[observed]), covariance[unknown][:, unknown] - gain @ cross.mT
+
+
+def discretized_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log-probability of 8-bit pixels under a Gaussian cut into 256 bins (Ho et al. 2020, eq. 13; eq:decoder).
+
+    The level x owns the interval [x − 1/255, x + 1/255]; the darkest bin reaches down to −∞ and the brightest up to
+    +∞, so that the 256 probabilities sum to one.
+
+    Args:
+        x: pixels in [-1, 1] that lie on the 256 levels −1, −1 + 2/255, …, 1, any shape.
+        mean: mean of the Gaussian, broadcastable to `x`.
+        log_variance: natural logarithm of its variance, broadcastable to `x`.
+
+    Returns:
+        log-probability of each pixel in nats, at least log(1e-12), in the broadcast shape.
+
+    Raises:
+        ValueError: if a pixel lies outside [-1, 1] or between two levels.
+    """
+    check_8bit(x)
+    inverse_std = torch.exp(-0.5 * log_variance)
+    upper = (x - mean + BIN_HALF_WIDTH) * inverse_std
+    lower = (x - mean - BIN_HALF_WIDTH) * inverse_std
+    # Φ(b) − Φ(a) loses all digits where both are close to 1; mirrored to the left tail, where Φ is small, it does not.
+    mirror = lower > 0
+    upper, lower = torch.where(mirror, -lower, upper), torch.where(mirror, -upper, lower)
+    inside = torch.special.ndtr(upper) - torch.special.ndtr(lower)
+    # In the mirrored pixels the open edge has changed sides as well.
+    darkest, brightest = x < -1 + BIN_HALF_WIDTH, x > 1 - BIN_HALF_WIDTH
+    reaches_down = torch.where(mirror, brightest, darkest)
+    reaches_up = torch.where(mirror, darkest, brightest)
+    probability = torch.where(reaches_down, torch.special.ndtr(upper), inside)
+    probability = torch.where(reaches_up, torch.special.ndtr(-lower), probability)
+    return probability.clamp(min=math.exp(LOWEST_LOG_PROBABILITY)).log()
+
+
+def check_8bit(x: Tensor) -> None:
+    """Refuse pixels that are not 8-bit levels scaled to [-1, 1]; the message says what was found."""
+    levels = (x + 1) * 127.5
+    if x.numel() and (x.min() < -1 - 1e-6 or x.max() > 1 + 1e-6):
+        raise ValueError(
+            f"8-bit pixels must be scaled to [-1, 1], but these range from {x.min().item():g} to {x.max().item():g}"
+        )
+    if x.numel() and (levels - levels.round()).abs().max() > 1e-3:
+        raise ValueError(
+            "the discrete decoder needs exact 8-bit pixels, k / 127.5 - 1 for k = 0 … 255, but some lie between two"
+            " levels: give it the original images, neither resized, augmented nor noised"
+        )

@@ -1,0 +1,245 @@
+"""Ways back from noise to a picture: ancestral sampling and DDIM, as generators that yield every state.
+
+A sampler needs two things of a model: `.schedule` and `.predict(x_t, t, labels, clip_x0=…)`. A trained
+`GaussianDiffusion` has them, and so does an exact denoiser. Each sampler yields one `State` per network call, so that a
+notebook can watch the picture form; the last one holds the finished image in [-1, 1].
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from ddpm.schedule import NoiseSchedule
+
+Variance = Literal["fixed_small", "fixed_large"]
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+class PredictionLike(Protocol):
+    """What a sampler reads of a prediction."""
+
+    @property
+    def x0(self) -> Tensor:
+        """The predicted clean image."""
+        ...
+
+    @property
+    def noise(self) -> Tensor:
+        """The predicted noise, consistent with `x0`."""
+        ...
+
+
+class Denoiser(Protocol):
+    """What a sampler asks of a model."""
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule."""
+        ...
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_x0: bool = False
+    ) -> PredictionLike:
+        """The model's belief about x_t, for t of shape (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a sampler stands after one step.
+
+    Attributes:
+        t: the noise level of `x`; 0 when the picture is finished.
+        x: the image x_t, shape (B, C, H, W).
+        x0: the clean image that the model predicted in this step, same shape.
+    """
+
+    t: int
+    x: Tensor
+    x0: Tensor
+
+
+@torch.no_grad()
+def ancestral(
+    diffusion: Denoiser,
+    x: Tensor,
+    *,
+    variance: Variance = "fixed_small",
+    labels: Tensor | None = None,
+    clip_x0: bool = True,
+    generator: Generators = None,
+) -> Iterator[State]:
+    """Algorithm 2 of Ho et al. 2020: draw x_{T−1}, x_{T−2}, …, x_0 one after the other (eq:reverse-step).
+
+    The mean is that of the posterior given the predicted (and clipped) x_0; at t = 1 no noise is added.
+
+    Args:
+        diffusion: the model, or an exact denoiser.
+        x: x_T, standard normal noise of shape (B, C, H, W).
+        variance: "fixed_small" for β̃_t, "fixed_large" for β_t (the paper's choice for CIFAR-10).
+        labels: class labels, shape (B,), for a model that takes them.
+        clip_x0: clip the predicted x_0 to [-1, 1] first; turn off for data of another range.
+        generator: source of the noise: one for the batch or one per image.
+
+    Yields:
+        T states, at t = T−1 … 0.
+
+    Raises:
+        ValueError: if `variance` is unknown.
+    """
+    if variance not in get_args(Variance):
+        raise ValueError(f"unknown variance {variance!r}; choose one of {', '.join(map(repr, get_args(Variance)))}")
+    schedule = diffusion.schedule
+    variances = schedule.posterior_variance if variance == "fixed_small" else schedule.beta
+    for t in range(schedule.timesteps, 0, -1):
+        x0 = diffusion.predict(x, levels(x, t), labels, clip_x0=clip_x0).x0
+        x = schedule.posterior_mean_coef_x0[t] * x0 + schedule.posterior_mean_coef_xt[t] * x
+        if t > 1:
+            x = x + variances[t].sqrt() * randn_like(x, generator)
+        yield State(t - 1, x, x0)
+
+
+@torch.no_grad()
+def ddim(
+    diffusion: Denoiser,
+    x: Tensor,
+    steps: int | Sequence[int],
+    *,
+    eta: float = 0.0,
+    labels: Tensor | None = None,
+    clip_x0: bool = True,
+    generator: Generators = None,
+) -> Iterator[State]:
+    """DDIM: jump down a grid of levels, with as much fresh noise as you like (Song et al. 2021, eq. 12; eq:ddim).
+
+    Args:
+        diffusion: the model, or an exact denoiser.
+        x: x_T, standard normal noise of shape (B, C, H, W).
+        steps: number of network calls, 1 … T, for the even grid of `timestep_grid`; or a grid of your own, which falls
+            from T to 0.
+        eta: η in [0, 1]; 0 makes the whole path a function of x_T, 1 adds the noise of ancestral sampling.
+        labels: class labels, shape (B,), for a model that takes them.
+        clip_x0: clip the predicted x_0 to [-1, 1] and re-derive the noise from it; turn off for data of another range.
+        generator: source of the noise: one for the batch or one per image.
+
+    Yields:
+        One state per step of the grid; the last is at t = 0.
+
+    Raises:
+        ValueError: if `steps` or `eta` is out of range, or the grid does not fall from T to 0.
+    """
+    schedule = diffusion.schedule
+    grid = timestep_grid(schedule.timesteps, steps) if isinstance(steps, int) else list(steps)
+    check_grid(grid, schedule.timesteps)
+    check_eta(eta)
+    alpha_bar = schedule.exact_alpha_bar.tolist()
+    for t, s in zip(grid[:-1], grid[1:], strict=True):
+        prediction = diffusion.predict(x, levels(x, t), labels, clip_x0=clip_x0)
+        sigma = eta * math.sqrt((1 - alpha_bar[s]) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / alpha_bar[s]))
+        direction = math.sqrt(max(1 - alpha_bar[s] - sigma**2, 0.0))  # rounding may take it below 0 at eta = 1
+        x = math.sqrt(alpha_bar[s]) * prediction.x0 + direction * prediction.noise
+        if sigma > 0:
+            x = x + sigma * randn_like(x, generator)
+        yield State(s, x, prediction.x0)
+
+
+# Grids of noise levels
+
+
+def timestep_grid(timesteps: int, steps: int) -> list[int]:
+    """`steps` + 1 levels, evenly spread, from T down to 0.
+
+    Integer arithmetic throughout: rounding a floating-point grid is off by one for many step counts.
+
+    Args:
+        timesteps: T.
+        steps: number of network calls, 1 … T.
+
+    Returns:
+        Strictly falling levels; the first is T and the last is 0.
+
+    Raises:
+        ValueError: if `steps` is not in 1 … T.
+    """
+    check_steps(steps, timesteps)
+    return [timesteps * (steps - i) // steps for i in range(steps + 1)]
+
+
+def check_steps(steps: int, timesteps: int) -> None:
+    """Refuse a number of sampling steps that is not a whole number in 1 … T."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= timesteps:
+        raise ValueError(f"sampling_timesteps must be a whole number in 1 … {timesteps} (T), but got {steps!r}")
+
+
+def check_grid(grid: Sequence[int], timesteps: int) -> None:
+    """Refuse a grid of levels that does not fall strictly from T to 0."""
+    falls = len(grid) > 1 and all(t > s for t, s in zip(grid[:-1], grid[1:], strict=True))
+    if not falls or grid[0] != timesteps or grid[-1] != 0:
+        raise ValueError(f"the levels must fall strictly from {timesteps} (T) to 0, but got {list(grid)}")
+
+
+def check_eta(eta: float) -> None:
+    """Refuse an η outside [0, 1], for which DDIM has no real coefficients."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1]: 0 is deterministic, 1 is ancestral; but got {eta!r}")
+
+
+def levels(x: Tensor, t: int) -> Tensor:
+    """The level t for every image of a batch, shape (B,)."""
+    return torch.full((len(x),), t, dtype=torch.long, device=x.device)
+
+
+# Randomness
+
+
+def image_generators(
+    batch_size: int, generator: torch.Generator | None = None, seeds: Sequence[int] | None = None
+) -> Generators:
+    """The source of noise for a batch: `generator` as it is, or one CPU generator per image from `seeds`.
+
+    With one generator per image, image i depends on seeds[i] alone: neither on the batch around it nor on the device.
+
+    Args:
+        batch_size: number of images, at least 1.
+        generator: one source for all, or None for torch's global one.
+        seeds: one seed per image.
+
+    Returns:
+        `generator`, or a list of `batch_size` generators.
+
+    Raises:
+        ValueError: if the batch is empty, both sources are given, or the number of seeds is not `batch_size`.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, but got {batch_size!r}")
+    if seeds is None:
+        return generator
+    if generator is not None:
+        raise ValueError("give either `generator` (one for the batch) or `seeds` (one per image), not both")
+    if len(seeds) != batch_size:
+        raise ValueError(f"seeds must hold one number per image: batch_size is {batch_size}, but got {len(seeds)} seeds")
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def randn(shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:
+    """Standard normal float32 noise of `shape` on `device`, from one generator or from one per image."""
+    if isinstance(generator, Sequence):
+        return torch.stack([torch.randn(shape[1:], generator=one, device=one.device) for one in generator]).to(device)
+    # Drawn where the generator lives, so that one seed means the same noise on every device.
+    where = device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=where).to(device)
+
+
+def randn_like(x: Tensor, generator: Generators) -> Tensor:
+    """Standard normal noise shaped like `x`, in its type and on its device."""
+    return randn(tuple(x.shape), generator, x.device).to(x.dtype)
+
+
+def randint(low: int, high: int, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """`count` whole numbers, uniform in low … high − 1, on `device`."""
+    where = device if generator is None else generator.device
+    return torch.randint(low, high, (count,), generator=generator, device=where).to(device)

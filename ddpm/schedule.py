@@ -1,0 +1,229 @@
+"""Noise schedules: how much of the picture is left at every step, in the paper's own index.
+
+The whole forward process is fixed by T numbers, the variances β_1 … β_T (Ho et al. 2020, section 2). Everything
+else in this module follows from them, is computed once in float64, and is stored under the name that the book uses.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LINEAR_SCALE_STEPS = 1000  # the T for which the DDPM paper chose β from 1e-4 to 0.02
+
+
+def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    """Variances that rise linearly (Ho et al. 2020, section 4), rescaled so that any T destroys as much signal.
+
+    The paper's end points belong to T = 1000. For another T both are multiplied by 1000/T, which keeps the sum of the
+    β, and with it ᾱ_T, about the same; without it a short chain leaves signal at its end.
+
+    Args:
+        timesteps: T, at least 1. Below about 20 the rescaled β reach 1, which `NoiseSchedule` refuses.
+        beta_start: β_1 at T = 1000.
+        beta_end: β_T at T = 1000.
+
+    Returns:
+        float64 tensor of shape (T,): β_1 … β_T.
+
+    Raises:
+        ValueError: if `timesteps` is not a whole number of at least 1.
+    """
+    check_timesteps(timesteps)
+    scale = LINEAR_SCALE_STEPS / timesteps
+    return torch.linspace(scale * beta_start, scale * beta_end, timesteps, dtype=torch.float64)
+
+
+def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
+    """Variances for which ᾱ falls like a squared cosine (Nichol & Dhariwal 2021, equation 17).
+
+    Args:
+        timesteps: T, at least 1.
+        offset: the paper's s, which keeps β_1 from being too small to matter.
+        max_beta: the paper's cap on β near t = T, where ᾱ goes to zero.
+
+    Returns:
+        float64 tensor of shape (T,): β_1 … β_T.
+
+    Raises:
+        ValueError: if `timesteps` is not a whole number of at least 1.
+    """
+    check_timesteps(timesteps)
+    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    alpha_bar = torch.cos((time + offset) / (1 + offset) * torch.pi / 2) ** 2
+    return betas_from_alpha_bar(alpha_bar, max_beta)
+
+
+def sigmoid_betas(
+    timesteps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
+) -> Tensor:
+    """Variances for which ᾱ falls like a logistic curve (Jabri et al. 2023, the RIN paper's `sigmoid` schedule).
+
+    Args:
+        timesteps: T, at least 1.
+        start: where on the logistic curve t = 0 lies.
+        end: where on it t = T lies.
+        tau: temperature; smaller is steeper.
+        max_beta: cap on β near t = T, where ᾱ goes to zero.
+
+    Returns:
+        float64 tensor of shape (T,): β_1 … β_T.
+
+    Raises:
+        ValueError: if `timesteps` is not a whole number of at least 1.
+    """
+    check_timesteps(timesteps)
+    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    curve = torch.sigmoid((start + time * (end - start)) / tau)
+    alpha_bar = (curve[-1] - curve) / (curve[-1] - curve[0])
+    return betas_from_alpha_bar(alpha_bar, max_beta)
+
+
+def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float) -> Tensor:
+    """β_t = 1 − ᾱ_t/ᾱ_{t−1} for a curve ᾱ_0 … ᾱ_T of shape (T+1,), capped at `max_beta`; shape (T,)."""
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
+
+
+BETA_SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+}
+
+
+def check_timesteps(timesteps: int) -> None:
+    """Refuse a T that is not a whole number of at least 1, with a message that says so."""
+    if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
+        raise ValueError(f"timesteps (T) must be a whole number of at least 1, but got {timesteps!r}")
+
+
+class NoiseSchedule(nn.Module):
+    """Every table of the forward process and its posterior, indexed by the paper's t.
+
+    All tables have length T+1. Index 0 is clean data (`alpha_bar[0] == 1`, `beta[0] == 0`) and 1 … T are the noise
+    levels, so `schedule.alpha_bar[t]` is ᾱ_t and nothing is ever shifted by one. They are computed in float64 and
+    stored as float32 buffers, which move with `.to(device)`.
+
+    Attributes:
+        beta: β_t, the variance added by step t.
+        alpha: α_t = 1 − β_t.
+        alpha_bar: ᾱ_t = α_1 ⋯ α_t, the share of the signal's power left at t (eq:alpha-bar).
+        sqrt_alpha_bar: √ᾱ_t.
+        sigma: √(1 − ᾱ_t), the standard deviation of the noise in x_t (eq:q-sample).
+        snr: ᾱ_t / (1 − ᾱ_t), the signal-to-noise ratio; infinite at t = 0.
+        log_snr: log ᾱ_t − log(1 − ᾱ_t); infinite at t = 0.
+        posterior_variance: β̃_t (eq:posterior-variance); 0 at t = 1 by itself.
+        posterior_log_variance_clipped: log β̃_t, with the value of t = 2 at t = 1 (and at 0), where the logarithm
+            would be −∞. For T = 1 there is no t = 2 and log β_1 stands in.
+        posterior_mean_coef_x0: the factor of x_0 in μ̃_t (eq:posterior-mean).
+        posterior_mean_coef_xt: the factor of x_t in μ̃_t (eq:posterior-mean).
+        exact_alpha_bar: ᾱ_t in float64, always on the CPU.
+    """
+
+    beta: Tensor
+    alpha: Tensor
+    alpha_bar: Tensor
+    sqrt_alpha_bar: Tensor
+    sigma: Tensor
+    snr: Tensor
+    log_snr: Tensor
+    posterior_variance: Tensor
+    posterior_log_variance_clipped: Tensor
+    posterior_mean_coef_x0: Tensor
+    posterior_mean_coef_xt: Tensor
+
+    def __init__(self, betas: Tensor | Sequence[float] | np.ndarray, dtype: torch.dtype = torch.float32) -> None:
+        """Build the tables.
+
+        Args:
+            betas: β_1 … β_T, shape (T,), each strictly between 0 and 1.
+            dtype: type of the stored buffers; float64 keeps full precision for experiments.
+
+        Raises:
+            ValueError: if `betas` is empty, not one-dimensional, or holds a value outside (0, 1); the message names
+                the first offending step.
+        """
+        super().__init__()
+        betas = torch.as_tensor(betas).to(torch.float64)
+        check_betas(betas)
+        tables = schedule_tables(betas)
+        for name, table in tables.items():
+            self.register_buffer(name, table.to(dtype), persistent=False)
+        # A plain float64 tensor on the CPU, not a buffer: samplers that jump over levels take their coefficients from
+        # here as Python numbers, at full precision and without asking the accelerator for anything.
+        self.exact_alpha_bar: Tensor = tables["alpha_bar"]
+
+    @classmethod
+    def from_name(cls, name: str, timesteps: int, **options: float) -> "NoiseSchedule":
+        """Build a schedule by name.
+
+        Args:
+            name: "linear", "cosine" or "sigmoid".
+            timesteps: T, at least 1.
+            **options: passed on to `linear_betas`, `cosine_betas` or `sigmoid_betas`.
+
+        Returns:
+            The schedule.
+
+        Raises:
+            ValueError: if the name is unknown or the resulting β leave (0, 1).
+        """
+        if name not in BETA_SCHEDULES:
+            raise ValueError(f"unknown beta_schedule {name!r}; choose one of {', '.join(map(repr, BETA_SCHEDULES))}")
+        return cls(BETA_SCHEDULES[name](timesteps, **options))
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of noise levels."""
+        return len(self.beta) - 1
+
+    def extra_repr(self) -> str:
+        """Show T and how much signal is left at its end."""
+        return f"timesteps={self.timesteps}, alpha_bar_T={self.alpha_bar[-1].item():.3g}"
+
+
+def schedule_tables(betas: Tensor) -> dict[str, Tensor]:
+    """All tables of `NoiseSchedule`, in float64, from β_1 … β_T of shape (T,); each has shape (T+1,)."""
+    beta = torch.cat([betas.new_zeros(1), betas])
+    alpha = 1 - beta
+    alpha_bar = torch.cumprod(alpha, dim=0)
+    # 1 − ᾱ_t and log ᾱ_t by log1p and expm1: subtracting from 1 would lose digits where ᾱ is close to 1.
+    log_alpha_bar = torch.cumsum(torch.log1p(-beta), dim=0)
+    one_minus_alpha_bar = -torch.expm1(log_alpha_bar)
+    # ᾱ_{t−1}, with t = 0 given its own value, so that the tables start with the clean image itself: β̃_0 = 0.
+    alpha_bar_prev = torch.cat([alpha_bar[:1], alpha_bar[:-1]])
+    one_minus_alpha_bar_prev = torch.cat([one_minus_alpha_bar[:1], one_minus_alpha_bar[:-1]])
+    divisor = one_minus_alpha_bar.clone()
+    divisor[0] = 1  # at t = 0 every numerator below is 0, apart from the one set by hand
+    posterior_variance = beta * one_minus_alpha_bar_prev / divisor
+    coef_x0 = beta * alpha_bar_prev.sqrt() / divisor
+    coef_xt = alpha.sqrt() * one_minus_alpha_bar_prev / divisor
+    coef_x0[0] = 1  # "the state before clean data" is the clean data
+    smallest = posterior_variance[2] if len(betas) > 1 else beta[1]
+    return {
+        "beta": beta,
+        "alpha": alpha,
+        "alpha_bar": alpha_bar,
+        "sqrt_alpha_bar": alpha_bar.sqrt(),
+        "sigma": one_minus_alpha_bar.sqrt(),
+        "snr": alpha_bar / one_minus_alpha_bar,
+        "log_snr": log_alpha_bar - one_minus_alpha_bar.log(),
+        "posterior_variance": posterior_variance,
+        "posterior_log_variance_clipped": torch.cat([smallest.repeat(2), posterior_variance[2:]]).log(),
+        "posterior_mean_coef_x0": coef_x0,
+        "posterior_mean_coef_xt": coef_xt,
+    }
+
+
+def check_betas(betas: Tensor) -> None:
+    """Refuse β that are not a non-empty list of numbers in (0, 1), naming the first offending step."""
+    if betas.ndim != 1 or len(betas) < 1:
+        raise ValueError(f"betas must have shape (T,) with T >= 1, but got shape {tuple(betas.shape)}")
+    wrong = ~((betas > 0) & (betas < 1))
+    if wrong.any():
+        step = int(wrong.nonzero()[0]) + 1
+        raise ValueError(
+            f"every beta must lie strictly between 0 and 1, but beta[{step}] is {betas[step - 1].item():g}"
+            f" (T = {len(betas)}); a linear schedule rescaled by 1000/T needs T > 20"
+        )

@@ -114,7 +114,7 @@ def ddim(
     clip_x0: bool = True,
     generator: Generators = None,
 ) -> Iterator[State]:
-    """DDIM: jump down a grid of levels, with as much fresh noise as you like (Song et al. 2021, eq. 12; eq:ddim).
+    """DDIM: jump down a grid of levels, with as much fresh noise as you like (Song et al. 2021, eq. 12).
 
     Args:
         diffusion: the model, or an exact denoiser.

@@ -1,0 +1,116 @@
+# Out of the Snow. `make` lists the targets; `make book` and `make test` are the two that matter.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.ready
+PORT   ?= 8000
+ONLY   ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Notebooks run one after the other with two threads, unit tests two at a time with one thread each.
+NOTEBOOK_THREADS := OMP_NUM_THREADS=2
+UNIT_THREADS     := OMP_NUM_THREADS=1 MPLBACKEND=agg
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=180 --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+# ---- the environment
+
+.PHONY: setup
+setup: $(STAMP) ## create .venv from the lock in requirements.txt (done by the others when needed)
+
+# The stamp is written last, so a set-up that was cut short is taken up again.
+$(STAMP): requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found. Install Python 3.11 or newer, or say: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), and the book needs 3.11 or newer. Say: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Setting up $(VENV) from requirements.txt; the first time this takes a few minutes."
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+# ---- the book
+
+.PHONY: book
+book: $(STAMP) ## build the book from the committed outputs
+	@$(BIN)/jupyter-book build . -W --keep-going -n --quiet
+	@echo "The book is built. Open file://$(CURDIR)/_build/html/index.html, or run: make serve"
+
+.PHONY: serve
+serve: book ## build the book and serve it on http://localhost:8000 (PORT=…)
+	$(BIN)/python -m http.server --directory _build/html --bind 127.0.0.1 $(PORT)
+
+.PHONY: notebooks
+notebooks: $(STAMP) ## execute and normalise the chapters (ONLY=07-training for one)
+	$(NOTEBOOK_THREADS) $(BIN)/python tools/execute_notebooks.py $(ONLY)
+
+.PHONY: normalise
+normalise: $(STAMP) ## bring the chapters into normal form without executing them (ONLY=…)
+	$(BIN)/python tools/execute_notebooks.py --normalise $(ONLY)
+
+.PHONY: colab
+colab: $(STAMP) ## write the chapters for Colab, with all directives resolved, to _build/colab
+	$(BIN)/python tools/colab_notebooks.py
+
+# ---- the checks, cheapest first
+
+.PHONY: test
+test: lint types unit chapters book pages ## everything: lint, types, unit tests, notebooks, book, pages
+
+.PHONY: lint
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(STAMP) ## let ruff repair what it can, and normalise the chapters
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python tools/execute_notebooks.py --normalise
+
+.PHONY: types
+types: $(STAMP) ## the type checker
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+.PHONY: unit
+unit: $(STAMP) ## the unit tests
+	$(UNIT_THREADS) $(BIN)/python -m pytest tests -n 2 --ignore tests/book --ignore tests/browser
+
+.PHONY: chapters
+chapters: $(STAMP) ## each notebook's form, then its outputs against a fresh run (ONLY=07-training for one)
+	$(BIN)/python tools/execute_notebooks.py --check $(ONLY)
+	$(NOTEBOOK_THREADS) $(BIN)/python -m pytest $(NBVAL) $(or $(patsubst %,chapters/%.ipynb,$(ONLY)),$(sort $(wildcard chapters/*.ipynb)))
+
+.PHONY: pages
+pages: book ## the built pages: requests, alt text, numbers, and mathematics in a real browser
+	$(UNIT_THREADS) $(BIN)/python -m pytest tests/book tests/browser
+
+# ---- for maintainers
+
+.PHONY: lock
+lock: ## make requirements.txt anew from pyproject.toml (needs uv; UPGRADE=1 for newer versions)
+	tools/lock.sh $(if $(UPGRADE),--upgrade)
+
+.PHONY: vendor
+vendor: ## fetch the page's own JavaScript anew (needs npm)
+	tools/vendor_js.sh
+
+.PHONY: clean
+clean: ## remove what was built; `make distclean` removes .venv too
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## remove .venv as well
+	rm -rf $(VENV)

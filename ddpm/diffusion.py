@@ -64,11 +64,16 @@ class MinSNR:
 
     gamma: float = 5.0
 
+    def __post_init__(self) -> None:
+        """Refuse a ceiling that is not positive."""
+        if not self.gamma > 0:
+            raise ValueError(f"MinSNR needs gamma > 0, but got {self.gamma!r}")
+
     def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
         """Weights of shape (B,) for levels t of shape (B,)."""
         snr = schedule.snr[t]
-        error_per_x0_error = {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}[objective]
-        return snr.clamp(max=self.gamma) / error_per_x0_error
+        error_per_x0_error = {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}
+        return snr.clamp(max=self.gamma) / error_per_x0_error[objective]
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,12 @@ class P2:
     gamma: float = 1.0
     k: float = 1.0
 
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
+    def __post_init__(self) -> None:
+        """Refuse what would weight the cleanest levels most, or not at all."""
+        if not (self.gamma >= 0 and self.k >= 0):
+            raise ValueError(f"P2 needs gamma >= 0 and k >= 0, but got gamma={self.gamma!r}, k={self.k!r}")
+
+    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:  # noqa: ARG002
         """Weights of shape (B,) for levels t of shape (B,); the same for every objective."""
         return (self.k + schedule.snr[t]) ** -self.gamma
 
@@ -115,8 +125,9 @@ class GaussianDiffusion(nn.Module):
         """Join a network to a schedule.
 
         Args:
-            network: any module that meets the network contract: `network(x_t, t, labels=None)` returns a tensor shaped
-                like `x_t` of shape (B, C, H, W), for t of shape (B,) with values 1 … T, and has an attribute `channels`.
+            network: any module that meets the network contract: `network(x_t, t, labels=None)` returns a tensor
+                shaped like `x_t` of shape (B, C, H, W), for t of shape (B,) with values 1 … T, and has an attribute
+                `channels`.
             image_size: height and width in pixels; one number for square images.
             timesteps: T, the number of noise levels.
             sampling_timesteps: default number of network calls of `sample`; None means T. Fewer than T uses DDIM.
@@ -141,7 +152,9 @@ class GaussianDiffusion(nn.Module):
         self.image_size = check_image_size(image_size)
         self.channels = int(getattr(network, "channels", 0))
         if self.channels < 1:
-            raise ValueError("the network must say how many image channels it takes, in an attribute `channels` >= 1")
+            raise ValueError(
+                "the network must say how many image channels it takes, in an attribute `channels` >= 1"
+            )
         self.sampling_timesteps = timesteps if sampling_timesteps is None else sampling_timesteps
         samplers.check_steps(self.sampling_timesteps, timesteps)
         samplers.check_eta(ddim_sampling_eta)
@@ -178,7 +191,9 @@ class GaussianDiffusion(nn.Module):
         return self.at("sqrt_alpha_bar", t) * x_start + self.at("sigma", t) * noise
 
     def q_posterior(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q(x_{t−1} | x_t, x_0): what the picture looked like one step earlier (eq:posterior-mean, eq:posterior-variance).
+        """q(x_{t−1} | x_t, x_0): what the picture looked like one step earlier.
+
+        The closed forms are eq:posterior-mean and eq:posterior-variance.
 
         Args:
             x_start: x_0 in [-1, 1], shape (B, C, H, W).
@@ -200,23 +215,33 @@ class GaussianDiffusion(nn.Module):
 
     def predict_start_from_noise(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_0 = (x_t − σ_t ε) / √ᾱ_t, for x_t and ε of shape (B, C, H, W) and t of shape (B,)."""
+        check_pair("x_t", x_t, "noise", noise)
+        t = self.check_t(t, x_t)
         return (x_t - self.at("sigma", t) * noise) / self.at("sqrt_alpha_bar", t)
 
     def predict_noise_from_start(self, x_t: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
         """ε = (x_t − √ᾱ_t x_0) / σ_t, for x_t and x_0 of shape (B, C, H, W) and t of shape (B,)."""
+        check_pair("x_t", x_t, "x_start", x_start)
+        t = self.check_t(t, x_t)
         return (x_t - self.at("sqrt_alpha_bar", t) * x_start) / self.at("sigma", t)
 
     def predict_v(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """v = √ᾱ_t ε − σ_t x_0, for x_0 and ε of shape (B, C, H, W) and t of shape (B,) (eq:v)."""
+        check_pair("x_start", x_start, "noise", noise)
+        t = self.check_t(t, x_start)
         return self.at("sqrt_alpha_bar", t) * noise - self.at("sigma", t) * x_start
 
     def predict_start_from_v(self, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
         """x_0 = √ᾱ_t x_t − σ_t v, for x_t and v of shape (B, C, H, W) and t of shape (B,)."""
+        check_pair("x_t", x_t, "v", v)
+        t = self.check_t(t, x_t)
         return self.at("sqrt_alpha_bar", t) * x_t - self.at("sigma", t) * v
 
     # The reverse process
 
-    def predict(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_x0: bool = False) -> Prediction:
+    def predict(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_x0: bool = False
+    ) -> Prediction:
         """Ask the network what it sees in x_t.
 
         Args:
@@ -233,7 +258,8 @@ class GaussianDiffusion(nn.Module):
         """
         check_images("x_t", x_t)
         t = self.check_t(t, x_t)
-        output = self.network(x_t, t, labels)
+        output = self.network(x_t, t, labels).to(x_t.dtype)  # autocast may have left it in half precision
+        check_pair("x_t", x_t, "the network's output", output)
         if self.objective == "pred_noise":
             x0 = self.predict_start_from_noise(x_t, t, output)
         elif self.objective == "pred_v":
@@ -243,7 +269,9 @@ class GaussianDiffusion(nn.Module):
         if clip_x0:
             x0 = x0.clamp(-1, 1)
         noise = self.predict_noise_from_start(x_t, t, x0)
-        return Prediction(noise=noise, x0=x0, v=self.predict_v(x0, t, noise), score=-noise / self.at("sigma", t))
+        return Prediction(
+            noise=noise, x0=x0, v=self.predict_v(x0, t, noise), score=-noise / self.at("sigma", t)
+        )
 
     def p_mean_variance(
         self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_denoised: bool = True
@@ -321,18 +349,19 @@ class GaussianDiffusion(nn.Module):
         steps = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
         samplers.check_steps(steps, self.schedule.timesteps)
         source = samplers.image_generators(batch_size, generator, seeds)
-        x = samplers.randn((batch_size, *self.image_shape), source, self.device)
+        x = samplers.randn((batch_size, *self.image_shape), source, self.device).to(self.schedule.beta.dtype)
         if steps == self.schedule.timesteps:
             chain = samplers.ancestral(self, x, labels=labels, generator=source)
         else:
             chain = samplers.ddim(self, x, steps, eta=self.ddim_sampling_eta, labels=labels, generator=source)
-        was_training = self.training
+        training = [module for module in self.modules() if module.training]
         self.eval()
         try:
             for state in tqdm(chain, total=steps, desc="sampling", disable=not progress):
                 x = state.x
         finally:
-            self.train(was_training)
+            for module in training:  # one by one: a part that was frozen in evaluation mode stays so
+                module.training = True
         return to_image_scale(x)
 
     # Training
@@ -367,8 +396,10 @@ class GaussianDiffusion(nn.Module):
             t = samplers.randint(1, self.schedule.timesteps + 1, len(x0), generator, x0.device)
         if noise is None:
             noise = samplers.randn(tuple(x0.shape), generator, x0.device)
+        t = self.check_t(t, x0)
         x_t = self.q_sample(x0, t, noise)
         output = self.network(x_t, t, labels)
+        check_pair("x_t", x_t, "the network's output", output)
         per_image = self.elementwise_loss(output, self.target(x0, t, noise)).flatten(1).mean(1)
         if self.loss_weighting is None:
             return per_image.mean()
@@ -392,9 +423,12 @@ class GaussianDiffusion(nn.Module):
             ValueError: if the images have another shape than the model's, or values outside [0, 1].
         """
         check_images("images", images)
-        if tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(f"images must have shape (B, {shape_text(self.image_shape)}), but got {tuple(images.shape)}")
-        if images.device.type == "cpu" and (images.min() < 0 or images.max() > 1):
+        if tuple(images.shape[1:]) != self.image_shape or len(images) == 0:
+            raise ValueError(
+                f"images must have shape (B, {shape_text(self.image_shape)}) with B >= 1, but got {tuple(images.shape)}"
+            )
+        # Asked this way round, so that NaN is refused as well.
+        if images.device.type == "cpu" and not (images.min() >= 0 and images.max() <= 1):
             raise ValueError(
                 f"images must be in [0, 1], but range from {images.min().item():g} to {images.max().item():g};"
                 " `loss` takes images that are already scaled to [-1, 1]"
@@ -408,20 +442,25 @@ class GaussianDiffusion(nn.Module):
         return getattr(self.schedule, table)[t].view(-1, 1, 1, 1)
 
     def check_t(self, t: Tensor, x: Tensor) -> Tensor:
-        """Refuse levels that are not integers of shape (B,) in 1 … T; returns them on the device of x.
+        """Refuse levels that are not integers of shape (B,) in 1 … T; returns them as int64 on the device of x.
 
         The range is checked on the CPU only: on an accelerator the look itself would make every step wait.
         """
-        if t.shape != (len(x),) or t.is_floating_point() or t.dtype == torch.bool:
+        if not isinstance(t, Tensor):
+            raise TypeError(
+                f"t must be a tensor with one level per image, torch.full(({len(x)},), 1 … T), but got {t!r}"
+            )
+        if t.shape != (len(x),) or not is_whole(t):
             raise ValueError(
-                f"t must hold one whole number per image, shape ({len(x)},), but got {t.dtype} of shape {tuple(t.shape)}"
+                f"t must hold one whole number per image, shape ({len(x)},), but got {t.dtype} of shape"
+                f" {tuple(t.shape)}"
             )
         if t.device.type == "cpu" and len(t) and not (t.min() >= 1 and t.max() <= self.schedule.timesteps):
             raise ValueError(
                 f"t must lie in 1 … {self.schedule.timesteps} (0 is the clean image), but got values from"
                 f" {t.min().item()} to {t.max().item()}"
             )
-        return t.to(x.device)
+        return t.to(x.device, torch.long)  # other integer types index differently: uint8 as a mask
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
@@ -430,11 +469,20 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, allowed))}")
 
 
+def is_whole(t: Tensor) -> bool:
+    """Whether the type of `t` is one of the integers."""
+    return not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
+
+
 def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """(height, width) from one number or a pair, each at least 1."""
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
-        raise ValueError(f"image_size must be one whole number >= 1 or a pair of them, but got {image_size!r}")
+    size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(size) != 2 or any(
+        isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in size
+    ):
+        raise ValueError(
+            f"image_size must be one whole number >= 1 or a pair of them, but got {image_size!r}"
+        )
     return size
 
 
@@ -451,7 +499,9 @@ def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
     check_images(name_a, a)
     check_images(name_b, b)
     if a.shape != b.shape:
-        raise ValueError(f"{name_a} and {name_b} must have one shape, but got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(
+            f"{name_a} and {name_b} must have one shape, but got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
 
 
 def shape_text(shape: Sequence[int]) -> str:

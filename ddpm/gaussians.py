@@ -80,10 +80,12 @@ def condition(mean: Tensor, covariance: Tensor, observed: Tensor, value: Tensor)
         ValueError: if the shapes disagree, or nothing or everything is observed.
     """
     dimensions = len(mean)
-    if covariance.shape != (dimensions, dimensions) or observed.shape != (dimensions,):
+    mask_fits = observed.shape == (dimensions,) and observed.dtype == torch.bool
+    if covariance.shape != (dimensions, dimensions) or not mask_fits:
         raise ValueError(
-            f"mean of shape ({dimensions},) needs a covariance of shape ({dimensions}, {dimensions}) and a mask of shape"
-            f" ({dimensions},), but got {tuple(covariance.shape)} and {tuple(observed.shape)}"
+            f"mean of shape ({dimensions},) needs a covariance of shape ({dimensions}, {dimensions}) and a boolean mask"
+            f" of shape ({dimensions},), but got {tuple(covariance.shape)}, and {observed.dtype} of shape"
+            f" {tuple(observed.shape)}"
         )
     known = int(observed.sum())
     if not 0 < known < dimensions or value.shape != (known,):
@@ -134,7 +136,7 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) ->
 def check_8bit(x: Tensor) -> None:
     """Refuse pixels that are not 8-bit levels scaled to [-1, 1]; the message says what was found."""
     levels = (x + 1) * 127.5
-    if x.numel() and (x.min() < -1 - 1e-6 or x.max() > 1 + 1e-6):
+    if x.numel() and not (x.min() >= -1 - 1e-6 and x.max() <= 1 + 1e-6):  # so that NaN is refused as well
         raise ValueError(
             f"8-bit pixels must be scaled to [-1, 1], but these range from {x.min().item():g} to {x.max().item():g}"
         )

@@ -8,6 +8,8 @@ notebook can watch the picture form; the last one holds the finished image in [-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import index
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -92,7 +94,9 @@ def ancestral(
         ValueError: if `variance` is unknown.
     """
     if variance not in get_args(Variance):
-        raise ValueError(f"unknown variance {variance!r}; choose one of {', '.join(map(repr, get_args(Variance)))}")
+        raise ValueError(
+            f"unknown variance {variance!r}; choose one of {', '.join(map(repr, get_args(Variance)))}"
+        )
     schedule = diffusion.schedule
     variances = schedule.posterior_variance if variance == "fixed_small" else schedule.beta
     for t in range(schedule.timesteps, 0, -1):
@@ -131,16 +135,19 @@ def ddim(
 
     Raises:
         ValueError: if `steps` or `eta` is out of range, or the grid does not fall from T to 0.
+        TypeError: if a level of the grid is not a whole number.
     """
     schedule = diffusion.schedule
-    grid = timestep_grid(schedule.timesteps, steps) if isinstance(steps, int) else list(steps)
+    even = isinstance(steps, int | float)
+    grid = timestep_grid(schedule.timesteps, steps) if even else [index(t) for t in steps]
     check_grid(grid, schedule.timesteps)
     check_eta(eta)
     alpha_bar = schedule.exact_alpha_bar.tolist()
-    for t, s in zip(grid[:-1], grid[1:], strict=True):
+    for t, s in pairwise(grid):
         prediction = diffusion.predict(x, levels(x, t), labels, clip_x0=clip_x0)
         sigma = eta * math.sqrt((1 - alpha_bar[s]) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / alpha_bar[s]))
-        direction = math.sqrt(max(1 - alpha_bar[s] - sigma**2, 0.0))  # rounding may take it below 0 at eta = 1
+        # At eta = 1 rounding may take the radicand below 0.
+        direction = math.sqrt(max(1 - alpha_bar[s] - sigma**2, 0.0))
         x = math.sqrt(alpha_bar[s]) * prediction.x0 + direction * prediction.noise
         if sigma > 0:
             x = x + sigma * randn_like(x, generator)
@@ -172,12 +179,14 @@ def timestep_grid(timesteps: int, steps: int) -> list[int]:
 def check_steps(steps: int, timesteps: int) -> None:
     """Refuse a number of sampling steps that is not a whole number in 1 … T."""
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= timesteps:
-        raise ValueError(f"sampling_timesteps must be a whole number in 1 … {timesteps} (T), but got {steps!r}")
+        raise ValueError(
+            f"sampling_timesteps must be a whole number in 1 … {timesteps} (T), but got {steps!r}"
+        )
 
 
 def check_grid(grid: Sequence[int], timesteps: int) -> None:
     """Refuse a grid of levels that does not fall strictly from T to 0."""
-    falls = len(grid) > 1 and all(t > s for t, s in zip(grid[:-1], grid[1:], strict=True))
+    falls = len(grid) > 1 and all(t > s for t, s in pairwise(grid))
     if not falls or grid[0] != timesteps or grid[-1] != 0:
         raise ValueError(f"the levels must fall strictly from {timesteps} (T) to 0, but got {list(grid)}")
 
@@ -221,14 +230,22 @@ def image_generators(
     if generator is not None:
         raise ValueError("give either `generator` (one for the batch) or `seeds` (one per image), not both")
     if len(seeds) != batch_size:
-        raise ValueError(f"seeds must hold one number per image: batch_size is {batch_size}, but got {len(seeds)} seeds")
+        raise ValueError(
+            f"seeds must hold one number per image: batch_size is {batch_size}, but got {len(seeds)} seeds"
+        )
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def randn(shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:
     """Standard normal float32 noise of `shape` on `device`, from one generator or from one per image."""
     if isinstance(generator, Sequence):
-        return torch.stack([torch.randn(shape[1:], generator=one, device=one.device) for one in generator]).to(device)
+        if len(generator) != shape[0]:
+            raise ValueError(
+                f"{shape[0]} images need one generator each (or a single one), but got {len(generator)}"
+            )
+        return torch.stack(
+            [torch.randn(shape[1:], generator=one, device=one.device) for one in generator]
+        ).to(device)
     # Drawn where the generator lives, so that one seed means the same noise on every device.
     where = device if generator is None else generator.device
     return torch.randn(shape, generator=generator, device=where).to(device)
@@ -239,7 +256,9 @@ def randn_like(x: Tensor, generator: Generators) -> Tensor:
     return randn(tuple(x.shape), generator, x.device).to(x.dtype)
 
 
-def randint(low: int, high: int, count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+def randint(
+    low: int, high: int, count: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
     """`count` whole numbers, uniform in low … high − 1, on `device`."""
     where = device if generator is None else generator.device
     return torch.randint(low, high, (count,), generator=generator, device=where).to(device)

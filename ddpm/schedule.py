@@ -32,7 +32,8 @@ def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.0
     """
     check_timesteps(timesteps)
     scale = LINEAR_SCALE_STEPS / timesteps
-    return torch.linspace(scale * beta_start, scale * beta_end, timesteps, dtype=torch.float64)
+    # Counted down and turned round, so that T = 1 gets the last β (and is refused), not a first one that adds no noise.
+    return torch.linspace(scale * beta_end, scale * beta_start, timesteps, dtype=torch.float64).flip(0)
 
 
 def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
@@ -133,7 +134,9 @@ class NoiseSchedule(nn.Module):
     posterior_mean_coef_x0: Tensor
     posterior_mean_coef_xt: Tensor
 
-    def __init__(self, betas: Tensor | Sequence[float] | np.ndarray, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, betas: Tensor | Sequence[float] | np.ndarray, dtype: torch.dtype = torch.float32
+    ) -> None:
         """Build the tables.
 
         Args:
@@ -170,7 +173,9 @@ class NoiseSchedule(nn.Module):
             ValueError: if the name is unknown or the resulting β leave (0, 1).
         """
         if name not in BETA_SCHEDULES:
-            raise ValueError(f"unknown beta_schedule {name!r}; choose one of {', '.join(map(repr, BETA_SCHEDULES))}")
+            raise ValueError(
+                f"unknown beta_schedule {name!r}; choose one of {', '.join(map(repr, BETA_SCHEDULES))}"
+            )
         return cls(BETA_SCHEDULES[name](timesteps, **options))
 
     @property
@@ -190,7 +195,8 @@ def schedule_tables(betas: Tensor) -> dict[str, Tensor]:
     alpha_bar = torch.cumprod(alpha, dim=0)
     # 1 − ᾱ_t and log ᾱ_t by log1p and expm1: subtracting from 1 would lose digits where ᾱ is close to 1.
     log_alpha_bar = torch.cumsum(torch.log1p(-beta), dim=0)
-    one_minus_alpha_bar = -torch.expm1(log_alpha_bar)
+    # The absolute value, not the negative, whose −0 at t = 0 would make the signal-to-noise ratio −∞ there.
+    one_minus_alpha_bar = torch.expm1(log_alpha_bar).abs()
     # ᾱ_{t−1}, with t = 0 given its own value, so that the tables start with the clean image itself: β̃_0 = 0.
     alpha_bar_prev = torch.cat([alpha_bar[:1], alpha_bar[:-1]])
     one_minus_alpha_bar_prev = torch.cat([one_minus_alpha_bar[:1], one_minus_alpha_bar[:-1]])

@@ -114,7 +114,9 @@ class Upsample(nn.Module):
 class Stage(nn.Module):
     """A residual block, followed by attention where the resolution asks for it."""
 
-    def __init__(self, dim: int, dim_out: int, *, attention: bool, time_dim: int, groups: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, dim_out: int, *, attention: bool, time_dim: int, groups: int, dropout: float
+    ) -> None:
         """Map `dim` channels to `dim_out`."""
         super().__init__()
         self.block = ResidualBlock(dim, dim_out, time_dim=time_dim, groups=groups, dropout=dropout)
@@ -160,7 +162,8 @@ class Unet(nn.Module):
             dim_mults: width of each level as a multiple of `dim`, finest first; each level halves the resolution.
             channels: channels of the image.
             resnet_block_groups: groups of every group normalisation; must divide every width.
-            num_classes: number of classes for a network that takes labels 0 … num_classes−1; None for one that does not.
+            num_classes: number of classes for a network that takes labels 0 … num_classes−1; None for one that
+                does not.
             attention_resolutions: at which down-sampling factors to attend: 1 is the image's own resolution, 2 half of
                 it, and so on. None means the coarsest level only, `()` none but the middle block.
             dropout: probability of dropping a feature inside each residual block.
@@ -175,7 +178,10 @@ class Unet(nn.Module):
         check_widths([first, *widths], resnet_block_groups)
         factors = [2**level for level in range(len(widths))]
         attend = factors[-1:] if attention_resolutions is None else list(attention_resolutions)
-        check_options(attend, factors, dropout, num_res_blocks, channels, num_classes)
+        check_options(attend, factors, dropout)
+        check_counts(
+            channels=channels, out_dim=out_dim, num_classes=num_classes, num_res_blocks=num_res_blocks
+        )
         self.channels = channels
         self.num_classes = num_classes
         self.downsampling = factors[-1]
@@ -189,7 +195,12 @@ class Unet(nn.Module):
         def stage(dim_in: int, dim_out: int, factor: int) -> Stage:
             attention = factor in attend
             return Stage(
-                dim_in, dim_out, attention=attention, time_dim=time_dim, groups=resnet_block_groups, dropout=dropout
+                dim_in,
+                dim_out,
+                attention=attention,
+                time_dim=time_dim,
+                groups=resnet_block_groups,
+                dropout=dropout,
             )
 
         self.first = nn.Conv2d(channels, first, 3, padding=1)
@@ -206,7 +217,10 @@ class Unet(nn.Module):
         bottom = widths[-1]
         options = {"time_dim": time_dim, "groups": resnet_block_groups, "dropout": dropout}
         self.middle = nn.ModuleList(
-            [Stage(bottom, bottom, attention=True, **options), Stage(bottom, bottom, attention=False, **options)]
+            [
+                Stage(bottom, bottom, attention=True, **options),
+                Stage(bottom, bottom, attention=False, **options),
+            ]
         )
 
         self.up = nn.ModuleList()
@@ -232,9 +246,11 @@ class Unet(nn.Module):
             Tensor of shape (B, out_dim, H, W).
 
         Raises:
-            ValueError: if the image does not fit the network, or labels are missing or not expected.
+            ValueError: if the image does not fit the network, there is not one level per image, or labels are missing,
+                not expected or out of range.
         """
-        self.check_input(x_t, labels)
+        self.check_input(x_t, t)
+        self.check_labels(x_t, labels)
         time = self.time_embedding(t)
         if self.label_embedding is not None:
             time = time + self.label_embedding(labels)
@@ -251,19 +267,38 @@ class Unet(nn.Module):
             h = layer(h) if isinstance(layer, Upsample) else layer(torch.cat([h, skips.pop()], dim=1), time)
         return self.last(F.silu(self.last_norm(h)))
 
-    def check_input(self, x_t: Tensor, labels: Tensor | None) -> None:
-        """Refuse images that do not fit, and labels where they are missing or not expected."""
-        if x_t.ndim != 4 or x_t.shape[1] != self.channels or any(side % self.downsampling for side in x_t.shape[2:]):
+    def check_input(self, x_t: Tensor, t: Tensor) -> None:
+        """Refuse images that do not fit, and anything but one level per image."""
+        if (
+            x_t.ndim != 4
+            or x_t.shape[1] != self.channels
+            or any(side % self.downsampling for side in x_t.shape[2:])
+        ):
             raise ValueError(
                 f"this network takes images of shape (B, {self.channels}, H, W) with H and W divisible by"
                 f" {self.downsampling}, but got {tuple(x_t.shape)}"
             )
-        if (labels is None) != (self.num_classes is None):
+        if t.shape != (len(x_t),):
             raise ValueError(
-                "this network was built without num_classes and takes no labels"
-                if self.num_classes is None
-                else f"this network needs labels of shape (B,) in 0 … {self.num_classes - 1}"
+                f"t must hold one level per image, shape ({len(x_t)},), but got shape {tuple(t.shape)}"
             )
+
+    def check_labels(self, x_t: Tensor, labels: Tensor | None) -> None:
+        """Refuse labels that are missing, not expected or no classes; their range is checked on the CPU only."""
+        if self.num_classes is None:
+            if labels is not None:
+                raise ValueError("this network was built without num_classes and takes no labels")
+            return
+        needed = (
+            f"this network needs labels of shape ({len(x_t)},), whole numbers in 0 … {self.num_classes - 1}"
+        )
+        if labels is None:
+            raise ValueError(f"{needed}, but got none")
+        if labels.shape != (len(x_t),) or labels.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"{needed}, but got {labels.dtype} of shape {tuple(labels.shape)}")
+        on_cpu = labels.device.type == "cpu" and len(labels) > 0
+        if on_cpu and not (labels.min() >= 0 and labels.max() < self.num_classes):
+            raise ValueError(f"{needed}, but got values from {labels.min().item()} to {labels.max().item()}")
 
 
 def check_widths(widths: Sequence[int], groups: int) -> None:
@@ -272,23 +307,24 @@ def check_widths(widths: Sequence[int], groups: int) -> None:
         raise ValueError("dim_mults must name at least one level, for example (1, 2)")
     wrong = [width for width in widths if width < 1 or groups < 1 or width % groups]
     if wrong:
-        raise ValueError(f"every width must be a multiple of resnet_block_groups={groups}, but {wrong} are not")
+        raise ValueError(
+            f"every width must be a multiple of resnet_block_groups={groups}, but {wrong} are not"
+        )
 
 
-def check_options(
-    attend: Sequence[int],
-    factors: Sequence[int],
-    dropout: float,
-    num_res_blocks: int,
-    channels: int,
-    num_classes: int | None,
-) -> None:
+def check_options(attend: Sequence[int], factors: Sequence[int], dropout: float) -> None:
     """Refuse options of `Unet` that are out of range, naming what is allowed."""
     unknown = [factor for factor in attend if factor not in factors]
     if unknown:
-        raise ValueError(f"attention_resolutions {unknown} do not exist here; this network has the factors {factors}")
+        raise ValueError(
+            f"attention_resolutions {unknown} do not exist here; this network has the factors {factors}"
+        )
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), but got {dropout}")
-    for name, value in (("num_res_blocks", num_res_blocks), ("channels", channels), ("num_classes", num_classes)):
+
+
+def check_counts(**counts: int | None) -> None:
+    """Refuse a number of things that is given and below 1."""
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, but got {value}")

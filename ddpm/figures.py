@@ -1,0 +1,655 @@
+"""The book's pictures, in one style: tensors in, a matplotlib figure out.
+
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart, and lines differ in their dashes as well.
+Figures stand on a white card, at most 6 inches wide, so that their letters are still readable on a phone. The style
+holds inside these functions alone: importing this module changes no setting of matplotlib.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "black")
+DASHES = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (9, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (2, 2)),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+DPI = 128
+WIDTH = 6.0  # inches; a phone shows about 60 CSS pixels for each, so letters of 12 points are 10 pixels tall there
+HEIGHT = 3.4
+LETTERS = 12  # points
+LARGEST_IMAGE = 1.5  # inches
+LINE = 0.27  # inches: a line of text and its distance from what it labels
+COLOUR_LEVELS = (
+    64  # of each channel in a sheet of colour images: not seen, and snow takes a quarter fewer bytes
+)
+
+STYLE = {
+    "figure.dpi": DPI,
+    "figure.facecolor": "white",
+    "figure.figsize": (WIDTH, HEIGHT),
+    "figure.constrained_layout.use": True,
+    "font.size": LETTERS,
+    "axes.titlesize": LETTERS,
+    "axes.labelsize": LETTERS,
+    "legend.fontsize": LETTERS - 1,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 2.0,
+    "axes.prop_cycle": cycler(color=PALETTE) + cycler(linestyle=DASHES),
+}
+
+Numbers = Tensor | np.ndarray | Sequence[float]
+Drawing = ParamSpec("Drawing")
+
+
+def styled(draw: Callable[Drawing, Figure]) -> Callable[Drawing, Figure]:
+    """Draw in the book's style, and leave matplotlib's own settings as they were."""
+
+    @wraps(draw)
+    def draw_in_style(*args: Drawing.args, **kwargs: Drawing.kwargs) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = draw(*args, **kwargs)
+            for axes in figure.axes:  # ticks are made when the figure is shown, outside this context
+                axes.tick_params(which="both", labelsize=LETTERS - 1)
+        return figure
+
+    return draw_in_style
+
+
+def to_array(values: Numbers) -> np.ndarray:
+    """The values as a float64 array, wherever they live."""
+    return torch.as_tensor(values).detach().cpu().double().numpy()
+
+
+# Images
+
+
+@styled
+def image_grid(
+    images: Tensor,
+    *,
+    columns: int | None = None,
+    titles: Sequence[object] | None = None,
+    scale: float = 1.0,
+    value_range: tuple[float, float] = (0.0, 1.0),
+) -> Figure:
+    """Images in rows, each under its title if there are any.
+
+    Args:
+        images: shape (N, C, H, W), C = 1 (grey) or 3 (RGB).
+        columns: images in a row; None makes one row of up to 8, and about a square of more.
+        titles: one for each image.
+        scale: size; at 1 the grid is as wide as the page, unless its images would become very large.
+        value_range: the values shown as black and as white.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the shape or the number of titles is wrong.
+    """
+    count = len(images)
+    columns = columns or (count if count <= 8 else math.ceil(math.sqrt(count)))
+    cells = [divmod(index, columns) for index in range(count)]
+    sheet = lay_out(
+        images, cells, scale=scale, value_range=value_range, heading=0.0 if titles is None else LINE
+    )
+    if titles is not None:
+        sheet.write_above(range(count), titles)
+    return sheet.figure
+
+
+@styled
+def image_strip(
+    images: Tensor | Sequence[Tensor],
+    labels: Sequence[object],
+    *,
+    row_labels: Sequence[str] | None = None,
+    scale: float = 1.0,
+    value_range: tuple[float, float] = (0.0, 1.0),
+) -> Figure:
+    """One or several rows of images under a common heading, such as x_t at growing t for a cat and a flower.
+
+    Args:
+        images: one row of shape (N, C, H, W), or several: shape (R, N, C, H, W), or R tensors.
+        labels: N headings, one for each column.
+        row_labels: R words, written on their side to the left of each row.
+        scale: size; at 1 the strip is as wide as the page, unless its images would become very large.
+        value_range: the values shown as black and as white.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if a shape or the number of labels is wrong.
+    """
+    rows = list(images) if isinstance(images, Sequence) or images.ndim == 5 else [images]
+    columns = len(labels)
+    if any(len(row) != columns for row in rows):
+        raise ValueError(
+            f"{columns} labels need rows of {columns} images, but got rows of {[len(row) for row in rows]}"
+        )
+    if row_labels is not None and len(row_labels) != len(rows):
+        raise ValueError(f"{len(rows)} rows need as many row_labels, but got {len(row_labels)}")
+    cells = [divmod(index, columns) for index in range(columns * len(rows))]
+    margin = 0.0 if row_labels is None else LINE
+    sheet = lay_out(torch.cat(rows), cells, scale=scale, value_range=value_range, top=LINE, left=margin)
+    sheet.write_above(range(columns), labels)
+    if row_labels is not None:
+        sheet.write_beside(range(0, len(cells), columns), row_labels)
+    return sheet.figure
+
+
+@styled
+def compare_grids(
+    left: Tensor,
+    right: Tensor,
+    titles: tuple[str, str] = ("samples", "data"),
+    *,
+    columns: int | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+) -> Figure:
+    """Two grids of images side by side, such as samples beside real digits.
+
+    Args:
+        left: shape (N, C, H, W), C = 1 (grey) or 3 (RGB).
+        right: shape (M, C, H, W).
+        titles: what stands above the one and the other.
+        columns: images in a row of each grid; None makes about a square of the left one.
+        value_range: the values shown as black and as white.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if a shape is wrong.
+    """
+    columns = columns or math.ceil(math.sqrt(len(left)))
+    cells: list[tuple[float, float]] = [divmod(index, columns) for index in range(len(left))]
+    cells += [(index // columns, index % columns + columns + 0.5) for index in range(len(right))]
+    sheet = lay_out(torch.cat([left, right]), cells, value_range=value_range, top=LINE)
+    sheet.write_above([0, len(left)], titles, across=columns)
+    return sheet.figure
+
+
+@dataclass
+class Sheet:
+    """Images on a white canvas that fills a figure; its axes count screen pixels from the upper left corner.
+
+    Attributes:
+        figure: the figure.
+        axes: its only axes.
+        corners: x and y of each image's upper left corner.
+        width: an image's width in screen pixels.
+        height: an image's height in screen pixels.
+        gap: pixels between two images.
+    """
+
+    figure: Figure
+    axes: Axes
+    corners: list[tuple[int, int]]
+    width: int
+    height: int
+    gap: int
+
+    def write_above(self, indices: Sequence[int], texts: Sequence[object], across: int = 1) -> None:
+        """Write one text above each of these images, centred over `across` columns."""
+        words = [str(text) for text in texts]
+        if len(words) != len(indices):
+            raise ValueError(f"{len(indices)} images need as many titles, but got {len(words)}")
+        width = across * (self.width + self.gap) - self.gap
+        size = self.letter_size(words, width)
+        for index, text in zip(indices, words, strict=True):
+            x, y = self.corners[index]
+            self.axes.text(
+                x + width / 2, y - 0.05 * self.figure.dpi, text, size=size, ha="center", va="bottom"
+            )
+
+    def write_beside(self, indices: Sequence[int], texts: Sequence[str]) -> None:
+        """Write one text on its side to the left of each of these images."""
+        size = self.letter_size(texts, self.height)
+        for index, text in zip(indices, texts, strict=True):
+            x, y = self.corners[index]
+            place = (x - 0.06 * self.figure.dpi, y + self.height / 2)
+            self.axes.text(*place, text, size=size, ha="right", va="center", rotation=90)
+
+    def letter_size(self, texts: Sequence[str], width: float) -> float:
+        """The usual size in points, or a smaller one at which the longest text is no longer than `width` pixels."""
+        widest = max(len(text.replace("$", "").replace("\\", "")) for text in texts)
+        return min(LETTERS, 72 * width / self.figure.dpi / (0.58 * max(widest, 1)))
+
+
+def lay_out(
+    images: Tensor,
+    cells: Sequence[tuple[float, float]],
+    *,
+    scale: float = 1.0,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    left: float = 0.0,
+    top: float = 0.0,
+    heading: float = 0.0,
+) -> Sheet:
+    """Put images on a canvas, each pixel of theirs as a square of whole screen pixels, so that none is blurred.
+
+    Args:
+        images: shape (N, C, H, W).
+        cells: N pairs (row, column); fractions shift.
+        scale: size relative to a full page, or to the largest image that is sensible.
+        value_range: the values shown as black and as white.
+        left: margin in inches.
+        top: margin in inches.
+        heading: room above each row in inches.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: if the images have a wrong shape.
+    """
+    check_images(images)
+    columns = max(column for _, column in cells) + 1
+    side = scale * min(LARGEST_IMAGE, (WIDTH - left) / columns)
+    pixels = magnify(to_bytes(images, value_range), side * DPI)
+    height, width = pixels.shape[1:3]
+    gap = min(6, max(1, width // 8))
+    dpi = (columns * (width + gap) - gap) / (
+        columns * side
+    )  # so that the sheet has the intended width in inches
+    margin_x, margin_y, row_heading = round(left * dpi), round(top * dpi), round(heading * dpi)
+    corners = [
+        (
+            margin_x + round(column * (width + gap)),
+            margin_y + row_heading + round(row * (height + gap + row_heading)),
+        )
+        for row, column in cells
+    ]
+    canvas = np.full(
+        (max(y for _, y in corners) + height, max(x for x, _ in corners) + width, 3), 255, np.uint8
+    )
+    for (x, y), image in zip(corners, pixels, strict=True):
+        canvas[y : y + height, x : x + width] = image
+    figure = plt.figure(figsize=(canvas.shape[1] / dpi, canvas.shape[0] / dpi), dpi=dpi, layout="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(canvas, interpolation="nearest", aspect="auto")
+    axes.axis("off")
+    return Sheet(figure, axes, corners, width, height, gap)
+
+
+def to_bytes(images: Tensor, value_range: tuple[float, float]) -> np.ndarray:
+    """The images as uint8 of shape (N, H, W, 3); values outside the range become black or white."""
+    low, high = value_range
+    scaled = ((images.detach().cpu().float() - low) / (high - low)).clamp(0, 1)
+    if images.shape[1] == 3:
+        scaled = (scaled * (COLOUR_LEVELS - 1)).round() / (COLOUR_LEVELS - 1)
+    return (scaled * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def magnify(pixels: np.ndarray, width: float) -> np.ndarray:
+    """Images of shape (N, H, W, 3) as near to `width` as a whole magnification comes; much larger ones are reduced."""
+    factor = round(width / pixels.shape[2])
+    if factor >= 1:
+        return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+    size = (round(width * pixels.shape[1] / pixels.shape[2]), round(width))
+    planes = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float()
+    reduced = interpolate(planes, size, mode="bilinear", antialias=True)
+    return reduced.round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse anything but at least one image, grey or RGB."""
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
+        raise ValueError(
+            f"images must have shape (N, C, H, W) with C = 1 or 3, but got {tuple(images.shape)}"
+        )
+
+
+# Lines
+
+
+@styled
+def curves(
+    x: Numbers,
+    ys: Mapping[str, Numbers],
+    *,
+    xlabel: str,
+    ylabel: str,
+    logx: bool = False,
+    logy: bool = False,
+    markers: bool = False,
+    direct_labels: bool = False,
+    ylim: tuple[float, float] | None = None,
+) -> Figure:
+    """Lines over a common axis, told apart by colour and by dashes.
+
+    Args:
+        x: shape (N,).
+        ys: name -> values of shape (N,); up to 7 lines.
+        xlabel: what x is.
+        ylabel: what the values are.
+        logx: logarithmic x axis.
+        logy: logarithmic y axis.
+        markers: a mark at each point, for few points.
+        direct_labels: names at the lines' right ends instead of in a legend.
+        ylim: lowest and highest y shown.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots()
+    for index, (name, y) in enumerate(ys.items()):
+        axes.plot(
+            to_array(x), to_array(y), label=name, marker=MARKERS[index % len(MARKERS)] if markers else None
+        )
+    axes.set(
+        xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear"
+    )
+    if ylim is not None:
+        axes.set_ylim(*ylim)
+    if direct_labels:
+        label_line_ends(axes)
+    elif len(ys) > 1:
+        axes.legend()
+    return figure
+
+
+def label_line_ends(axes: Axes) -> None:
+    """Write each line's label at its right end, in its colour, moved apart where two would touch."""
+    line_height = 0.075  # of the height of the axes
+    ends = [(axes.transLimits + axes.transAxes.inverted(), line) for line in axes.lines]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = sorted(
+        (to_axes.transform(line.get_xydata()[-1])[1], index) for index, line in enumerate(axes.lines)
+    )
+    lowest = -1.0
+    for height, index in ends:
+        place = max(height, lowest)
+        lowest = place + line_height
+        line = axes.lines[index]
+        axes.annotate(
+            str(line.get_label()),
+            (1.01, place),
+            xycoords="axes fraction",
+            color=line.get_color(),
+            va="center",
+        )
+
+
+@styled
+def learning_curve(
+    steps: Numbers,
+    losses: Numbers,
+    *,
+    smoothed: int = 51,
+    xlabel: str = "training step",
+    ylabel: str = "loss",
+    logy: bool = True,
+) -> Figure:
+    """The loss of every step, thin, and its running mean, thick.
+
+    Args:
+        steps: shape (N,).
+        losses: shape (N,).
+        smoothed: number of values in the running mean; the mean stands at the middle of its window.
+        xlabel: what the steps are.
+        ylabel: which loss it is.
+        logy: logarithmic y axis.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the window is longer than the curve.
+    """
+    x, y = to_array(steps), to_array(losses)
+    if not 1 <= smoothed <= len(y):
+        raise ValueError(f"smoothed must lie in 1 … {len(y)}, the number of losses, but got {smoothed}")
+    figure, axes = plt.subplots()
+    mean = np.convolve(y, np.full(smoothed, 1 / smoothed), mode="valid")
+    start = (smoothed - 1) // 2
+    axes.plot(x, y, color=SKY, linewidth=0.6, alpha=0.7, linestyle="-", label="each step")
+    axes.plot(x[start : start + len(mean)], mean, color=BLUE, linestyle="-", label=f"mean of {smoothed}")
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
+    axes.legend()
+    return figure
+
+
+@styled
+def trajectories(
+    times: Numbers,
+    paths: Numbers,
+    *,
+    xlabel: str = "$t$",
+    ylabel: str = "$x_t$",
+    highlight: int = 3,
+) -> Figure:
+    """Many one-dimensional paths of a chain: thin lines, the first few of them thick and in colours of their own.
+
+    Args:
+        times: shape (N,).
+        paths: shape (P, N).
+        xlabel: what the times are.
+        ylabel: what moves.
+        highlight: how many paths stand out.
+
+    Returns:
+        The figure.
+    """
+    x, y = to_array(times), to_array(paths)
+    figure, axes = plt.subplots()
+    axes.plot(x, y[highlight:].T, color=SKY, linewidth=0.5, alpha=0.5, linestyle="-")
+    axes.set_prop_cycle(color=[VERMILION, BLUE, GREEN, PURPLE, ORANGE, "black"])
+    axes.plot(x, y[:highlight].T, linewidth=1.3, linestyle="-")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.margins(x=0)
+    return figure
+
+
+# Densities and bars
+
+
+@styled
+def density_ridge(
+    grid: Numbers,
+    densities: Mapping[object, Numbers],
+    *,
+    xlabel: str = "$x$",
+    label: str = "t = {}",
+    reference: Numbers | None = None,
+    reference_label: str = "standard normal",
+) -> Figure:
+    """How a density melts: one ridge for each moment, from above to below, all to one scale, so areas are equal.
+
+    Args:
+        grid: where the densities are evaluated, shape (N,).
+        densities: moment -> density on the grid, shape (N,).
+        xlabel: what the grid is.
+        label: text beside a ridge, with {} for the moment.
+        reference: a density drawn dashed over the last ridge, shape (N,).
+        reference_label: its name.
+
+    Returns:
+        The figure.
+    """
+    x = to_array(grid)
+    heights = {moment: to_array(density) for moment, density in densities.items()}
+    row = (
+        max(height.max() for height in heights.values()) / 1.8
+    )  # the highest peak may reach into the row above
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.0 + 0.48 * len(heights)))
+    floors = [-index * row for index in range(len(heights))]
+    for index, (floor, height) in enumerate(zip(floors, heights.values(), strict=True)):
+        axes.fill_between(x, floor, floor + height, color=SKY, alpha=0.75, linewidth=0, zorder=2 + index)
+        axes.plot(x, floor + height, color=BLUE, linestyle="-", linewidth=1.5, zorder=2 + index)
+    if reference is not None:
+        last = floors[-1] + to_array(reference)
+        axes.plot(
+            x, last, color=VERMILION, linestyle=DASHES[1], label=reference_label, zorder=3 + len(heights)
+        )
+        axes.legend(loc="upper right")
+    axes.set_yticks(floors, [label.format(moment) for moment in heights])
+    axes.set(xlabel=xlabel)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False, axis="x")
+    axes.margins(x=0)
+    return figure
+
+
+@styled
+def density_evolution(
+    times: Numbers,
+    grid: Numbers,
+    densities: Numbers,
+    *,
+    paths: Numbers | None = None,
+    xlabel: str = "$t$",
+    ylabel: str = "$x_t$",
+) -> Figure:
+    """A density over time as shades of blue, with sample paths over it if there are any.
+
+    Args:
+        times: shape (N,).
+        grid: shape (G,).
+        densities: density at each time on the grid, shape (N, G). Shades follow its square root, so tails show.
+        paths: shape (P, N).
+        xlabel: what the times are.
+        ylabel: what the grid is.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots()
+    axes.pcolormesh(
+        to_array(times),
+        to_array(grid),
+        to_array(densities).T,
+        cmap="Blues",
+        norm=PowerNorm(0.5),
+        shading="nearest",
+    )
+    if paths is not None:
+        axes.plot(to_array(times), to_array(paths).T, color=VERMILION, linewidth=0.8, linestyle="-")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(visible=False)
+    return figure
+
+
+@styled
+def histogram_with_density(
+    samples: Numbers,
+    grid: Numbers,
+    densities: Mapping[str, Numbers],
+    *,
+    bins: int = 80,
+    xlabel: str = "$x$",
+    samples_label: str = "samples",
+) -> Figure:
+    """A histogram of samples with curves over it; both are densities, so they can be compared.
+
+    Args:
+        samples: any shape.
+        grid: where the densities are evaluated, shape (N,); the histogram covers its range, and samples beyond
+            still count in the total.
+        densities: name -> density on the grid, shape (N,).
+        bins: number of bars.
+        xlabel: what is sampled.
+        samples_label: what the histogram is called.
+
+    Returns:
+        The figure.
+    """
+    values, x = to_array(samples).ravel(), to_array(grid)
+    counts, edges = np.histogram(values, bins=bins, range=(x.min(), x.max()))
+    figure, axes = plt.subplots()
+    axes.stairs(
+        counts / (len(values) * np.diff(edges)), edges, fill=True, color=SKY, alpha=0.6, label=samples_label
+    )
+    axes.set_prop_cycle(cycler(color=[VERMILION, "black", GREEN, PURPLE]) + cycler(linestyle=DASHES[:4]))
+    for name, density in densities.items():
+        axes.plot(x, to_array(density), label=name)
+    axes.set(xlabel=xlabel, ylabel="density", ylim=(0, None))
+    axes.margins(x=0)
+    axes.legend()
+    return figure
+
+
+@styled
+def bar_chart(
+    values: Numbers,
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+    first: int = 1,
+    group: int = 1,
+    highlight: Mapping[int, str] | None = None,
+) -> Figure:
+    """One bar for each t, such as the terms of the bound in bits per dimension.
+
+    Args:
+        values: shape (N,); the value of t = first, first + 1, ….
+        xlabel: what is counted.
+        ylabel: what the values are.
+        log: logarithmic y axis; all values must then be positive.
+        first: the t of the first value.
+        group: how many neighbours are added up in one bar.
+        highlight: t -> words, written over that t's bar with a mark.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if a value is not positive on a logarithmic axis.
+    """
+    heights = np.add.reduceat(to_array(values), np.arange(0, len(values), group))
+    if log and not (heights > 0).all():
+        raise ValueError(f"a logarithmic axis needs positive values, but the smallest is {heights.min():g}")
+    edges = np.append(first - 0.5 + group * np.arange(len(heights)), first - 0.5 + len(values))
+    figure, axes = plt.subplots()
+    floor = 0.5 * heights.min() if log else 0.0
+    outline = "white" if len(heights) <= 64 else BLUE  # many bars touch each other
+    axes.bar(
+        edges[:-1],
+        heights - floor,
+        np.diff(edges),
+        floor,
+        align="edge",
+        color=BLUE,
+        edgecolor=outline,
+        linewidth=0.5,
+    )
+    for t, words in (highlight or {}).items():
+        height = heights[(t - first) // group]
+        axes.plot(t, height, marker="v", color=VERMILION, linestyle="none")
+        axes.annotate(words, (t, height), (6, 6), textcoords="offset points", color=VERMILION)
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    axes.margins(x=0.01, y=0.12)
+    axes.grid(visible=False, axis="x")
+    return figure

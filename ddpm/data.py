@@ -60,7 +60,7 @@ def digits(image_size: int | tuple[int, int] = DIGITS_SIZE, *, channels: int = 1
     return TensorDataset(images, torch.from_numpy(source.target).long())
 
 
-def cat_photograph(size: int = 128) -> Tensor:
+def cat_photograph(size: int = 64) -> Tensor:
     """Chelsea the cat, from scikit-image: her face, cut square and resized.
 
     Args:
@@ -75,7 +75,7 @@ def cat_photograph(size: int = 128) -> Tensor:
     return PrepareImage(size, 3)(Image.fromarray(chelsea()).crop(CAT_FACE))
 
 
-def flower_photograph(size: int = 128) -> Tensor:
+def flower_photograph(size: int = 64) -> Tensor:
     """The dahlia, from scikit-learn: its head, cut square and resized.
 
     Args:

@@ -653,3 +653,43 @@ def bar_chart(
     axes.margins(x=0.01, y=0.12)
     axes.grid(visible=False, axis="x")
     return figure
+
+
+@styled
+def histogram_rows(
+    samples: Mapping[object, Numbers],
+    grid: Numbers,
+    densities: Mapping[object, Numbers],
+    *,
+    bins: int = 60,
+    xlabel: str = "$x$",
+    label: str = "t = {}",
+) -> Figure:
+    """Simulation against theory at several moments: in each row a histogram and the exact density over it.
+
+    Args:
+        samples: moment -> samples of any shape; one row for each, from above to below.
+        grid: where the densities are evaluated, shape (N,); the histograms cover its range.
+        densities: moment -> exact density on the grid, shape (N,), for the same moments.
+        bins: number of bars.
+        xlabel: what is sampled.
+        label: text in a row, with {} for the moment.
+
+    Returns:
+        The figure.
+    """
+    x = to_array(grid)
+    figure, rows = plt.subplots(
+        len(samples), sharex=True, squeeze=False, figsize=(WIDTH, 0.6 + 0.85 * len(samples))
+    )
+    for axes, (moment, drawn) in zip(rows[:, 0], samples.items(), strict=True):
+        values = to_array(drawn).ravel()
+        counts, edges = np.histogram(values, bins=bins, range=(x.min(), x.max()))
+        axes.stairs(counts / (len(values) * np.diff(edges)), edges, fill=True, color=SKY, alpha=0.6)
+        axes.plot(x, to_array(densities[moment]), color=VERMILION, linestyle="-", linewidth=1.5)
+        axes.text(0.01, 0.9, label.format(moment), transform=axes.transAxes, va="top")
+        axes.set(yticks=[], ylim=(0, None))
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0)
+    rows[-1, 0].set_xlabel(xlabel)
+    return figure

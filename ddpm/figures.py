@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,11 +40,10 @@ HEIGHT = 3.4
 LETTERS = 12  # points
 LARGEST_IMAGE = 1.5  # inches
 LINE = 0.27  # inches: a line of text and its distance from what it labels
-COLOUR_LEVELS = (
-    64  # of each channel in a sheet of colour images: not seen, and snow takes a quarter fewer bytes
-)
+MOST_POINTS = 250  # of a path; more would only make the file larger
+COLOUR_LEVELS = 64  # per channel in colour sheets: not seen, and snow takes a quarter fewer bytes
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": DPI,
     "figure.facecolor": "white",
     "figure.figsize": (WIDTH, HEIGHT),
@@ -370,6 +369,9 @@ def curves(
     axes.set(
         xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear", yscale="log" if logy else "linear"
     )
+    if markers and logx:
+        axes.set_xticks(to_array(x), [f"{value:g}" for value in to_array(x)])
+        axes.minorticks_off()
     if ylim is not None:
         axes.set_ylim(*ylim)
     if direct_labels:
@@ -381,17 +383,13 @@ def curves(
 
 def label_line_ends(axes: Axes) -> None:
     """Write each line's label at its right end, in its colour, moved apart where two would touch."""
-    line_height = 0.075  # of the height of the axes
-    ends = [(axes.transLimits + axes.transAxes.inverted(), line) for line in axes.lines]
+    axes.margins(x=0)
+    axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
-    ends = sorted(
-        (to_axes.transform(line.get_xydata()[-1])[1], index) for index, line in enumerate(axes.lines)
-    )
-    lowest = -1.0
-    for height, index in ends:
-        place = max(height, lowest)
-        lowest = place + line_height
-        line = axes.lines[index]
+    ends = [to_axes.transform(np.asarray(line.get_xydata())[-1])[1] for line in axes.lines]
+    lowest = 0.0
+    for index in np.argsort(ends):
+        line, place = axes.lines[index], max(ends[index], lowest)
         axes.annotate(
             str(line.get_label()),
             (1.01, place),
@@ -399,6 +397,7 @@ def label_line_ends(axes: Axes) -> None:
             color=line.get_color(),
             va="center",
         )
+        lowest = place + 0.08  # of the height of the axes: a line of text
 
 
 @styled
@@ -452,7 +451,7 @@ def trajectories(
     """Many one-dimensional paths of a chain: thin lines, the first few of them thick and in colours of their own.
 
     Args:
-        times: shape (N,).
+        times: shape (N,). Of more than 250 times, evenly spaced ones are drawn.
         paths: shape (P, N).
         xlabel: what the times are.
         ylabel: what moves.
@@ -461,7 +460,8 @@ def trajectories(
     Returns:
         The figure.
     """
-    x, y = to_array(times), to_array(paths)
+    every = math.ceil(len(to_array(times)) / MOST_POINTS)
+    x, y = to_array(times)[::every], to_array(paths)[:, ::every]
     figure, axes = plt.subplots()
     axes.plot(x, y[highlight:].T, color=SKY, linewidth=0.5, alpha=0.5, linestyle="-")
     axes.set_prop_cycle(color=[VERMILION, BLUE, GREEN, PURPLE, ORANGE, "black"])
@@ -509,10 +509,15 @@ def density_ridge(
         axes.plot(x, floor + height, color=BLUE, linestyle="-", linewidth=1.5, zorder=2 + index)
     if reference is not None:
         last = floors[-1] + to_array(reference)
-        axes.plot(
-            x, last, color=VERMILION, linestyle=DASHES[1], label=reference_label, zorder=3 + len(heights)
+        axes.plot(x, last, color=VERMILION, linestyle=DASHES[1], zorder=3 + len(heights))
+        axes.text(
+            x[-1],
+            floors[-1] + 0.3 * row,
+            reference_label,
+            color=VERMILION,
+            ha="right",
+            zorder=4 + len(heights),
         )
-        axes.legend(loc="upper right")
     axes.set_yticks(floors, [label.format(moment) for moment in heights])
     axes.set(xlabel=xlabel)
     axes.tick_params(axis="y", length=0)

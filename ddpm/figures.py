@@ -23,6 +23,7 @@ from torch.nn.functional import interpolate
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "black")
+PALE = "#b3d9f0"  # for the many, where a few stand out
 DASHES = (
     "-",
     (0, (5, 1.5)),
@@ -40,7 +41,6 @@ HEIGHT = 3.4
 LETTERS = 12  # points
 LARGEST_IMAGE = 1.5  # inches
 LINE = 0.27  # inches: a line of text and its distance from what it labels
-MOST_POINTS = 250  # of a path; more would only make the file larger
 COLOUR_LEVELS = 64  # per channel in colour sheets: not seen, and snow takes a quarter fewer bytes
 
 STYLE: dict[Any, Any] = {
@@ -451,7 +451,7 @@ def trajectories(
     """Many one-dimensional paths of a chain: thin lines, the first few of them thick and in colours of their own.
 
     Args:
-        times: shape (N,). Of more than 250 times, evenly spaced ones are drawn.
+        times: shape (N,).
         paths: shape (P, N).
         xlabel: what the times are.
         ylabel: what moves.
@@ -460,10 +460,9 @@ def trajectories(
     Returns:
         The figure.
     """
-    every = math.ceil(len(to_array(times)) / MOST_POINTS)
-    x, y = to_array(times)[::every], to_array(paths)[:, ::every]
+    x, y = to_array(times), to_array(paths)
     figure, axes = plt.subplots()
-    axes.plot(x, y[highlight:].T, color=SKY, linewidth=0.5, alpha=0.5, linestyle="-")
+    axes.plot(x, y[highlight:].T, color=PALE, linewidth=0.5, linestyle="-")
     axes.set_prop_cycle(color=[VERMILION, BLUE, GREEN, PURPLE, ORANGE, "black"])
     axes.plot(x, y[:highlight].T, linewidth=1.3, linestyle="-")
     axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -697,4 +696,76 @@ def histogram_rows(
         axes.spines["left"].set_visible(False)
         axes.margins(x=0)
     rows[-1, 0].set_xlabel(xlabel)
+    return figure
+
+
+@styled
+def density_panels(
+    grid: Numbers, panels: Mapping[str, Mapping[str, Numbers]], *, xlabel: str = "$x$"
+) -> Figure:
+    """Densities compared, panel by panel: in each, the first one filled and the others as lines over it.
+
+    Args:
+        grid: where the densities are evaluated, shape (N,).
+        panels: title -> (name -> density on the grid, shape (N,)); one panel for each title, from left to right, with
+            the same names in each. The panels' heights are not to one scale.
+        xlabel: what the grid is.
+
+    Returns:
+        The figure.
+    """
+    x = to_array(grid)
+    figure, row = plt.subplots(1, len(panels), squeeze=False, sharex=True, figsize=(WIDTH, 2.9))
+    for axes, (title, densities) in zip(row[0], panels.items(), strict=True):
+        (filled, first), *others = densities.items()
+        axes.fill_between(x, to_array(first), color=SKY, alpha=0.75, linewidth=0, label=filled)
+        axes.set_prop_cycle(cycler(color=[VERMILION, "black", GREEN]) + cycler(linestyle=DASHES[1:4]))
+        for name, density in others:
+            axes.plot(x, to_array(density), label=name)
+        axes.set(title=title, xlabel=xlabel, yticks=[], ylim=(0, None))
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0)
+    figure.legend(*row[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(densities))
+    return figure
+
+
+@styled
+def three_coordinates(angles: Mapping[int, float], shown: int) -> Figure:
+    """The plane of x_0 and ε: where x_t stands at several t, and v at one of them (eq:three-coordinates).
+
+    Args:
+        angles: t -> φ_t in radians, between 0 (clean) and π/2 (snow).
+        shown: the t, among them, at which x_t and v are drawn as arrows.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots(figsize=(4.6, 4.6 * 1.45 / 1.95))
+    arc = np.linspace(0, np.pi / 2, 200)
+    axes.plot(np.cos(arc), np.sin(arc), color="#999999", linewidth=1, linestyle="-")
+    for t, angle in angles.items():
+        axes.plot(np.cos(angle), np.sin(angle), "o", color="black", markersize=4)
+        if t != shown:
+            axes.text(1.04 * np.cos(angle), 1.04 * np.sin(angle), f"{t}", va="bottom", size=LETTERS - 2)
+    cos, sin = np.cos(angles[shown]), np.sin(angles[shown])
+    arrows = {
+        "$x_0$": (1.0, 0.0, "black", (8, -5)),
+        "$\\varepsilon$": (0.0, 1.0, "black", (-16, 0)),
+        f"$x_{{{shown}}}$": (cos, sin, BLUE, (5, 4)),
+        "$v$": (-sin, cos, VERMILION, (-14, 2)),
+    }
+    for name, (x, y, colour, offset) in arrows.items():
+        style = {"arrowstyle": "-|>", "color": colour, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (x, y), (0, 0), arrowprops=style)
+        axes.annotate(name, (x, y), offset, textcoords="offset points", color=colour, size=LETTERS + 1)
+    small = np.linspace(0, angles[shown], 50)
+    axes.plot(0.28 * np.cos(small), 0.28 * np.sin(small), color=BLUE, linewidth=1, linestyle="-")
+    middle = angles[shown] / 2
+    axes.text(0.36 * np.cos(middle), 0.36 * np.sin(middle), "$\\varphi$", color=BLUE, ha="center", va="center")
+    axes.plot([cos, cos], [0, sin], color=BLUE, linewidth=1, linestyle=DASHES[2])
+    axes.plot([0, cos], [sin, sin], color=BLUE, linewidth=1, linestyle=DASHES[2])
+    axes.text(cos, -0.03, "$\\sqrt{\\bar\\alpha_t}$", color=BLUE, ha="center", va="top")
+    axes.text(-0.03, sin, "$\\sigma_t$", color=BLUE, ha="right", va="bottom")
+    axes.set(xlim=(-0.8, 1.15), ylim=(-0.2, 1.25), aspect="equal")
+    axes.axis("off")
     return figure

@@ -99,6 +99,14 @@ def condition(mean: Tensor, covariance: Tensor, observed: Tensor, value: Tensor)
     return mean[unknown] + gain @ (value - mean[observed]), covariance[unknown][:, unknown] - gain @ cross.mT
 
 
+def normal_cdf(z: Tensor) -> Tensor:
+    """Φ(z), the standard normal distribution function, to full relative precision where it is small.
+
+    `torch.special.ndtr` is computed as (1 + erf(z/√2))/2: in float32 it is 4 % off at z = −5 and 0 at −6.
+    """
+    return 0.5 * torch.special.erfc(-math.sqrt(0.5) * z)
+
+
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """log-probability of 8-bit pixels under a Gaussian cut into 256 bins (Ho et al. 2020, eq. 13; eq:decoder).
 
@@ -123,13 +131,13 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) ->
     # Φ(b) − Φ(a) loses all digits where both are close to 1; mirrored to the left tail, where Φ is small, it does not.
     mirror = lower > 0
     upper, lower = torch.where(mirror, -lower, upper), torch.where(mirror, -upper, lower)
-    inside = torch.special.ndtr(upper) - torch.special.ndtr(lower)
+    inside = normal_cdf(upper) - normal_cdf(lower)
     # In the mirrored pixels the open edge has changed sides as well.
     darkest, brightest = x < -1 + BIN_HALF_WIDTH, x > 1 - BIN_HALF_WIDTH
     reaches_down = torch.where(mirror, brightest, darkest)
     reaches_up = torch.where(mirror, darkest, brightest)
-    probability = torch.where(reaches_down, torch.special.ndtr(upper), inside)
-    probability = torch.where(reaches_up, torch.special.ndtr(-lower), probability)
+    probability = torch.where(reaches_down, normal_cdf(upper), inside)
+    probability = torch.where(reaches_up, normal_cdf(-lower), probability)
     return probability.clamp(min=math.exp(LOWEST_LOG_PROBABILITY)).log()
 
 

@@ -148,7 +148,7 @@ class NoiseSchedule(nn.Module):
                 the first offending step.
         """
         super().__init__()
-        betas = torch.as_tensor(betas).to(torch.float64)
+        betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         check_betas(betas)
         tables = schedule_tables(betas)
         for name, table in tables.items():

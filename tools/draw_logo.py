@@ -15,31 +15,31 @@ from pathlib import Path
 import numpy as np
 
 CAT = """
-.#............#.
-.##..........##.
-.###........###.
-.##############.
-################
-################
-###..######..###
-###..######..###
-################
-#######..#######
-########..######
-##.#.######.#.##
-.##..........##.
-.##############.
-...##########...
-.....######.....
+....................
+......#..........#..
+......##........##..
+......###......###..
+......############..
+.....##############.
+.....##############.
+.....###..####..###.
+.....###..####..###.
+.....##############.
+.....##############.
+.....######..######.
+......##.######.##..
+......###......###..
+........########....
+....................
 """
 INK = {"logo-light.svg": "#14324f", "logo-dark.svg": "#d7e6f5"}
 FAVICON_STYLE = "<style>path{fill:#14324f}@media(prefers-color-scheme:dark){path{fill:#d7e6f5}}</style>"
 
 
 def noisy_cat(seed: int = 7) -> np.ndarray:
-    """The logo's pixels: shape (16, 16), 0 for background and 1 for full ink, in steps of 1/8."""
+    """The logo's pixels: shape (16, 20), 0 for background and 1 for full ink, in steps of 1/8."""
     cat = np.array([[1.0 if mark == "#" else -1.0 for mark in row] for row in CAT.split()])
-    alpha_bar = np.clip(np.linspace(0.0, 1.9, cat.shape[1]), 0.0, 1.0) ** 1.5
+    alpha_bar = np.clip(np.linspace(0.0, 1.8, cat.shape[1]), 0.0, 1.0) ** 1.5
     noise = np.random.default_rng(seed).standard_normal(cat.shape)
     picture = np.sqrt(alpha_bar) * cat + np.sqrt(1 - alpha_bar) * noise
     return np.round(np.clip((picture + 1) / 2, 0, 1) * 8) / 8

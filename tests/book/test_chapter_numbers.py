@@ -1,0 +1,129 @@
+"""The Sphinx extension that takes a chapter's number from its file name, in a book made for the test."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from book_numbers import ROOT
+from bs4 import BeautifulSoup
+from chapter_numbers import chapter_number
+
+CONFIGURATION = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "_ext")!r})
+extensions = ["myst_parser", "sphinx_exercise", "sphinx_multitoc_numbering", "chapter_numbers"]
+myst_enable_extensions = ["dollarmath"]
+html_theme = "basic"
+math_numfig, numfig, numfig_secnum_depth = True, True, 1
+"""
+
+CHAPTER = """
+# Title
+
+## Section
+
+$$
+a = b
+$$ (eq:{name})
+
+```{{figure}} picture.png
+:name: fig-{name}
+:alt: A picture.
+
+Caption.
+```
+
+```{{exercise}}
+:label: ex-{name}
+
+Do it.
+```
+
+See {{eq}}`eq:{name}`, {{numref}}`fig-{name}`, {{numref}}`ex-{name}`.
+"""
+
+
+def build(folder: Path, parts: list[list[str]]) -> subprocess.CompletedProcess[str]:
+    """Build a book whose parts hold the given files, with warnings as errors."""
+    (folder / "conf.py").write_text(CONFIGURATION, encoding="utf-8")
+    (folder / "chapters").mkdir()
+    (folder / "chapters" / "picture.png").write_bytes((ROOT / "_assets" / "favicon.svg").read_bytes())
+    trees = [
+        "```{toctree}\n:numbered:\n" + "\n".join(f"chapters/{name}" for name in part) + "\n```"
+        for part in parts
+    ]
+    (folder / "index.md").write_text("# Book\n\n" + "\n\n".join(trees), encoding="utf-8")
+    for name in {name for part in parts for name in part}:
+        (folder / "chapters" / f"{name}.md").write_text(CHAPTER.format(name=name), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-n",
+        "-b",
+        "html",
+        str(folder),
+        str(folder / "out"),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def numbers(folder: Path, name: str) -> list[str]:
+    """Title, section, equation, figure and exercise number on a page, then the three references."""
+    page = BeautifulSoup(
+        (folder / "out" / "chapters" / f"{name}.html").read_text(encoding="utf-8"), "html.parser"
+    )
+    shown = page.select(".section-number, .eqno, .caption-number, p.admonition-title, a.reference.internal")
+    texts = [
+        tag.get_text().replace("#", "").replace("¶", "").strip()
+        for tag in shown
+        if "chapters/" not in str(tag)
+    ]
+    return [text for text in texts if any(digit.isdigit() for digit in text) and "Title" not in text]
+
+
+@pytest.mark.parametrize(
+    ("docname", "number"),
+    [
+        ("chapters/04-posterior", 4),
+        ("12-scores", 12),
+        ("chapters/intro", None),
+        ("04-part/intro", None),
+        ("x4-y", None),
+    ],
+)
+def test_chapter_number(docname: str, number: int | None) -> None:
+    assert chapter_number(docname) == number
+
+
+def test_gaps_between_chapters_stay_gaps(tmp_path: Path) -> None:
+    built = build(tmp_path, [["02-two"], ["05-five", "11-eleven"]])
+    assert built.returncode == 0, built.stderr
+    for name, chapter in (("02-two", 2), ("05-five", 5), ("11-eleven", 11)):
+        found = " ".join(numbers(tmp_path, name))
+        for expected in (f"{chapter}.1.", f"({chapter}.1)", f"Fig. {chapter}.1", f"Exercise {chapter}.1"):
+            assert expected in found, (name, found)
+
+
+def test_without_the_extension_the_numbers_are_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.CONFIGURATION", CONFIGURATION.replace(', "chapter_numbers"]', "]"))
+    assert build(tmp_path, [["02-two"], ["05-five"]]).returncode == 0
+    assert "(2.1)" in numbers(tmp_path, "05-five")
+
+
+@pytest.mark.parametrize(
+    ("parts", "complaint"),
+    [
+        ([["02-two", "five"]], "needs a file name like 04-title"),
+        ([["02-two", "02-also"]], "is taken by another file"),
+    ],
+)
+def test_a_file_name_that_gives_no_number_of_its_own_stops_the_build(
+    tmp_path: Path, parts: list[list[str]], complaint: str
+) -> None:
+    built = build(tmp_path, parts)
+    assert built.returncode != 0
+    assert complaint in built.stderr

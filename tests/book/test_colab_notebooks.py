@@ -1,0 +1,145 @@
+"""The chapters for Colab: no directive or role is left raw, and the numbers are those of the pages."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from book_numbers import ROOT, Numbering, Target, page_files, read_targets
+from colab_notebooks import colab_notebooks
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from plain_markdown import Resolver, UnknownSyntaxError, read_bibliography
+
+RAW = re.compile(r"\{[a-z][a-z:]*\}`|^\s*(?:`{3,}|:{3,})\{|^\([\w-]+\)=|\$\$ *\(eq:", re.MULTILINE)
+TARGETS = {
+    "eq:step": Target("equation", "4.1", "", "04-posterior", "equation-eq-step"),
+    "eq:other": Target("equation", "2.3", "", "02-forward", "equation-eq-other"),
+    "fig-cat": Target("figure", "4.2", "", "04-posterior", "fig-cat"),
+    "ex-grid": Target("exercise", "4.1", "", "04-posterior", "ex-grid"),
+    "ch-forward": Target("section", "2", "Noise", "02-forward", "ch-forward"),
+}
+TITLES = {"04-posterior": "The posterior", "notation": "Notation"}
+
+
+@pytest.fixture(scope="module")
+def resolver() -> Resolver:
+    """For a page in the middle of a small book."""
+    bibliography = read_bibliography(ROOT / "references.bib")
+    return Resolver("04-posterior", TARGETS, TITLES, bibliography, "https://book/")
+
+
+@pytest.mark.parametrize(
+    ("source", "plain"),
+    [
+        ("by {eq}`eq:step`", "by (4.1)"),
+        ("by {eq}`eq:other`", "by [(2.3)](https://book/chapters/02-forward.html#equation-eq-other)"),
+        ("see {numref}`fig-cat`", "see Fig. 4.2"),
+        (
+            "{numref}`Chapter %s <ch-forward>`",
+            "[Chapter 2](https://book/chapters/02-forward.html#ch-forward)",
+        ),
+        ("{ref}`ch-forward`", "[Noise](https://book/chapters/02-forward.html#ch-forward)"),
+        ("{ref}`ex-grid`", "Exercise 4.1"),
+        ("{doc}`notation`", "[Notation](https://book/chapters/notation.html)"),
+        ("{cite:t}`ho2020denoising`", "Ho et al. ([2020](https://arxiv.org/abs/2006.11239))"),
+        ("{cite}`hyvarinen2005estimation`", "(Hyvärinen, 2005)"),
+        ("{cite:t}`kingma2014auto`", "Kingma and Welling ([2014](https://arxiv.org/abs/1312.6114))"),
+        ("$$\na = b\n$$ (eq:step)", "$$\na = b\n\\tag{4.1}\n$$"),
+        ("$$ a $$\n\ntext\n\n$$ b $$ (eq:step)", "$$ a $$\n\ntext\n\n$$ b\n\\tag{4.1}\n$$"),
+        ("(ch-here)=\n# Title", "# 4 Title"),
+        (
+            "# Title\n\n## One\n\n## Two\n\n### Deep",
+            "# 4 Title\n\n## 4.1 One\n\n## 4.2 Two\n\n### 4.2.1 Deep",
+        ),
+        (":::{note}\nBy {eq}`eq:step`.\n:::", "---\n\n**Note**\n\nBy (4.1).\n\n---"),
+        ("text\n:::{admonition} Recap\n:class: recap\n\nA.\n:::", "text\n\n---\n\n**Recap**\n\nA.\n\n---"),
+        ("::::{note}\n:::{tip}\nA.\n:::\n::::", "---\n\n**Note**\n\n---\n\n**Tip**\n\nA.\n\n---\n\n---"),
+        (":::{dropdown} Proof\nA.\n:::", "<details><summary><b>Proof</b></summary>\n\nA.\n\n</details>"),
+        ("```{exercise} ★ A grid\n:label: ex-grid\n\nDo.\n```", "### Exercise 4.1 (★ A grid)\n\nDo."),
+        ("```{solution-start} ex-grid\n:class: dropdown\n```\n\nSo.", "#### Solution to exercise 4.1\n\nSo."),
+        ("So.\n\n```{solution-end}\n```", "So."),
+        (
+            "```python\n# not a {eq}`role`\n:::{nor} a directive\n```",
+            "```python\n# not a {eq}`role`\n:::{nor} a directive\n```",
+        ),
+    ],
+)
+def test_each_construct(source: str, plain: str, resolver: Resolver) -> None:
+    assert resolver.resolve(source, Numbering("04-posterior")) == plain
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("{eq}`eq:nowhere`", "label 'eq:nowhere', which no page defines"),
+        ("{cite}`nobody1900nothing`", "nobody1900nothing, not in references.bib"),
+        ("{doc}`nowhere`", "page 'nowhere', which is not in _toc.yml"),
+        ("{term}`noise`", "role 'term'"),
+        (":::{mystery}\n:::", "directive 'mystery'"),
+        (":::{note}\nno end", "never closed"),
+    ],
+)
+def test_what_cannot_be_resolved_is_an_error(source: str, complaint: str, resolver: Resolver) -> None:
+    with pytest.raises(UnknownSyntaxError, match=re.escape(complaint)):
+        resolver.resolve(source, Numbering("04-posterior"))
+
+
+def small_book(folder: Path, extra: str = "") -> Path:
+    """A book of two pages, with a figure and a solution in code."""
+    figure = {
+        "mystnb": {"image": {"alt": "A cat."}, "figure": {"caption": "See {eq}`eq:step`.", "name": "fig-cat"}}
+    }
+    cells = [
+        new_markdown_cell("(ch-posterior)=\n# The posterior\n\n$$\na\n$$ (eq:step)"),
+        new_code_cell("plot()", metadata=figure),
+        new_markdown_cell(
+            "```{exercise} Try\n:label: ex-try\n\nDo.\n```\n\n```{solution-start} ex-try\n```\n\nSo."
+        ),
+        new_code_cell("1 + 1"),
+        new_markdown_cell("```{solution-end}\n```"),
+        new_markdown_cell("## Further reading\n\n{cite:t}`ho2020denoising`, {doc}`intro`" + extra),
+    ]
+    (folder / "chapters").mkdir()
+    nbformat.write(new_notebook(cells=cells), folder / "chapters" / "04-posterior.ipynb")
+    (folder / "chapters" / "intro.md").write_text("# Welcome\n", encoding="utf-8")
+    toc = "root: chapters/intro\nparts:\n- chapters:\n  - file: chapters/04-posterior\n"
+    (folder / "_toc.yml").write_text(toc, encoding="utf-8")
+    (folder / "_config.yml").write_text("html:\n  baseurl: https://book/\n", encoding="utf-8")
+    (folder / "references.bib").write_bytes((ROOT / "references.bib").read_bytes())
+    return folder
+
+
+def test_a_whole_notebook(tmp_path: Path) -> None:
+    notebook = colab_notebooks(small_book(tmp_path))["04-posterior.ipynb"]
+    nbformat.validate(notebook)
+    assert [cell.source for cell in notebook.cells] == [
+        "*A chapter of Out of the Snow. [Read it as a page](https://book/chapters/04-posterior.html).*",
+        "# 4 The posterior\n\n$$\na\n\\tag{4.1}\n$$",
+        "plot()",
+        "**Fig. 4.1.** See (4.1).",
+        "### Exercise 4.1 (Try)\n\nDo.",
+        "#### Solution to exercise 4.1\n\nSo.",
+        "1 + 1",
+        "## 4.1 Further reading\n\nHo et al. ([2020](https://arxiv.org/abs/2006.11239)), "
+        "[Welcome](https://book/chapters/intro.html)",
+    ]
+    assert notebook.metadata["colab"]["collapsed_sections"] == [notebook.cells[5].id]
+
+
+def test_a_label_used_by_two_pages_is_an_error(tmp_path: Path) -> None:
+    book = small_book(tmp_path)
+    (book / "chapters" / "intro.md").write_text("(ch-posterior)=\n# Welcome\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="ch-posterior"):
+        read_targets(page_files(book))
+
+
+def test_no_chapter_of_the_book_shows_a_directive_or_role_raw() -> None:
+    notebooks = colab_notebooks(ROOT)
+    assert set(notebooks) == {path.name for path in page_files() if path.suffix == ".ipynb"}
+    for name, notebook in notebooks.items():
+        nbformat.validate(notebook)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                assert not RAW.search(
+                    re.sub(r"^```\w*\n.*?^```", "", cell.source, flags=re.DOTALL | re.MULTILINE)
+                ), name

@@ -1,0 +1,165 @@
+"""The normal form of a notebook and the rules of a chapter: each rule is broken once, and must be noticed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from notebook_form import LINE_LIMIT, SETUP_CELL, SIZE_LIMIT, check, normalise, read, serialise
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+
+
+def chapter() -> NotebookNode:
+    """A small chapter that breaks no rule: set-up cell, a printed line, a figure with alt text, an empty cell."""
+    figure = new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure size 1x1>"})
+    return new_notebook(
+        cells=[
+            new_markdown_cell("# Title"),
+            new_code_cell(SETUP_CELL, metadata={"tags": ["remove-cell"]}, execution_count=1),
+            new_code_cell("print(1)", outputs=[new_output("stream", text="1\n")], execution_count=2),
+            new_code_cell(
+                "plot()",
+                metadata={"mystnb": {"image": {"alt": "A dot."}}},
+                outputs=[figure],
+                execution_count=3,
+            ),
+            new_code_cell("", execution_count=None),
+        ]
+    )
+
+
+def stored(folder: Path, notebook: NotebookNode) -> Path:
+    """The notebook's file, in normal form."""
+    path = folder / "01-title.ipynb"
+    path.write_text(serialise(normalise(notebook)), encoding="utf-8")
+    return path
+
+
+def test_a_chapter_that_keeps_the_rules_passes(tmp_path: Path) -> None:
+    assert check(stored(tmp_path, chapter())) == []
+
+
+def test_normal_form_is_reached_at_once_and_survives_the_file(tmp_path: Path) -> None:
+    once = normalise(chapter())
+    assert serialise(normalise(once)) == serialise(once)
+    assert serialise(read(stored(tmp_path, chapter()))) == serialise(once)
+    nbformat.validate(once)
+
+
+def test_normal_form_forgets_what_depends_on_the_run() -> None:
+    noisy = chapter()
+    noisy.metadata = nbformat.from_dict(
+        {"language_info": {"version": "3.99"}, "widgets": {"x": 1}, "colab": {}}
+    )
+    noisy.cells[2].metadata["execution"] = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
+    noisy.cells[2].outputs = [new_output("stream", text=part) for part in ("1", "\n")]
+    noisy.cells[3].outputs[0].metadata["needs_background"] = "light"
+    for cell in noisy.cells:
+        cell.id = f"another-{cell.id}"
+    assert serialise(normalise(noisy)) == serialise(normalise(chapter()))
+
+
+def test_an_inserted_cell_leaves_the_other_ids_alone_and_equal_cells_get_ids_of_their_own() -> None:
+    before = normalise(chapter())
+    longer = chapter()
+    longer.cells.insert(1, new_markdown_cell("New."))
+    longer.cells.append(new_markdown_cell("New."))
+    after = normalise(longer)
+    assert {cell.id for cell in before.cells} < {cell.id for cell in after.cells}
+    assert len({cell.id for cell in after.cells}) == len(after.cells)
+
+
+def test_widget_state_is_kept_where_a_widget_is_shown_and_only_there() -> None:
+    notebook = chapter()
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    assert "widgets" not in normalise(notebook).metadata
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+    notebook.cells[2].outputs.append(new_output("display_data", view))
+    assert "widgets" in normalise(notebook).metadata
+
+
+def not_executed(notebook: NotebookNode) -> None:
+    notebook.cells[2].execution_count = None
+
+
+def executed_out_of_order(notebook: NotebookNode) -> None:
+    notebook.cells[2].execution_count, notebook.cells[3].execution_count = 3, 2
+
+
+def no_setup_cell(notebook: NotebookNode) -> None:
+    notebook.cells[1].source = SETUP_CELL.replace("--no-deps", "")
+
+
+def setup_cell_shown(notebook: NotebookNode) -> None:
+    notebook.cells[1].metadata["tags"] = []
+
+
+def long_cell(notebook: NotebookNode) -> None:
+    notebook.cells[2].source = "\n".join(["pass"] * (LINE_LIMIT + 1))
+
+
+def no_alt_text(notebook: NotebookNode) -> None:
+    notebook.cells[3].metadata["mystnb"]["image"]["alt"] = " "
+
+
+def error(notebook: NotebookNode) -> None:
+    notebook.cells[2].outputs = [new_output("error", ename="ValueError", evalue="no", traceback=[])]
+
+
+def warning(notebook: NotebookNode) -> None:
+    notebook.cells[2].outputs.append(new_output("stream", name="stderr", text="UserWarning"))
+
+
+def machine_path(notebook: NotebookNode) -> None:
+    notebook.cells[2].outputs = [new_output("stream", text="saved to /home/somebody/x\n")]
+
+
+def mostly_ignored(notebook: NotebookNode) -> None:
+    for cell in notebook.cells[2:4]:
+        cell.metadata["tags"] = ["nbval-ignore-output"]
+
+
+def too_large(notebook: NotebookNode) -> None:
+    notebook.cells[2].outputs = [new_output("stream", text="1" * SIZE_LIMIT)]
+
+
+@pytest.mark.parametrize(
+    ("break_rule", "complaint"),
+    [
+        (not_executed, "is not executed from top to bottom"),
+        (executed_out_of_order, "is not executed from top to bottom"),
+        (no_setup_cell, "does not begin with the set-up cell"),
+        (setup_cell_shown, "does not begin with the set-up cell"),
+        (long_cell, f"cell 3 has {LINE_LIMIT + 1} lines"),
+        (no_alt_text, "cell 4 shows a figure without alt text"),
+        (error, "cell 3 ends in ValueError: no"),
+        (warning, "cell 3 writes to stderr: 'UserWarning'"),
+        (machine_path, "cell 3 shows a path of one machine: /home/somebody"),
+        (mostly_ignored, "lets 2 of 3 code cells escape"),
+        (too_large, "MB, the limit is"),
+    ],
+)
+def test_a_broken_rule_is_reported(
+    break_rule: Callable[[NotebookNode], None], complaint: str, tmp_path: Path
+) -> None:
+    notebook = chapter()
+    break_rule(notebook)
+    problems = check(stored(tmp_path, notebook))
+    assert len(problems) == 1
+    assert complaint in problems[0]
+
+
+def test_another_form_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "01-title.ipynb"
+    nbformat.write(chapter(), path)
+    assert [problem for problem in check(path) if "is not in normal form" in problem]
+
+
+def test_an_error_that_is_shown_on_purpose_is_allowed(tmp_path: Path) -> None:
+    notebook = chapter()
+    error(notebook)
+    notebook.cells[2].metadata["tags"] = ["raises-exception"]
+    assert check(stored(tmp_path, notebook)) == []

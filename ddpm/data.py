@@ -138,7 +138,9 @@ def torchvision_dataset(
     arguments = usual | part_arguments(cls.__name__, accepted, train, options) | options
     missing = [key for key, p in accepted.items() if p.default is p.empty and key not in arguments]
     if missing:
-        raise ValueError(f"{cls.__name__} also needs {' and '.join(missing)}: pass by keyword")
+        raise ValueError(
+            f"{cls.__name__} needs {' and '.join(missing)} as well: use torchvision_dataset(…, {missing[0]}=…)"
+        )
     try:
         return cls(**arguments)
     except (OSError, RuntimeError) as error:

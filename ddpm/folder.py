@@ -89,7 +89,7 @@ def read_image(path: Path) -> Image.Image:
     """The file's first picture, decoded to its last byte and turned upright by its EXIF orientation."""
     with Image.open(path) as image:
         image.load()
-        return ImageOps.exif_transpose(to_eight_bits(image))
+        return to_eight_bits(ImageOps.exif_transpose(image))
 
 
 class FolderDataset(Dataset[Tensor]):

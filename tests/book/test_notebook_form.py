@@ -72,6 +72,15 @@ def test_an_inserted_cell_leaves_the_other_ids_alone_and_equal_cells_get_ids_of_
     assert len({cell.id for cell in after.cells}) == len(after.cells)
 
 
+def test_an_old_setup_cell_is_replaced(tmp_path: Path) -> None:
+    old = chapter()
+    old.cells[1].source = SETUP_CELL.replace("--no-deps", "")
+    assert normalise(old).cells[1].source == SETUP_CELL
+    path = tmp_path / "01-title.ipynb"
+    nbformat.write(old, path)
+    assert [problem for problem in check(path) if "is not in normal form" in problem]
+
+
 def test_widget_state_is_kept_where_a_widget_is_shown_and_only_there() -> None:
     notebook = chapter()
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
@@ -90,7 +99,7 @@ def executed_out_of_order(notebook: NotebookNode) -> None:
 
 
 def no_setup_cell(notebook: NotebookNode) -> None:
-    notebook.cells[1].source = SETUP_CELL.replace("--no-deps", "")
+    notebook.cells[1].source = "import sys"
 
 
 def setup_cell_shown(notebook: NotebookNode) -> None:

@@ -14,6 +14,7 @@ Images handed to `diffusion(images)` and returned by `diffusion.sample()` are in
 works in [-1, 1].
 """
 
+from ddpm.checkpoint import load_pretrained, save_pretrained
 from ddpm.diffusion import P2, GaussianDiffusion, MinSNR, Prediction, to_image_scale, to_model_scale
 from ddpm.samplers import State, ancestral, ddim, timestep_grid
 from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
@@ -33,6 +34,8 @@ __all__ = [
     "cosine_betas",
     "ddim",
     "linear_betas",
+    "load_pretrained",
+    "save_pretrained",
     "sigmoid_betas",
     "timestep_grid",
     "to_image_scale",

@@ -161,6 +161,19 @@ class GaussianDiffusion(nn.Module):
         self.ddim_sampling_eta = ddim_sampling_eta
 
     @property
+    def config(self) -> dict[str, object]:
+        """The arguments, apart from the network and the loss weighting, ready for JSON."""
+        return {
+            "image_size": list(self.image_size),
+            "timesteps": self.schedule.timesteps,
+            "sampling_timesteps": self.sampling_timesteps,
+            "loss_type": self.loss_type,
+            "objective": self.objective,
+            "beta_schedule": self.beta_schedule,
+            "ddim_sampling_eta": self.ddim_sampling_eta,
+        }
+
+    @property
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.schedule.beta.device

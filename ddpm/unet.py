@@ -135,6 +135,7 @@ class Unet(nn.Module):
     `Unet(128, dim_mults=(1, 2, 2, 2), resnet_block_groups=32, attention_resolutions=(2,), dropout=0.1)`.
 
     Attributes:
+        config: the arguments it was built with, ready for JSON: `Unet(**network.config)` is its twin.
         channels: number of image channels.
         num_classes: number of classes, or None.
         downsampling: the factor between the finest and the coarsest level; H and W must be divisible by it.
@@ -173,6 +174,18 @@ class Unet(nn.Module):
             ValueError: if a width is not divisible by the groups, or an option is out of range.
         """
         super().__init__()
+        self.config = {
+            "dim": dim,
+            "init_dim": init_dim,
+            "out_dim": out_dim,
+            "dim_mults": list(dim_mults),
+            "channels": channels,
+            "resnet_block_groups": resnet_block_groups,
+            "num_classes": num_classes,
+            "attention_resolutions": None if attention_resolutions is None else list(attention_resolutions),
+            "dropout": dropout,
+            "num_res_blocks": num_res_blocks,
+        }
         widths = [dim * mult for mult in dim_mults]
         first = dim if init_dim is None else init_dim
         check_widths([first, *widths], resnet_block_groups)

@@ -1,0 +1,175 @@
+"""Pictures that move under the reader's hand, on a page without a kernel: plain HTML, no library, no network."""
+
+import base64
+import hashlib
+import html
+import io
+import json
+from collections.abc import Sequence
+from string import Template
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+COLOURS = 64  # in the palette of one frame
+SHOWN_WIDTH = 320  # CSS pixels, about the widest picture that fits a phone
+MILLISECONDS = 160  # of one frame, while playing
+
+# The controls are hidden until the script runs, so that a page without scripts shows the last frame and no dead
+# buttons. The script looks for the figure by a key, not by its place: a notebook may run it from anywhere. It marks
+# each figure that it has brought to life, so the same frames may stand on a page twice. JupyterLab would take the
+# arrow keys away from the slider without `data-lm-suppress-shortcuts`; the class `dark-light` tells the book's theme
+# not to dim the picture at night. Motion starts only when asked for, and not where the reader's system is set to
+# reduced motion: there the button is absent and the slider remains.
+PAGE = Template("""\
+<figure class="frame-scrubber" data-frames="$key" style="margin: 1em 0; max-width: 100%">
+<img class="dark-light" src="data:image/png;base64,$last_frame" alt="$last_alt" width="$width" height="$height"
+ style="display: block; image-rendering: pixelated; max-width: 100%; height: auto">
+<div style="display: none; align-items: center; gap: .75em; max-width: ${row_width}px; margin: .5em 0; color: inherit">
+<button type="button" aria-label="Play the frames" data-lm-suppress-shortcuts="true"
+ style="font: inherit; color: inherit; background: none; border: 1px solid currentColor; border-radius: .3em;
+ padding: .3em .6em; min-width: 4.2em; cursor: pointer">Play</button>
+<input type="range" min="0" max="$last" step="1" value="$last" aria-label="$label" aria-valuetext="$last_label"
+ data-lm-suppress-shortcuts="true" style="flex: 1; min-width: 5em; height: 2em; margin: 0; cursor: pointer">
+<output aria-hidden="true" style="min-width: ${label_width}ch; font-variant-numeric: tabular-nums">$last_label</output>
+</div>
+$caption</figure>
+<script>
+(() => {
+  const frames = $frames;
+  const labels = $labels, alt = $alt;
+  const setUp = figure => {
+    figure.dataset.ready = "";
+    const [image, controls, button, slider, output] =
+      ["img", "div", "button", "input", "output"].map(tag => figure.querySelector(tag));
+    let timer = 0;
+    const show = index => {
+      image.src = "data:image/png;base64," + frames[index];
+      image.alt = alt + ": " + labels[index];
+      slider.value = index;
+      slider.setAttribute("aria-valuetext", labels[index]);
+      output.textContent = labels[index];
+    };
+    const play = on => {
+      clearInterval(timer);
+      timer = on ? setInterval(next, $milliseconds) : 0;
+      button.textContent = on ? "Pause" : "Play";
+      button.setAttribute("aria-label", button.textContent + " the frames");
+    };
+    const next = () => {
+      show(Number(slider.value) + 1);
+      if (slider.value === slider.max) play(false);
+    };
+    slider.addEventListener("input", () => { play(false); show(Number(slider.value)); });
+    button.addEventListener("click", () => {
+      if (!timer && slider.value === slider.max) show(0);
+      play(!timer);
+    });
+    button.hidden = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    controls.style.display = "flex";
+  };
+  document.querySelectorAll('figure[data-frames="$key"]:not([data-ready])').forEach(setUp);
+})();
+</script>
+""")
+
+
+class FrameScrubber:
+    """What `frame_scrubber` makes; a notebook shows it as HTML.
+
+    Attributes:
+        page: the HTML.
+        summary: what stands for it where there is no HTML.
+    """
+
+    def __init__(self, page: str, summary: str) -> None:
+        self.page = page
+        self.summary = summary
+
+    def _repr_html_(self) -> str:
+        return self.page
+
+    def __repr__(self) -> str:
+        return self.summary
+
+
+def frame_scrubber(
+    frames: Tensor, labels: Sequence[str], *, alt: str, caption: str | None = None, scale: int | None = None
+) -> FrameScrubber:
+    """A slider that moves through frames, with a button that plays them; it needs no kernel and works by keyboard.
+
+    Equal input gives equal HTML. The last frame is the one that stands there first, and the only one where no script
+    may run, so put the frame that says most at the end. For many pictures in each frame, tile them first with
+    `torchvision.utils.make_grid`.
+
+    Args:
+        frames: shape (N, C, H, W), C = 1 (grey) or 3 (RGB), N at least 2; values are clipped to [0, 1].
+        labels: what each frame is, such as "t = 250": it is shown, read aloud, and ends the alternative text.
+        alt: what all frames show, for a reader who cannot see them.
+        caption: a line of plain text below.
+        scale: CSS pixels to one pixel of a frame; None makes the frame about as wide as a phone.
+
+    Returns:
+        An object that a notebook displays as HTML. It weighs about 1.1 bytes for each pixel of each frame.
+
+    Raises:
+        ValueError: if the shape or the number of labels is wrong, or `alt` is empty.
+    """
+    check_frames(frames, labels, alt)
+    count, _, height, width = frames.shape
+    scale = max(1, SHOWN_WIDTH // width) if scale is None else scale
+    images = [png(frame) for frame in frames]
+    values = {
+        "last_frame": images[-1],
+        "last_alt": html.escape(f"{alt}: {labels[-1]}"),
+        "last_label": html.escape(labels[-1]),
+        "last": count - 1,
+        "width": scale * width,
+        "height": scale * height,
+        "row_width": max(scale * width, SHOWN_WIDTH),
+        "label": html.escape(f"Frame of: {alt}"),
+        "label_width": max(map(len, labels)),
+        "caption": "" if caption is None else f"<figcaption>{html.escape(caption)}</figcaption>\n",
+        "frames": json.dumps(images),
+        "labels": script_text(list(labels)),
+        "alt": script_text(alt),
+        "milliseconds": MILLISECONDS,
+    }
+    # The key tells apart the scrubbers of one page. It comes from the content, so that running a notebook again
+    # gives the same HTML.
+    key = hashlib.sha256(PAGE.substitute(values, key="").encode()).hexdigest()[:12]
+    summary = f"<{count} frames: {labels[0]} … {labels[-1]}>"
+    return FrameScrubber(PAGE.substitute(values, key=key), summary)
+
+
+def png(frame: Tensor) -> str:
+    """One image of shape (C, H, W) in [0, 1] as a PNG with a palette, in base64."""
+    channels = frame.detach().cpu().float().clamp(0, 1)
+    if len(channels) == 1:
+        # A grey ramp of even steps as the palette, so that equal greys are equal in every frame.
+        image = Image.fromarray((channels[0] * (COLOURS - 1)).round().byte().numpy()).convert("P")
+        image.putpalette([round(255 * level / (COLOURS - 1)) for level in range(COLOURS) for _ in "RGB"])
+    else:
+        pixels = (channels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+        image = Image.fromarray(pixels.numpy()).quantize(COLOURS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def script_text(value: str | list[str]) -> str:
+    """The value as JavaScript inside an HTML page, where `</script>` must not appear."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def check_frames(frames: Tensor, labels: Sequence[str], alt: str) -> None:
+    """Refuse what cannot be shown as labelled frames with an alternative text."""
+    if frames.ndim != 4 or len(frames) < 2 or frames.shape[1] not in (1, 3):
+        raise ValueError(
+            f"frames must have shape (N, C, H, W) with N >= 2 and C = 1 or 3, but got {tuple(frames.shape)}"
+        )
+    if len(labels) != len(frames) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{len(frames)} frames need as many labels, each a string, but got {labels!r}")
+    if not alt.strip():
+        raise ValueError("alt is empty; say what the frames show, for a reader who cannot see them")

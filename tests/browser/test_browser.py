@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from book_numbers import ROOT, page_files
@@ -56,6 +57,9 @@ async function look(width) {
     if (element.closest("mjx-container, pre, .pst-scrollable-table-container, .sr-only")) return false;
     return element.getBoundingClientRect().right > text.documentElement.clientWidth + 1;
   }).map(element => element.outerHTML.slice(0, 120));
+  const cut = [...text.querySelectorAll("article .math, article .math mjx-container")].filter(element =>
+    element.scrollWidth > element.clientWidth + 1 && page.getComputedStyle(element).overflowX === "hidden"
+  ).map(element => element.textContent.slice(0, 120));
   const pictures = [...text.querySelectorAll("article img")].filter(image => image.complete && !image.naturalWidth);
   const code = text.querySelector("article div.highlight pre");
   const style = code && page.getComputedStyle(code);
@@ -68,6 +72,7 @@ async function look(width) {
     typeset: text.querySelectorAll("article .math mjx-container").length,
     wrong: [...text.querySelectorAll("mjx-merror, [data-mjx-error]")].map(element => element.textContent),
     overflowing,
+    cut,
     broken_pictures: pictures.map(image => image.src),
     columns: code ? (code.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight))
       / ruler.measureText("0").width : null,
@@ -95,7 +100,7 @@ class Site:
 class Visit:
     """What one page did in the browser: a report for each width, JavaScript errors, names it asked for."""
 
-    reports: list[dict[str, object]]
+    reports: list[dict[str, Any]]
     errors: list[str]
     foreign: set[str]
 
@@ -181,9 +186,10 @@ def test_page_over_http(page: str, site: Site, tmp_path: Path) -> None:
         assert report["wrong"] == []
         assert report["broken_pictures"] == []
         assert report["overflowing"] == []
+        assert report["cut"] == []
         assert report["scroll_width"] == report["width"]
     # The widest line that `ruff format` lets a chapter have is shown without scrolling on a laptop.
-    assert seen.reports[0]["columns"] is None or float(str(seen.reports[0]["columns"])) >= 88
+    assert seen.reports[0]["columns"] is None or seen.reports[0]["columns"] >= 88
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -44,7 +44,9 @@ $(STAMP): requirements.txt pyproject.toml
 
 .PHONY: book
 book: $(STAMP) ## build the book from the committed outputs
-	@$(BIN)/jupyter-book build . -W --keep-going -n --quiet
+# All pages anew, every time: Sphinx repeats no warning about a page that it does not read again.
+	@rm -rf _build/html
+	@$(BIN)/jupyter-book build . --all -W --keep-going -n --quiet
 	@echo "The book is built. Open file://$(CURDIR)/_build/html/index.html, or run: make serve"
 
 .PHONY: serve

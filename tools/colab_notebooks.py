@@ -18,7 +18,7 @@ import yaml
 from book_numbers import HEADING, ROOT, Numbering, page_cells, page_files, prose_lines, read_targets
 from nbformat.v4 import new_markdown_cell
 from notebook_form import normalise, read, serialise
-from plain_markdown import Resolver, read_bibliography
+from plain_markdown import Resolver, UnknownSyntaxError, read_bibliography
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,8 +96,12 @@ def colab_notebooks(root: Path) -> dict[str, NotebookNode]:
 
 def main(folder: Path) -> None:
     """Write them all."""
+    try:
+        notebooks = colab_notebooks(ROOT)
+    except UnknownSyntaxError as error:
+        sys.exit(f"{error}")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, notebook in colab_notebooks(ROOT).items():
+    for name, notebook in notebooks.items():
         (folder / name).write_text(serialise(notebook), encoding="utf-8")
         print(folder / name)
 

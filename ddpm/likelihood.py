@@ -257,12 +257,13 @@ def evaluating(diffusion: Denoiser) -> Iterator[None]:
     if not isinstance(diffusion, nn.Module):
         yield
         return
-    was_training = diffusion.training
+    training = [module for module in diffusion.modules() if module.training]
     diffusion.eval()
     try:
         yield
     finally:
-        diffusion.train(was_training)
+        for module in training:  # one by one: a part that was frozen in evaluation mode stays so
+            module.training = True
 
 
 def check_data(x0: Tensor, decoder: Decoder, labels: Tensor | None, batch_size: int) -> None:

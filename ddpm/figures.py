@@ -749,7 +749,7 @@ def three_coordinates(angles: Mapping[int, float], shown: int) -> Figure:
             axes.text(1.04 * np.cos(angle), 1.04 * np.sin(angle), f"{t}", va="bottom", size=LETTERS - 2)
     cos, sin = np.cos(angles[shown]), np.sin(angles[shown])
     arrows = {
-        "$x_0$": (1.0, 0.0, "black", (8, -5)),
+        "$x_0$": (1.0, 0.0, "black", (6, -16)),
         "$\\varepsilon$": (0.0, 1.0, "black", (-16, 0)),
         f"$x_{{{shown}}}$": (cos, sin, BLUE, (5, 4)),
         "$v$": (-sin, cos, VERMILION, (-14, 2)),

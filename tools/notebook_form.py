@@ -29,7 +29,8 @@ CELL_METADATA = {"tags", "mystnb"}
 PICTURES = {"image/png", "image/jpeg", "image/svg+xml"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
-MACHINE_PATH = re.compile(r"(?:/home/|/root/|/tmp/|/work/|/Users/|/private/var/|[A-Z]:\\Users\\)[\w.-]*")
+# An absolute path of two or more parts, not inside an address or a fraction.
+MACHINE_PATH = re.compile(r"(?<![\w:/.)\]}])/(?:[\w.+-]+/)+[\w.+-]*|\b[A-Z]:\\[\w.\\-]+")
 SETUP_CELL = (Path(__file__).parent / "setup_cell.txt").read_text(encoding="utf-8").strip()
 
 

@@ -107,12 +107,12 @@ class NoiseSchedule(nn.Module):
     stored as float32 buffers, which move with `.to(device)`.
 
     Attributes:
-        beta: β_t, the variance added by step t.
+        beta: β_t, the variance added by step t (eq:forward-step).
         alpha: α_t = 1 − β_t.
         alpha_bar: ᾱ_t = α_1 ⋯ α_t, the share of the signal's power left at t (eq:alpha-bar).
         sqrt_alpha_bar: √ᾱ_t.
         sigma: √(1 − ᾱ_t), the standard deviation of the noise in x_t (eq:q-sample).
-        snr: ᾱ_t / (1 − ᾱ_t), the signal-to-noise ratio; infinite at t = 0.
+        snr: ᾱ_t / (1 − ᾱ_t), the signal-to-noise ratio (eq:snr); infinite at t = 0.
         log_snr: log ᾱ_t − log(1 − ᾱ_t); infinite at t = 0.
         posterior_variance: β̃_t (eq:posterior-variance); 0 at t = 1 by itself.
         posterior_log_variance_clipped: log β̃_t, with the value of t = 2 at t = 1 (and at 0), where the logarithm

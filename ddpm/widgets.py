@@ -8,11 +8,11 @@ import json
 from collections.abc import Sequence
 from string import Template
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-COLOURS = 64  # in the palette of one frame
+GREYS = 64  # levels of a grey frame
+COLOURS = 256  # in the palette of a colour frame
 SHOWN_WIDTH = 320  # CSS pixels, about the widest picture that fits a phone
 MILLISECONDS = 160  # of one frame, while playing
 
@@ -111,7 +111,7 @@ def frame_scrubber(
         scale: CSS pixels to one pixel of a frame; None makes the frame about as wide as a phone.
 
     Returns:
-        An object that a notebook displays as HTML. It weighs about 1.1 bytes for each pixel of each frame.
+        An object that a notebook displays as HTML. It weighs at most about 1.4 bytes for each pixel of each frame.
 
     Raises:
         ValueError: if the shape or the number of labels is wrong, or `alt` is empty.
@@ -147,12 +147,13 @@ def png(frame: Tensor) -> str:
     """One image of shape (C, H, W) in [0, 1] as a PNG with a palette, in base64."""
     channels = frame.detach().cpu().float().clamp(0, 1)
     if len(channels) == 1:
-        # A grey ramp of even steps as the palette, so that equal greys are equal in every frame.
-        image = Image.fromarray((channels[0] * (COLOURS - 1)).round().byte().numpy()).convert("P")
-        image.putpalette([round(255 * level / (COLOURS - 1)) for level in range(COLOURS) for _ in "RGB"])
+        # A ramp of even steps as the palette, so that equal greys are equal in every frame.
+        image = Image.fromarray((channels[0] * (GREYS - 1)).round().byte().numpy()).convert("P")
+        image.putpalette([round(255 * level / (GREYS - 1)) for level in range(GREYS) for _ in "RGB"])
     else:
-        pixels = (channels * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-        image = Image.fromarray(pixels.numpy()).quantize(COLOURS)
+        pixels = (channels * 255).round().byte().permute(1, 2, 0).contiguous()
+        # The octree keeps rare colours, such as those of a cat's eyes, and is the quickest of Pillow's methods.
+        image = Image.fromarray(pixels.numpy()).quantize(COLOURS, Image.Quantize.FASTOCTREE)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -203,6 +203,7 @@ def test_images_are_found_at_any_depth_in_any_spelling_and_in_order(tmp_path):
     (tmp_path / "folder.png").mkdir()
     dataset = data.image_folder(tmp_path, 8)
     assert [path.relative_to(tmp_path).as_posix() for path in dataset.paths] == wanted
+    assert dataset.unreadable == {}
     images = torch.stack(list(dataset))
     assert images.shape == (7, 3, 8, 8)
     assert_eight_bit(images)

@@ -35,7 +35,10 @@ class UnknownSyntaxError(ValueError):
 
 def citation_author(entry: Entry) -> str:
     """The authors as the book names them: one, two, or the first "et al."."""
-    names = [" ".join(str(part) for part in person.rich_last_names) for person in entry.persons["author"]]
+    names = [
+        " ".join(str(part) for part in person.rich_last_names)
+        for person in dict(entry.persons or {})["author"]
+    ]
     return names[0] if len(names) == 1 else " and ".join(names) if len(names) == 2 else f"{names[0]} et al."
 
 

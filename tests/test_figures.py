@@ -143,14 +143,11 @@ def test_titles_stand_above_their_images_and_do_not_touch(titles):
     height, width = draw(figure).shape[:2]
     for left, right in itertools.pairwise(boxes(figure, texts)):
         assert left.x1 < right.x0
-    for text, box in zip(texts, boxes(figure, texts), strict=True):
+    for box in boxes(figure, texts):
         assert box.x0 >= 0
         assert box.x1 <= width
         assert box.y1 <= height
-            text
-        )  # letters on white, above the black image
-        first_black_row = figures.LINE * figure.dpi
-        assert height - box.y0 < first_black_row + 1
+        assert height - box.y0 < figures.LINE * figure.dpi + 1  # where the images begin
 
 
 def test_strip_puts_rows_below_each_other_with_labels():

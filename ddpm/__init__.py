@@ -15,10 +15,11 @@ works in [-1, 1].
 """
 
 from ddpm.checkpoint import load_pretrained, save_pretrained
-from ddpm.diffusion import P2, GaussianDiffusion, MinSNR, Prediction, to_image_scale, to_model_scale
+from ddpm.diffusion import GaussianDiffusion, Prediction, to_image_scale, to_model_scale
 from ddpm.samplers import State, ancestral, ddim, timestep_grid
 from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
 from ddpm.unet import Unet
+from ddpm.weighting import P2, MinSNR, spread_levels
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ __all__ = [
     "load_pretrained",
     "save_pretrained",
     "sigmoid_betas",
+    "spread_levels",
     "timestep_grid",
     "to_image_scale",
     "to_model_scale",

@@ -5,7 +5,7 @@ Images handed to `forward` and returned by `sample` are in [0, 1]. Everything na
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ddpm import samplers
+from ddpm.checks import check_choice, check_image_size, check_images, check_levels, check_pair
 from ddpm.schedule import NoiseSchedule
+from ddpm.weighting import Objective, Weighting
 
-Objective = Literal["pred_noise", "pred_x0", "pred_v"]
 LossType = Literal["l1", "l2"]
 
 
@@ -44,58 +45,6 @@ class Prediction:
     x0: Tensor
     v: Tensor
     score: Tensor
-
-
-class Weighting(Protocol):
-    """A weight w(t) for the loss of each image."""
-
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
-        """Weights of shape (B,) for levels t of shape (B,)."""
-        ...
-
-
-@dataclass(frozen=True)
-class MinSNR:
-    """Min-SNR weighting: the loss on x_0 weighted by min(SNR, γ), whatever the network predicts (Hang et al. 2023).
-
-    Attributes:
-        gamma: the ceiling γ on the signal-to-noise ratio, positive.
-    """
-
-    gamma: float = 5.0
-
-    def __post_init__(self) -> None:
-        """Refuse a ceiling that is not positive."""
-        if not self.gamma > 0:
-            raise ValueError(f"MinSNR needs gamma > 0, but got {self.gamma!r}")
-
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
-        """Weights of shape (B,) for levels t of shape (B,)."""
-        snr = schedule.snr[t]
-        error_per_x0_error = {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}
-        return snr.clamp(max=self.gamma) / error_per_x0_error[objective]
-
-
-@dataclass(frozen=True)
-class P2:
-    """P2 weighting (k + SNR)^−γ: less weight on the almost clean levels (Choi et al. 2022).
-
-    Attributes:
-        gamma: exponent γ; 0 means no weighting.
-        k: offset that keeps the weight finite at low SNR.
-    """
-
-    gamma: float = 1.0
-    k: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse what would weight the cleanest levels most, or not at all."""
-        if not (self.gamma >= 0 and self.k >= 0):
-            raise ValueError(f"P2 needs gamma >= 0 and k >= 0, but got gamma={self.gamma!r}, k={self.k!r}")
-
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:  # noqa: ARG002
-        """Weights of shape (B,) for levels t of shape (B,); the same for every objective."""
-        return (self.k + schedule.snr[t]) ** -self.gamma
 
 
 class GaussianDiffusion(nn.Module):
@@ -200,7 +149,7 @@ class GaussianDiffusion(nn.Module):
             ValueError: if shapes, types or levels are wrong.
         """
         check_pair("x_start", x_start, "noise", noise)
-        t = self.check_t(t, x_start)
+        t = check_levels(t, x_start, self.schedule.timesteps)
         return self.at("sqrt_alpha_bar", t) * x_start + self.at("sigma", t) * noise
 
     def q_posterior(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,7 +169,7 @@ class GaussianDiffusion(nn.Module):
             ValueError: if shapes, types or levels are wrong.
         """
         check_pair("x_start", x_start, "x_t", x_t)
-        t = self.check_t(t, x_t)
+        t = check_levels(t, x_t, self.schedule.timesteps)
         mean = self.at("posterior_mean_coef_x0", t) * x_start + self.at("posterior_mean_coef_xt", t) * x_t
         return mean, self.at("posterior_variance", t), self.at("posterior_log_variance_clipped", t)
 
@@ -229,25 +178,25 @@ class GaussianDiffusion(nn.Module):
     def predict_start_from_noise(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_0 = (x_t − σ_t ε) / √ᾱ_t, for x_t and ε of shape (B, C, H, W) and t of shape (B,)."""
         check_pair("x_t", x_t, "noise", noise)
-        t = self.check_t(t, x_t)
+        t = check_levels(t, x_t, self.schedule.timesteps)
         return (x_t - self.at("sigma", t) * noise) / self.at("sqrt_alpha_bar", t)
 
     def predict_noise_from_start(self, x_t: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
         """ε = (x_t − √ᾱ_t x_0) / σ_t, for x_t and x_0 of shape (B, C, H, W) and t of shape (B,)."""
         check_pair("x_t", x_t, "x_start", x_start)
-        t = self.check_t(t, x_t)
+        t = check_levels(t, x_t, self.schedule.timesteps)
         return (x_t - self.at("sqrt_alpha_bar", t) * x_start) / self.at("sigma", t)
 
     def predict_v(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """v = √ᾱ_t ε − σ_t x_0, for x_0 and ε of shape (B, C, H, W) and t of shape (B,) (eq:v)."""
         check_pair("x_start", x_start, "noise", noise)
-        t = self.check_t(t, x_start)
+        t = check_levels(t, x_start, self.schedule.timesteps)
         return self.at("sqrt_alpha_bar", t) * noise - self.at("sigma", t) * x_start
 
     def predict_start_from_v(self, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
         """x_0 = √ᾱ_t x_t − σ_t v, for x_t and v of shape (B, C, H, W) and t of shape (B,)."""
         check_pair("x_t", x_t, "v", v)
-        t = self.check_t(t, x_t)
+        t = check_levels(t, x_t, self.schedule.timesteps)
         return self.at("sqrt_alpha_bar", t) * x_t - self.at("sigma", t) * v
 
     # The reverse process
@@ -270,7 +219,7 @@ class GaussianDiffusion(nn.Module):
             ValueError: if shapes, types or levels are wrong.
         """
         check_images("x_t", x_t)
-        t = self.check_t(t, x_t)
+        t = check_levels(t, x_t, self.schedule.timesteps)
         output = self.network(x_t, t, labels).to(x_t.dtype)  # autocast may have left it in half precision
         check_pair("x_t", x_t, "the network's output", output)
         if self.objective == "pred_noise":
@@ -409,7 +358,7 @@ class GaussianDiffusion(nn.Module):
             t = samplers.randint(1, self.schedule.timesteps + 1, len(x0), generator, x0.device)
         if noise is None:
             noise = samplers.randn(tuple(x0.shape), generator, x0.device)
-        t = self.check_t(t, x0)
+        t = check_levels(t, x0, self.schedule.timesteps)
         x_t = self.q_sample(x0, t, noise)
         output = self.network(x_t, t, labels)
         check_pair("x_t", x_t, "the network's output", output)
@@ -438,7 +387,8 @@ class GaussianDiffusion(nn.Module):
         check_images("images", images)
         if tuple(images.shape[1:]) != self.image_shape or len(images) == 0:
             raise ValueError(
-                f"images must have shape (B, {shape_text(self.image_shape)}) with B >= 1, but got {tuple(images.shape)}"
+                f"images must have shape (B, {', '.join(map(str, self.image_shape))}) with B >= 1,"
+                f" but got {tuple(images.shape)}"
             )
         # Asked this way round, so that NaN is refused as well.
         if images.device.type == "cpu" and not (images.min() >= 0 and images.max() <= 1):
@@ -448,75 +398,6 @@ class GaussianDiffusion(nn.Module):
             )
         return self.loss(to_model_scale(images), labels=labels)
 
-    # Small helpers
-
     def at(self, table: str, t: Tensor) -> Tensor:
         """The schedule's `table` at t of shape (B,), as (B, 1, 1, 1), ready to multiply images."""
         return getattr(self.schedule, table)[t].view(-1, 1, 1, 1)
-
-    def check_t(self, t: Tensor, x: Tensor) -> Tensor:
-        """Refuse levels that are not integers of shape (B,) in 1 … T; returns them as int64 on the device of x.
-
-        The range is checked on the CPU only: on an accelerator the look itself would make every step wait.
-        """
-        if not isinstance(t, Tensor):
-            raise TypeError(
-                f"t must be a tensor with one level per image, torch.full(({len(x)},), 1 … T), but got {t!r}"
-            )
-        if t.shape != (len(x),) or not is_whole(t):
-            raise ValueError(
-                f"t must hold one whole number per image, shape ({len(x)},), but got {t.dtype} of shape"
-                f" {tuple(t.shape)}"
-            )
-        if t.device.type == "cpu" and len(t) and not (t.min() >= 1 and t.max() <= self.schedule.timesteps):
-            raise ValueError(
-                f"t must lie in 1 … {self.schedule.timesteps} (0 is the clean image), but got values from"
-                f" {t.min().item()} to {t.max().item()}"
-            )
-        return t.to(x.device, torch.long)  # other integer types index differently: uint8 as a mask
-
-
-def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    """Refuse an unknown word, naming the known ones."""
-    if value not in allowed:
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, allowed))}")
-
-
-def is_whole(t: Tensor) -> bool:
-    """Whether the type of `t` is one of the integers."""
-    return not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
-
-
-def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) from one number or a pair, each at least 1."""
-    size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(size) != 2 or any(
-        isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in size
-    ):
-        raise ValueError(
-            f"image_size must be one whole number >= 1 or a pair of them, but got {image_size!r}"
-        )
-    return size
-
-
-def check_images(name: str, x: Tensor) -> None:
-    """Refuse anything but floating-point tensors of shape (B, C, H, W)."""
-    if x.ndim != 4 or not x.is_floating_point():
-        raise ValueError(
-            f"{name} must be a floating-point tensor of shape (B, C, H, W), but got {x.dtype} of shape {tuple(x.shape)}"
-        )
-
-
-def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
-    """Refuse images that are no images, or two that differ in shape."""
-    check_images(name_a, a)
-    check_images(name_b, b)
-    if a.shape != b.shape:
-        raise ValueError(
-            f"{name_a} and {name_b} must have one shape, but got {tuple(a.shape)} and {tuple(b.shape)}"
-        )
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """'1, 8, 8' for (1, 8, 8)."""
-    return ", ".join(map(str, shape))

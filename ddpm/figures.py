@@ -761,7 +761,9 @@ def three_coordinates(angles: Mapping[int, float], shown: int) -> Figure:
     small = np.linspace(0, angles[shown], 50)
     axes.plot(0.28 * np.cos(small), 0.28 * np.sin(small), color=BLUE, linewidth=1, linestyle="-")
     middle = angles[shown] / 2
-    axes.text(0.36 * np.cos(middle), 0.36 * np.sin(middle), "$\\varphi$", color=BLUE, ha="center", va="center")
+    axes.text(
+        0.36 * np.cos(middle), 0.36 * np.sin(middle), "$\\varphi$", color=BLUE, ha="center", va="center"
+    )
     axes.plot([cos, cos], [0, sin], color=BLUE, linewidth=1, linestyle=DASHES[2])
     axes.plot([0, cos], [sin, sin], color=BLUE, linewidth=1, linestyle=DASHES[2])
     axes.text(cos, -0.03, "$\\sqrt{\\bar\\alpha_t}$", color=BLUE, ha="center", va="top")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from ddpm.diffusion import check_image_size
+from ddpm.checks import check_image_size
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tiff", ".tif", ".bmp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name for them

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm import gaussians, samplers
-from ddpm.diffusion import check_choice, check_images
+from ddpm.checks import check_choice, check_images
 from ddpm.samplers import Denoiser, Variance
 from ddpm.schedule import NoiseSchedule
 

@@ -1,0 +1,97 @@
+"""Which noise levels count for how much in training: weights w(t) on the loss, and how t is drawn."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ddpm.schedule import NoiseSchedule
+
+Objective = Literal["pred_noise", "pred_x0", "pred_v"]
+
+
+class Weighting(Protocol):
+    """A weight w(t) for the loss of each image."""
+
+    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
+        """Weights of shape (B,) for levels t of shape (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class MinSNR:
+    """Min-SNR weighting: the loss on x_0 weighted by min(SNR, γ), whatever the network predicts (Hang et al. 2023).
+
+    Attributes:
+        gamma: the ceiling γ on the signal-to-noise ratio, positive.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse a ceiling that is not positive."""
+        if not self.gamma > 0:
+            raise ValueError(f"MinSNR needs gamma > 0, but got {self.gamma!r}")
+
+    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
+        """Weights of shape (B,) for levels t of shape (B,)."""
+        snr = schedule.snr[t]
+        error_per_x0_error = {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}
+        return snr.clamp(max=self.gamma) / error_per_x0_error[objective]
+
+
+@dataclass(frozen=True)
+class P2:
+    """P2 weighting (k + SNR)^−γ: less weight on the almost clean levels (Choi et al. 2022).
+
+    Attributes:
+        gamma: exponent γ; 0 means no weighting.
+        k: offset that keeps the weight finite at low SNR.
+    """
+
+    gamma: float = 1.0
+    k: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would weight the cleanest levels most, or not at all."""
+        if not (self.gamma >= 0 and self.k >= 0):
+            raise ValueError(f"P2 needs gamma >= 0 and k >= 0, but got gamma={self.gamma!r}, k={self.k!r}")
+
+    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:  # noqa: ARG002
+        """Weights of shape (B,) for levels t of shape (B,); the same for every objective."""
+        return (self.k + schedule.snr[t]) ** -self.gamma
+
+
+def spread_levels(
+    count: int,
+    timesteps: int,
+    *,
+    shift: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Noise levels for a batch, spread evenly over 1 … T with one common random shift (eq:low-discrepancy).
+
+    Each level has probability 1/T for each image of a shuffled batch, as with independent draws, but every batch covers
+    the whole range, so its loss wanders less (Kingma et al. 2021, appendix I).
+
+    Args:
+        count: number of levels B, at least 1.
+        timesteps: T, at least 1.
+        shift: the common shift u in [0, 1); drawn if not given.
+        generator: source of `shift` where it is drawn.
+
+    Returns:
+        Levels of shape (B,), int64, in rising order.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    if count < 1 or timesteps < 1:
+        raise ValueError(f"count and timesteps must be at least 1, but got {count} and {timesteps}")
+    if shift is None:
+        shift = float(torch.rand((), generator=generator, dtype=torch.float64))
+    if not 0 <= shift < 1:
+        raise ValueError(f"shift must lie in [0, 1), but got {shift}")
+    position = (torch.arange(count, dtype=torch.float64) + shift) / count
+    return 1 + (timesteps * position).long().clamp(max=timesteps - 1)  # the clamp is for rounding only

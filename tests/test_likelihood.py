@@ -249,9 +249,13 @@ def test_every_term_is_what_torch_distributions_say(variance: str, clip_x0: bool
 
 
 def test_prior_term_is_the_closed_form() -> None:
-    model = denoiser(linear_betas(25), means=(0.0, 0.0), variances=(1.0, 1.0))
+    betas = torch.linspace(
+        0.01, 0.1, 10, dtype=torch.float64
+    )  # a chain so short that much of the picture is left
+    model = denoiser(betas, means=(0.0, 0.0), variances=(1.0, 1.0))
     x0 = eight_bit_images(5, 2)
     alpha_bar = model.schedule.alpha_bar[-1]
+    assert 0.5 < alpha_bar < 0.6
     expected = kl_divergence(Normal(alpha_bar.sqrt() * x0, (1 - alpha_bar).sqrt()), Normal(0.0, 1.0))
     torch.testing.assert_close(vlb_terms(model, x0).prior, expected.flatten(1).sum(1))
 

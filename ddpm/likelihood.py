@@ -126,13 +126,16 @@ def vlb_terms(
     check_data(x0, decoder, labels, batch_size)
     log_variance = reverse_log_variance(diffusion.schedule, variance)
     source = image_streams(len(x0), generator, seeds)
+    x0 = x0.to(
+        log_variance.device, torch.promote_types(x0.dtype, torch.float32)
+    )  # half precision is too coarse
     parts = []
     with evaluating(diffusion):
         for first in range(0, len(x0), batch_size):
             chosen = slice(first, first + batch_size)
             chosen_labels = None if labels is None else labels[chosen].to(log_variance.device)
             reverse = Reverse(diffusion, log_variance, chosen_labels, clip_x0)
-            parts.append(batch_terms(reverse, x0[chosen].to(log_variance.device), decoder, source[chosen]))
+            parts.append(batch_terms(reverse, x0[chosen], decoder, source[chosen]))
     prior, steps = (torch.cat(part) for part in zip(*parts, strict=True))
     return VariationalBound(prior, steps, dimensions=x0[0].numel())
 

@@ -410,6 +410,15 @@ def test_bad_input_is_refused_before_any_network_call(options: dict, message: st
         vlb_terms(model, **{"x0": torch.ones(2, 1, 1, 1), **options})
 
 
+def test_half_precision_images_are_computed_in_single() -> None:
+    model = denoiser(linear_betas(25))
+    half = torch.full((2, 1, 1, 1), 0.25, dtype=torch.bfloat16)  # exact in either type
+    options = {"decoder": "continuous", "clip_x0": False, "seeds": [1, 2]}
+    assert torch.equal(
+        vlb_terms(model, half, **options).steps, vlb_terms(model, half.float(), **options).steps
+    )
+
+
 def test_continuous_decoder_takes_any_values() -> None:
     model = denoiser(linear_betas(25))
     bound = vlb_terms(model, torch.full((2, 1, 1, 1), 3.21), decoder="continuous", clip_x0=False)

@@ -16,6 +16,8 @@ COLOURS = 256  # in the palette of a colour frame
 SHOWN_WIDTH = 320  # CSS pixels, about the widest picture that fits a phone
 MILLISECONDS = 160  # of one frame, while playing
 
+CAPTION = "text-align: center; color: inherit; font-weight: inherit"
+
 # The controls are hidden until the script runs, so that a page without scripts shows the last frame and no dead
 # buttons. The script looks for the figure by a key, not by its place: a notebook may run it from anywhere. It marks
 # each figure that it has brought to life, so the same frames may stand on a page twice. JupyterLab would take the
@@ -25,8 +27,10 @@ MILLISECONDS = 160  # of one frame, while playing
 PAGE = Template("""\
 <figure class="frame-scrubber" data-frames="$key" style="margin: 1em 0; max-width: 100%">
 <img class="dark-light" src="data:image/png;base64,$last_frame" alt="$last_alt" width="$width" height="$height"
- style="display: block; image-rendering: pixelated; max-width: 100%; height: auto">
-<div style="display: none; align-items: center; gap: .75em; max-width: ${row_width}px; margin: .5em 0; color: inherit">
+ style="display: block; margin: 0 auto; padding: 0; background: none; image-rendering: pixelated;
+ max-width: 100%; height: auto">
+<div style="display: none; align-items: center; gap: .75em; max-width: ${row_width}px; margin: .5em auto;
+ color: inherit">
 <button type="button" aria-label="Play the frames" data-lm-suppress-shortcuts="true"
  style="font: inherit; color: inherit; background: none; border: 1px solid currentColor; border-radius: .3em;
  padding: .3em .6em; min-width: 4.2em; cursor: pointer">Play</button>
@@ -130,7 +134,9 @@ def frame_scrubber(
         "row_width": max(scale * width, SHOWN_WIDTH),
         "label": html.escape(f"Frame of: {alt}"),
         "label_width": max(map(len, labels)),
-        "caption": "" if caption is None else f"<figcaption>{html.escape(caption)}</figcaption>\n",
+        "caption": ""
+        if caption is None
+        else f'<figcaption style="{CAPTION}">{html.escape(caption)}</figcaption>\n',
         "frames": json.dumps(images),
         "labels": script_text(list(labels)),
         "alt": script_text(alt),

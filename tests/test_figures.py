@@ -102,6 +102,7 @@ def test_image_grid_shows_every_pixel_in_reading_order(count):
     for image, corner in zip(images, sheet.corners, strict=True):
         pixels = shown(canvas, corner, (sheet.height, sheet.width), (8, 8))
         assert np.abs(pixels - 255 * image[0, :, :, None].numpy()).max() <= 1
+    assert sheet.width == sheet.height
     order = [(y, x) for x, y in sheet.corners]
     assert order == sorted(order)
     assert len({x for x, _ in sheet.corners}) == columns
@@ -174,13 +175,17 @@ def test_a_single_row_needs_no_row_label():
 
 
 def test_compared_grids_stand_left_and_right_under_their_titles():
-    figure = figures.compare_grids(torch.zeros(9, 1, 8, 8), torch.full((9, 1, 8, 8), 0.5), ("black", "grey"))
-    canvas = draw(figure)
-    for text, level in (("black", 0), ("grey", 128)):
-        title = next(artist for artist in figure.axes[0].texts if artist.get_text() == text)
-        box = title.get_window_extent()
-        column = canvas[int(canvas.shape[0] - box.y0) + 10 :, int((box.x0 + box.x1) / 2), 0]
-        assert set(np.unique(column)) == {level, 255}  # images, and the white between them
+    figure = figures.compare_grids(
+        torch.zeros(9, 1, 8, 8), torch.full((7, 1, 8, 8), 0.5), ("black", "grey"), columns=3
+    )
+    texts = figure.axes[0].texts
+    titles = dict(zip([text.get_text() for text in texts], boxes(figure, texts), strict=True))
+    below_titles = draw(figure)[int(figures.LINE * figure.dpi) + 5 :, :, 0]
+    black, grey = (np.flatnonzero((below_titles == level).any(0)) for level in (0, 128))
+    assert black.max() < grey.min() - 10  # screen pixels
+    assert len(np.unique(below_titles)) == 3
+    for title, columns in ((titles["black"], black), (titles["grey"], grey)):
+        assert (title.x0 + title.x1) / 2 == pytest.approx((columns.min() + columns.max()) / 2, abs=2)
 
 
 @pytest.mark.parametrize("images", [torch.zeros(8, 8), torch.zeros(2, 2, 8, 8), torch.zeros(0, 1, 8, 8)])

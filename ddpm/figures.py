@@ -725,7 +725,8 @@ def density_panels(
         axes.set(title=title, xlabel=xlabel, yticks=[], ylim=(0, None))
         axes.spines["left"].set_visible(False)
         axes.margins(x=0)
-    figure.legend(*row[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(densities))
+    handles, names = row[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     return figure
 
 

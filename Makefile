@@ -96,7 +96,7 @@ chapters: $(STAMP) ## each notebook's form, then its outputs against a fresh run
 
 .PHONY: pages
 pages: book ## the built pages: requests, alt text, numbers, and mathematics in a real browser
-	$(UNIT_THREADS) $(BIN)/python -m pytest tests/book tests/browser
+	$(UNIT_THREADS) $(BIN)/python -m pytest tests/book tests/browser -n 2
 
 # ---- for maintainers
 

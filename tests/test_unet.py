@@ -76,6 +76,24 @@ def linear(x, layer):
     return x @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy()
 
 
+def residual(x, moment, block, groups):
+    """A `ResidualBlock` on one image, without dropout; `moment` is the activated embedding."""
+    h = conv(silu(group_norm(x, block.norm1, groups)), block.conv1)
+    h = h + linear(moment, block.time)[:, None, None]
+    h = conv(silu(group_norm(h, block.norm2, groups)), block.conv2)
+    same = isinstance(block.shortcut, nn.Identity)
+    return h + (x if same else conv(x, block.shortcut, pad=((0, 0), (0, 0))))
+
+
+def attend(x, block, groups):
+    """An `AttentionBlock` on one image: softmax(q kᵀ/√d) v over all pixels, one head."""
+    channels, height, width = x.shape
+    tokens = group_norm(x, block.norm, groups).reshape(channels, -1).T
+    q, k, v = np.split(linear(tokens, block.qkv), 3, axis=1)
+    attended = softmax(q @ k.T / math.sqrt(channels), axis=1) @ v
+    return x + linear(attended, block.out).T.reshape(channels, height, width)
+
+
 @pytest.mark.parametrize("dim", [4, 8, 128])
 def test_time_embedding_is_sines_then_cosines_with_both_ends(dim):
     """Frequencies 10000^(−i/(half−1)) for i = 0 … half−1, from 1 down to exactly 1/10000."""
@@ -109,13 +127,10 @@ def test_residual_block(dim, dim_out, scale):
     """Also for inputs so small that the ε of the normalisation decides the result."""
     block = draw_all(ResidualBlock(dim, dim_out, time_dim=16, groups=4, dropout=0.5)).eval()
     x, time = scale * images(2, dim, 6, 4), images(2, 16, seed=1)
-    expected = []
-    for one, moment in zip(x.double().numpy(), time.double().numpy(), strict=True):
-        h = conv(silu(group_norm(one, block.norm1, 4)), block.conv1)
-        h = h + linear(moment, block.time)[:, None, None]
-        h = conv(silu(group_norm(h, block.norm2, 4)), block.conv2)
-        way_round = one if dim == dim_out else conv(one, block.shortcut, pad=((0, 0), (0, 0)))
-        expected.append(way_round + h)
+    expected = [
+        residual(one, moment, block, 4)
+        for one, moment in zip(x.double().numpy(), time.double().numpy(), strict=True)
+    ]
     np.testing.assert_allclose(block(x, time).detach().numpy(), np.stack(expected), rtol=1e-4, atol=1e-4)
 
 
@@ -123,12 +138,7 @@ def test_attention_block():
     """Every pixel attends to every pixel, softmax(q kᵀ/√d) v, one head; the result is added to the input."""
     block = draw_all(AttentionBlock(8, groups=4))
     x = images(2, 8, 3, 5)
-    expected = []
-    for one in x.double().numpy():
-        tokens = group_norm(one, block.norm, 4).reshape(8, 15).T
-        q, k, v = np.split(linear(tokens, block.qkv), 3, axis=1)
-        attended = softmax(q @ k.T / math.sqrt(8), axis=1) @ v
-        expected.append(one + linear(attended, block.out).T.reshape(8, 3, 5))
+    expected = [attend(one, block, 4) for one in x.double().numpy()]
     np.testing.assert_allclose(block(x).detach().numpy(), np.stack(expected), rtol=1e-4, atol=1e-4)
 
 
@@ -148,6 +158,38 @@ def test_upsampling_repeats_and_convolves():
 
 
 # The whole
+
+
+def test_the_whole_network_is_the_papers_figure():
+    """Two levels of one block, with labels, against NumPy: activations, order of layers, which map is joined where."""
+    network = small(num_classes=3, num_res_blocks=1)
+    x, t, labels = images(2, 1, 4, 8), torch.tensor([3, 700]), torch.tensor([2, 0])
+    _, dense1, _, dense2 = network.time_embedding
+    fine, down, coarse = network.down
+    middle1, middle2 = network.middle
+    up1, up2, rise, up3, up4 = network.up
+    expected = []
+    for i, one in enumerate(x.double().numpy()):
+        angles = t[i].item() * 10_000.0 ** (-np.arange(4) / 3)
+        moment = np.concatenate([np.sin(angles), np.cos(angles)])
+        moment = linear(silu(linear(moment, dense1)), dense2)
+        moment = silu(moment + network.label_embedding.weight[labels[i]].detach().double().numpy())
+
+        def stage(h, layer, *joined, moment=moment):
+            h = residual(np.concatenate([h, *joined]), moment, layer.block, 4)
+            return h if isinstance(layer.attention, nn.Identity) else attend(h, layer.attention, 4)
+
+        first = conv(one, network.first)
+        h1 = stage(first, fine)
+        h2 = conv(h1, down.conv, stride=2, pad=((0, 1), (0, 1)))
+        h3 = stage(h2, coarse)
+        h = stage(stage(h3, middle1), middle2)
+        h = stage(stage(h, up1, h3), up2, h2)
+        h = conv(h.repeat(2, axis=1).repeat(2, axis=2), rise.conv)
+        h = stage(stage(h, up3, h1), up4, first)
+        expected.append(conv(silu(group_norm(h, network.last_norm, 4)), network.last))
+    got = network(x, t, labels).detach().numpy()
+    np.testing.assert_allclose(got, np.stack(expected), rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
 def parameters_by_hand(dim, mults, channels, attention, time_dim):  # noqa: C901

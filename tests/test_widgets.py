@@ -335,8 +335,12 @@ def test_several_scrubbers_on_a_page_do_not_disturb_each_other(browse):
     assert browser.state(1) == frame(0)
     assert browser.state(2)["alt"] == "Another: z"
     assert browser.state(2)["grey"] == 0
-    browser.click("button")  # the first figure's; were it set up twice, one click would count as two
+    browser.ask(
+        "window.clocks = 0; const start = setInterval; setInterval = (...rest) => (clocks++, start(...rest))"
+    )
+    browser.click("button")
     browser.until("document.querySelector('input').value !== '4'")
+    assert browser.ask("clocks") == 1  # set up twice, the first figure would play at double speed
     assert browser.state(1) == frame(0)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save
 
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.unet import Unet
@@ -33,7 +33,8 @@ def save_pretrained(diffusion: GaussianDiffusion, folder: str | os.PathLike[str]
     folder.mkdir(parents=True, exist_ok=True)
     config = {"network": diffusion.network.config, "diffusion": diffusion.config}
     unfinished = folder / f".{WEIGHTS}.part"
-    save_model(diffusion.network, str(unfinished))
+    weights = {name: tensor.contiguous() for name, tensor in diffusion.network.state_dict().items()}
+    unfinished.write_bytes(save(weights))
     replace_synced(unfinished, folder / WEIGHTS)
     unfinished = folder / f".{CONFIG}.part"
     unfinished.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

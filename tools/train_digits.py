@@ -41,7 +41,7 @@ def main() -> None:
     torch.manual_seed(0)
     images = digits().tensors[0]
     training, held_out = images[:TRAINING_IMAGES], images[TRAINING_IMAGES:]
-    network = Unet(32, dim_mults=(1, 2), channels=1, num_res_blocks=1, dropout=0.1)
+    network = Unet(24, dim_mults=(1, 2), channels=1, num_res_blocks=1, dropout=0.1)
     diffusion = GaussianDiffusion(network, image_size=8, objective="pred_v", beta_schedule="cosine")
     averaged = AveragedModel(diffusion, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     optimiser = torch.optim.AdamW(

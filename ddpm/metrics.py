@@ -1,6 +1,7 @@
 """How good are the samples? Distances and judgements on raw pixels, for data small enough to need no deep features."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,9 @@ class DigitJudge:
             labels: their classes, shape (N,).
             gamma: width of the kernel exp(−γ‖a − b‖²) on the pixels in [0, 1].
         """
-        self.classifier = SVC(gamma=gamma, probability=True, random_state=0)
+        # scikit-learn carries no types, and the checker's guesses from its default values are wrong.
+        options: dict[str, Any] = {"gamma": gamma, "probability": True, "random_state": 0}
+        self.classifier = SVC(**options)
         with warnings.catch_warnings():
             # Deprecated in scikit-learn 1.9 in favour of a calibration of each class against the rest. That one calls
             # every image of pure noise a digit with certainty, so it cannot judge samples; hence scikit-learn < 1.11.

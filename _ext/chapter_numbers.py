@@ -1,4 +1,4 @@
-"""Take the number of a chapter from its file name: ``chapters/04-posterior`` is chapter 4.
+"""Take the number of a chapter from its file name: ``chapters/04-posterior`` is chapter 4, ``A-gaussians`` appendix A.
 
 Sphinx counts chapters in the order of the table of contents, so a chapter that is not written
 yet would shift every later number: equation (4.1) would be (3.1) until chapter 3 exists. Numbers in
@@ -20,33 +20,35 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PREFIX = re.compile(r"(?:^|/)(\d+)-[^/]*$")
+PREFIX = re.compile(r"(?:^|/)0*([1-9]\d*|[A-Z])-[^/]*$")
 
 
-def chapter_number(docname: str) -> int | None:
-    """The chapter's number, 4 for ``chapters/04-posterior``; None for a file name without one."""
+def chapter_number(docname: str) -> str | None:
+    """The chapter's number, "4" for ``chapters/04-posterior``, an appendix's letter; None for a name without one."""
     match = PREFIX.search(docname)
-    return int(match.group(1)) if match else None
+    return match.group(1) if match else None
 
 
-def numbered_chapters(docnames: list[str]) -> dict[str, int]:
+def numbered_chapters(docnames: list[str]) -> dict[str, str]:
     """Map each numbered page to its chapter number; warn where there is none, or where two agree."""
-    chapters: dict[str, int] = {}
+    chapters: dict[str, str] = {}
     for docname in docnames:
         number = chapter_number(docname)
         if number is None:
-            logger.warning("a page of a numbered part needs a file name like 04-title", location=docname)
+            logger.warning(
+                "a page of a numbered part needs a file name like 04-title or A-title", location=docname
+            )
         elif number in chapters.values():
-            logger.warning("chapter number %d is taken by another file", number, location=docname)
+            logger.warning("chapter number %s is taken by another file", number, location=docname)
         else:
             chapters[docname] = number
     return chapters
 
 
-def renumber(env: BuildEnvironment, docname: str, chapter: int) -> None:
+def renumber(env: BuildEnvironment, docname: str, chapter: str) -> None:
     """Replace the first component of every number that belongs to one page."""
 
-    def fixed(number: tuple[int, ...] | list[int]) -> tuple[int, ...]:
+    def fixed(number: tuple[int | str, ...] | list[int]) -> tuple[int | str, ...]:
         return (chapter, *tuple(number)[1:])
 
     sections = env.toc_secnumbers[docname]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-CHAPTER = re.compile(r"^(\d+)-")
+CHAPTER = re.compile(r"^0*([1-9]\d*|[A-Z])-")
 HEADING = re.compile(r"^(#{1,4}) +(.*?)\s*$")
 LABEL = re.compile(r"^\(([\w-]+)\)=\s*$")
 # One displayed formula and the label after it; the body may not run over another formula's dollars.
@@ -39,7 +39,7 @@ class Target:
 
     Attributes:
         kind: "equation", "figure", "exercise" or "section"; a chapter is a section of the first level.
-        number: the number on the page, such as "4.2"; empty on pages without numbers.
+        number: the number on the page, such as "4.2" or "A.2"; empty on pages without numbers.
         title: a section's heading, else empty.
         page: the page's file name without its ending.
         anchor: the id of the place in the built page.
@@ -71,10 +71,10 @@ def page_cells(path: Path) -> list[NotebookNode]:
     return [nbformat.v4.new_markdown_cell(path.read_text(encoding="utf-8"))]
 
 
-def number_of_chapter(page: str) -> int | None:
-    """4 for "04-posterior", None for a page without a number."""
+def number_of_chapter(page: str) -> str | None:
+    """The "4" of "04-posterior", the "A" of "A-gaussians", None for a page without a number."""
     match = CHAPTER.match(page)
-    return int(match.group(1)) if match else None
+    return match.group(1) if match else None
 
 
 def prose_lines(source: str) -> Iterator[str]:
@@ -109,7 +109,7 @@ class Numbering:
         """Count one heading and return its number, "4" at level 1 and "4.2" at level 2; empty without a chapter."""
         self.levels[level - 1 :] = [self.levels[level - 1] + 1] + [0] * (len(self.levels) - level)
         parts = [self.chapter, *self.levels[1:level]]
-        return ".".join(str(part) for part in parts) if self.chapter is not None else ""
+        return ".".join(str(part) for part in parts) if self.chapter else ""
 
     def read_headings(self, source: str) -> None:
         """Enter the labelled headings of one Markdown cell."""

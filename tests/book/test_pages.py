@@ -159,10 +159,10 @@ def test_numbers_on_the_pages_are_those_of_the_file_names(chapters: dict[str, Be
             tag.get_text() for tag in page.select("article .section-number, article .caption-number, .eqno")
         ]
         numbers += re.findall(
-            r"Exercise [\d.]+", " ".join(t.get_text() for t in page.select("p.admonition-title"))
+            r"Exercise [\dA-Z]+\.\d+", " ".join(t.get_text() for t in page.select("p.admonition-title"))
         )
-        firsts = {re.search(r"\d+", number).group() for number in numbers if re.search(r"\d+\.", number)}
-        assert firsts == {str(chapter)}, name
+        found = [re.search(r"\b(\d+|[A-Z])\.", number) for number in numbers]
+        assert {match.group(1) for match in found if match} == {chapter}, name
 
 
 def test_every_label_has_the_number_that_the_tools_give_it(

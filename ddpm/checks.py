@@ -47,8 +47,8 @@ def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         )
 
 
-def check_levels(t: Tensor, x: Tensor, timesteps: int) -> Tensor:
-    """Refuse levels that are not integers of shape (B,) in 1 … T; returns them as int64 on the device of x.
+def check_levels(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tensor:
+    """Refuse levels that are not integers of shape (B,) in `lowest` … T; returns them as int64 on the device of x.
 
     The range is checked on the CPU only: on an accelerator the look itself would make every step wait.
     """
@@ -60,9 +60,9 @@ def check_levels(t: Tensor, x: Tensor, timesteps: int) -> Tensor:
         raise ValueError(
             f"t must hold one whole number per image, shape ({len(x)},), but got {t.dtype} of shape {tuple(t.shape)}"
         )
-    if t.device.type == "cpu" and len(t) and not (t.min() >= 1 and t.max() <= timesteps):
+    if t.device.type == "cpu" and len(t) and not (t.min() >= lowest and t.max() <= timesteps):
         raise ValueError(
-            f"t must lie in 1 … {timesteps} (0 is the clean image), but got values from"
+            f"t must lie in {lowest} … {timesteps} (0 is the clean image), but got values from"
             f" {t.min().item()} to {t.max().item()}"
         )
     return t.to(x.device, torch.long)  # other integer types index differently: uint8 as a mask

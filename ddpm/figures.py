@@ -731,6 +731,40 @@ def density_panels(
 
 
 @styled
+def ellipses(
+    gaussians: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    points: Numbers | None = None,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Gaussians in the plane as ellipses at one and two standard deviations, over a cloud of points if there is one.
+
+    Args:
+        gaussians: name -> mean of shape (2,) and covariance of shape (2, 2), positive definite.
+        points: shape (N, 2).
+        xlabel: what the first coordinate is.
+        ylabel: what the second coordinate is.
+
+    Returns:
+        The figure, with one scale for both coordinates.
+    """
+    figure, axes = plt.subplots(figsize=(4.6, 4.6))
+    if points is not None:
+        axes.plot(*to_array(points).T, ".", color=SKY, markersize=2, alpha=0.5, linestyle="none")
+    angle = np.linspace(0, 2 * np.pi, 361)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    for index, (name, (mean, covariance)) in enumerate(gaussians.items()):
+        centre, root = to_array(mean)[:, None], np.linalg.cholesky(to_array(covariance))
+        line: dict[str, Any] = {"color": PALETTE[1 + index], "linestyle": DASHES[index]}
+        axes.plot(*(centre + root @ circle), label=name, **line)
+        axes.plot(*(centre + 2 * root @ circle), linewidth=1.2, **line)
+    axes.set(xlabel=xlabel, ylabel=ylabel, aspect="equal")
+    figure.legend(loc="outside upper center", ncols=len(gaussians))
+    return figure
+
+
+@styled
 def three_coordinates(angles: Mapping[int, float], shown: int) -> Figure:
     """The plane of x_0 and ε: where x_t stands at several t, and v at one of them (eq:three-coordinates).
 

@@ -60,6 +60,9 @@ def every_kind():
         "density_evolution": lambda: figures.density_evolution(x, GRID, NORMAL.expand(10, -1)),
         "histogram": lambda: figures.histogram_with_density(torch.randn(99), GRID, {"normal": NORMAL}),
         "bar_chart": lambda: figures.bar_chart(1 / x, xlabel="t", ylabel="bits"),
+        "ellipses": lambda: figures.ellipses(
+            {"one": (torch.zeros(2), torch.eye(2))}, points=torch.randn(50, 2), xlabel="x", ylabel="y"
+        ),
     }
 
 
@@ -301,6 +304,20 @@ def test_histogram_has_the_area_of_the_samples_in_sight():
     assert (edges[0], edges[-1]) == (-4, 4)
     assert (values * np.diff(edges)).sum() == pytest.approx(0.9)
     assert np.allclose(axes.lines[0].get_ydata(), NORMAL)
+
+
+def test_ellipses_lie_one_and_two_standard_deviations_from_the_mean():
+    mean, covariance = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, -0.9], [-0.9, 0.7]])
+    cloud = torch.randn(20, 2)
+    figure = figures.ellipses({"a": (mean, covariance)}, points=cloud, xlabel="x", ylabel="y")
+    dots, *lines = figure.axes[0].lines
+    assert np.allclose(np.asarray(dots.get_xydata()), cloud)
+    inverse = torch.linalg.inv(covariance).numpy()
+    for line, distance in zip(lines, (1, 2), strict=True):
+        apart = np.asarray(line.get_xydata()) - mean.numpy()
+        assert np.allclose(((apart @ inverse) * apart).sum(1), distance**2, atol=1e-5)
+        assert np.ptp(apart[:, 0]) == pytest.approx(2 * distance * 2**0.5, rel=1e-3)
+    assert figure.axes[0].get_aspect() == 1
 
 
 @pytest.mark.parametrize("log", [False, True])

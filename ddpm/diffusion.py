@@ -155,7 +155,7 @@ class GaussianDiffusion(nn.Module):
     def q_posterior(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q(x_{t−1} | x_t, x_0): what the picture looked like one step earlier.
 
-        The closed forms are eq:posterior-mean and eq:posterior-variance.
+        Bayes' rule (eq:posterior-bayes) has the closed forms eq:posterior-mean and eq:posterior-variance.
 
         Args:
             x_start: x_0 in [-1, 1], shape (B, C, H, W).
@@ -194,7 +194,7 @@ class GaussianDiffusion(nn.Module):
         return self.at("sqrt_alpha_bar", t) * noise - self.at("sigma", t) * x_start
 
     def predict_start_from_v(self, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
-        """x_0 = √ᾱ_t x_t − σ_t v, for x_t and v of shape (B, C, H, W) and t of shape (B,)."""
+        """x_0 = √ᾱ_t x_t − σ_t v, for x_t and v of shape (B, C, H, W) and t of shape (B,) (eq:three-coordinates)."""
         check_pair("x_t", x_t, "v", v)
         t = check_levels(t, x_t, self.schedule.timesteps)
         return self.at("sqrt_alpha_bar", t) * x_t - self.at("sigma", t) * v
@@ -213,7 +213,7 @@ class GaussianDiffusion(nn.Module):
             clip_x0: clip the clean image to [-1, 1] and re-derive the noise from it, so that all four still agree.
 
         Returns:
-            The prediction as noise, x0, v and score.
+            The prediction as noise, x0, v (eq:three-coordinates) and score (eq:score).
 
         Raises:
             ValueError: if shapes, types or levels are wrong.
@@ -239,6 +239,8 @@ class GaussianDiffusion(nn.Module):
         self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_denoised: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
         """p_θ(x_{t−1} | x_t): the posterior with the network's x_0 in place of the true one (eq:reverse-step).
+
+        Without clipping, the mean in terms of the predicted noise is eq:posterior-mean-noise.
 
         Args:
             x_t: noisy images, shape (B, C, H, W).

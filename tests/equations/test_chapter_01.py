@@ -27,6 +27,7 @@ def weighted_mean(alpha_bar, x_t, *, signal=np.sqrt, spread=lambda alpha_bar: 1 
 @equation(
     "eq:best-guess",
     how="quadrature",
+    where=None,
     implementation=weighted_mean,
     mutants={
         "nearest picture": lambda alpha_bar, x_t: DATA[np.abs(x_t - math.sqrt(alpha_bar) * DATA).argmin()],
@@ -70,6 +71,7 @@ def gan_value(verdict, p, q):
 @equation(
     "eq:gan-optimum",
     how="quadrature",
+    where=None,
     implementation=lambda p, q: p / (p + q),
     mutants={
         "the other way round": lambda p, q: q / (p + q),
@@ -104,6 +106,7 @@ def bound(x, mean, std, *, reconstruction=1.0, divergence=1.0):
 @equation(
     "eq:vae-bound",
     how="exact",
+    where=None,
     implementation=bound,
     mutants={
         "KL added": lambda x, mean, std: bound(x, mean, std, divergence=-1.0),
@@ -133,6 +136,7 @@ def flow_log_density(x, *, slope_sign=1.0, slope=lambda x: 1 + x**2):
 @equation(
     "eq:change-of-variables",
     how="quadrature",
+    where=None,
     implementation=flow_log_density,
     mutants={
         "slope dropped": lambda x: flow_log_density(x, slope_sign=0.0),

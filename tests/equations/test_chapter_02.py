@@ -50,6 +50,7 @@ def integral(values, grid=GRID):
 @equation(
     "eq:gaussian",
     how="quadrature",
+    where="ddpm.gaussians.log_density",
     implementation=log_density,
     mutants={
         "half dropped in the exponent": lambda x, mean, log_variance: (
@@ -81,6 +82,7 @@ def test_gaussian(formula):
 @equation(
     "eq:affine-gaussian",
     how="quadrature",
+    where=None,
     implementation=lambda mean, variance, eps: mean + math.sqrt(variance) * eps,
     mutants={
         "variance for its root": lambda mean, variance, eps: mean + variance * eps,
@@ -100,6 +102,7 @@ def test_affine_gaussian(formula):
 @equation(
     "eq:forward-step",
     how="exact",
+    where="ddpm.schedule.NoiseSchedule.beta",
     implementation=lambda schedule, t, x: (schedule.alpha[t].sqrt() * x, schedule.beta[t]),
     mutants={
         "β for √β in the noise": lambda schedule, t, x: (schedule.alpha[t].sqrt() * x, schedule.beta[t] ** 2),
@@ -123,6 +126,7 @@ def test_forward_step(formula):
 @equation(
     "eq:forward-chain",
     how="exact",
+    where=None,
     implementation=lambda schedule, path: sum(
         log_density(path[t], schedule.alpha[t].sqrt() * path[t - 1], schedule.beta[t].log())
         for t in range(1, len(path))
@@ -165,6 +169,7 @@ def test_forward_chain(formula):
 @equation(
     "eq:variance-preserved",
     how="quadrature",
+    where=None,
     implementation=lambda schedule, t, variance: schedule.alpha[t] * variance + schedule.beta[t],
     mutants={
         "noise only": lambda schedule, t, variance: variance + schedule.beta[t],
@@ -191,6 +196,7 @@ def test_variance_preserved(formula):
 @equation(
     "eq:sum-of-gaussians",
     how="quadrature",
+    where=None,
     implementation=lambda mean_a, variance_a, mean_b, variance_b: (mean_a + mean_b, variance_a + variance_b),
     mutants={
         "standard deviations added": lambda mean_a, variance_a, mean_b, variance_b: (
@@ -220,6 +226,7 @@ def test_sum_of_gaussians(formula):
 @equation(
     "eq:alpha-bar",
     how="exact",
+    where="ddpm.schedule.NoiseSchedule.alpha_bar",
     implementation=lambda schedule, t: schedule.alpha_bar[t],
     mutants={
         "product to T": lambda schedule, t: schedule.alpha_bar[schedule.timesteps],  # noqa: ARG005
@@ -259,6 +266,7 @@ def level(t):
 @equation(
     "eq:q-sample",
     how="exact",
+    where="ddpm.diffusion.GaussianDiffusion.q_sample",
     implementation=q_sample,
     mutants={
         "ᾱ for its root": lambda _, t, x0, eps: level(t) * x0 + math.sqrt(1 - level(t)) * eps,
@@ -302,6 +310,7 @@ def mixture_log_density(schedule, t, x, *, mean_factor=None, variance=None):
 @equation(
     "eq:mixture-marginal",
     how="quadrature",
+    where=None,
     implementation=mixture_log_density,
     mutants={
         "ᾱ for its root": lambda schedule, t, x: mixture_log_density(schedule, t, x, mean_factor=lambda a: a),
@@ -329,6 +338,7 @@ def test_mixture_marginal(formula):
 @equation(
     "eq:snr",
     how="quadrature",
+    where="ddpm.schedule.NoiseSchedule.snr",
     implementation=lambda schedule, t: schedule.snr[t],
     mutants={
         "ratio of amplitudes": lambda schedule, t: schedule.snr[t].sqrt(),
@@ -351,6 +361,7 @@ def test_snr(formula):
 @equation(
     "eq:alpha-bar-bound",
     how="exact",
+    where=None,
     implementation=lambda betas, t: math.exp(-sum(betas[:t])),
     mutants={
         "exponent halved": lambda betas, t: math.exp(-sum(betas[:t]) / 2),

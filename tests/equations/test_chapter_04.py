@@ -114,6 +114,7 @@ def reverse_log_density(
 @equation(
     "eq:reverse-bayes",
     how="exact",
+    where=None,
     implementation=reverse_log_density,
     mutants={
         "no prior": lambda _, schedule, t, x_t: reverse_log_density(torch.zeros_like, schedule, t, x_t),
@@ -152,6 +153,7 @@ def posterior_log_density(schedule: NoiseSchedule, t: int, x_prev: Tensor, x_t: 
 @equation(
     "eq:posterior-bayes",
     how="exact",
+    where="ddpm.diffusion.GaussianDiffusion.q_posterior",
     implementation=posterior_log_density,
     mutants={
         "not divided by q(x_t|x_0)": lambda schedule, t, x_prev, x_t, x_0: (
@@ -195,6 +197,7 @@ def log_product(x: Tensor, a: Tensor, variance_a: Tensor, b: Tensor, variance_b:
 @equation(
     "eq:gaussian-product",
     how="exact",
+    where="ddpm.gaussians.product",
     implementation=log_product,
     mutants={
         "means weighted by their own variance": lambda x, a, va, b, vb: (
@@ -223,6 +226,7 @@ def test_gaussian_product(formula):
 @equation(
     "eq:posterior-variance",
     how="quadrature",
+    where="ddpm.schedule.NoiseSchedule.posterior_variance",
     implementation=lambda schedule, t: schedule.posterior_variance[t],
     mutants={
         "ratio dropped": lambda schedule, t: schedule.beta[t],
@@ -250,6 +254,7 @@ def posterior_mean(schedule: NoiseSchedule, t: int, x_t: float, x_0: float) -> T
 @equation(
     "eq:posterior-mean",
     how="quadrature",
+    where="ddpm.schedule.NoiseSchedule.posterior_mean_coef_x0",
     implementation=posterior_mean,
     mutants={
         "weights swapped": lambda schedule, t, x_t, x_0: posterior_mean(schedule, t, x_0, x_t),
@@ -285,6 +290,7 @@ def package_noise_form(schedule: NoiseSchedule, t: int, x_t: Tensor, noise: floa
 @equation(
     "eq:posterior-mean-noise",
     how="quadrature",
+    where="ddpm.diffusion.GaussianDiffusion.p_mean_variance",
     implementation=package_noise_form,
     mutants={
         "√ᾱ_t for √α_t": lambda schedule, t, x_t, noise: (
@@ -310,6 +316,7 @@ def test_posterior_mean_noise(formula):
 @equation(
     "eq:posterior-marginal",
     how="exact",
+    where=None,
     implementation=lambda schedule, t, x_0: (
         posterior_mean(schedule, t, schedule.sqrt_alpha_bar[t] * x_0, x_0),
         schedule.posterior_variance[t] + (schedule.posterior_mean_coef_xt[t] * schedule.sigma[t]) ** 2,
@@ -345,6 +352,7 @@ def test_posterior_marginal(formula):
 @equation(
     "eq:reverse-mean",
     how="quadrature",
+    where=None,
     implementation=posterior_mean,
     mutants={
         "x_0 guessed as 0": lambda schedule, t, x_t, x_0: posterior_mean(schedule, t, x_t, 0 * x_0),
@@ -367,6 +375,7 @@ def test_reverse_mean(formula):
 @equation(
     "eq:reverse-variance",
     how="quadrature",
+    where=None,
     implementation=lambda schedule, t, guess_variance: (
         schedule.posterior_variance[t] + schedule.posterior_mean_coef_x0[t] ** 2 * guess_variance
     ),
@@ -404,6 +413,7 @@ def average_reverse_variance(schedule: NoiseSchedule, t: int) -> float:
 @equation(
     "eq:reverse-variance-bounds",
     how="quadrature",
+    where=None,
     implementation=lambda schedule, t: (schedule.posterior_variance[t], schedule.beta[t]),
     mutants={
         "lower bound β_t": lambda schedule, t: (schedule.beta[t], schedule.beta[t]),
@@ -437,6 +447,7 @@ def package_step(schedule: NoiseSchedule, t: int, x_t: float, guess: float) -> t
 @equation(
     "eq:reverse-step",
     how="quadrature",
+    where="ddpm.diffusion.GaussianDiffusion.p_mean_variance",
     implementation=package_step,
     mutants={
         "β_t for β̃_t": lambda schedule, t, x_t, guess: (
@@ -467,6 +478,7 @@ def test_reverse_step(formula):
 @equation(
     "eq:three-coordinates",
     how="exact",
+    where="ddpm.diffusion.GaussianDiffusion.predict_start_from_v",
     implementation=lambda diffusion, x_0, noise, t: (
         diffusion.q_sample(x_0, t, noise),
         diffusion.predict_v(x_0, t, noise),
@@ -503,6 +515,7 @@ def test_three_coordinates(formula):
 @equation(
     "eq:v",
     how="exact",
+    where="ddpm.diffusion.GaussianDiffusion.predict_v",
     implementation=lambda diffusion, x_0, noise, t: diffusion.predict_v(x_0, t, noise),
     mutants={
         "sign": lambda diffusion, x_0, noise, t: -diffusion.predict_v(x_0, t, noise),
@@ -533,6 +546,7 @@ def package_score(schedule: NoiseSchedule, t: int, x_t: float, noise: float) -> 
 @equation(
     "eq:score",
     how="quadrature",
+    where="ddpm.diffusion.GaussianDiffusion.predict",
     implementation=package_score,
     mutants={
         "sign": lambda schedule, t, x_t, noise: -package_score(schedule, t, x_t, noise),

@@ -19,6 +19,7 @@ from tests.equations.ledger import equation
 @equation(
     "eq:low-discrepancy",
     how="exact",
+    where="ddpm.weighting.spread_levels",
     implementation=lambda count, timesteps, shift: spread_levels(count, timesteps, shift=shift),
     mutants={
         "levels from 0": lambda n, T, u: (T * (torch.arange(n) + u) / n).long(),
@@ -75,6 +76,8 @@ def with_formula(formula):
 @equation(
     "eq:initial-loss",
     how="Monte Carlo",
+    error_bar="5 standard errors of 20,000 images",
+    where=None,
     implementation=silent_loss,
     mutants={
         "roots left in": with_formula(lambda a, m: a.sqrt() + (1 - a).sqrt() * m),
@@ -138,6 +141,7 @@ def lag_weights(count: int, m: float) -> np.ndarray:
 @equation(
     "eq:ema",
     how="exact",
+    where="torch.optim.swa_utils.get_ema_multi_avg_fn",
     implementation=averaged_by_torch,
     mutants={
         "factors exchanged": recursion(lambda a, x, m: (1 - m) * a + m * x),
@@ -163,6 +167,7 @@ def unrolled(values: Tensor, m: float) -> Tensor:
 @equation(
     "eq:ema-unrolled",
     how="exact",
+    where=None,
     implementation=unrolled,
     mutants={
         "exponent j": lambda v, m: (
@@ -215,6 +220,7 @@ def product_root(a: np.ndarray, b: np.ndarray) -> float:
 @equation(
     "eq:frechet",
     how="exact",
+    where="ddpm.metrics.frechet_distance",
     implementation=frechet_distance,
     mutants={
         "means not squared": frechet_mutant(lambda a, b: 2 * product_root(a, b), mean_power=1),

@@ -67,7 +67,7 @@ class VariationalBound:
 
     @property
     def total(self) -> Tensor:
-        """The whole bound on −log p(x_0), shape (B,)."""
+        """The whole bound on −log p(x_0), shape (B,): L_T + Σ L_{t−1} + L_0 (eq:elbo; eq:variational-bound)."""
         return self.prior + self.steps.sum(1)
 
     def bits_per_dim(self, nats: Tensor) -> Estimate:
@@ -187,7 +187,10 @@ def prior_term(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
 
 
 def denoising_term(reverse: Reverse, x0: Tensor, x_t: Tensor, t: int) -> Tensor:
-    """L_{t−1}: KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t)) of every pixel, for t = 2 … T (eq:loss-t)."""
+    """L_{t−1}: KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t)) of every pixel, for t = 2 … T (eq:loss-t).
+
+    With the variance β̃_t it is a weighted error of the predicted x_0 (eq:loss-t-x0) or noise (eq:loss-t-noise).
+    """
     schedule = reverse.diffusion.schedule
     mean, log_variance = reverse.mean_and_log_variance(x_t, t)
     true_mean = posterior_mean(schedule, x0, x_t, t)

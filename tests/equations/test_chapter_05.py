@@ -63,6 +63,7 @@ def entropy(q: Gaussian) -> float:
 @equation(
     "eq:cross-entropy",
     how="quadrature",
+    where=None,
     implementation=lambda q, p: entropy(q) + kl_divergence(*q.tensors, *p.tensors).item(),
     mutants={
         "divergence the other way round": lambda q, p: (
@@ -90,6 +91,8 @@ def log_ratio(x: Tensor, q: Gaussian, p: Gaussian) -> Tensor:
 @equation(
     "eq:kl-definition",
     how="Monte Carlo",
+    error_bar="4.5 standard errors of 200,000 draws",
+    where=None,
     implementation=lambda q, p: log_ratio(draws(q), q, p),
     mutants={
         "average over the belief": lambda q, p: log_ratio(draws(p), q, p),
@@ -115,6 +118,7 @@ def kl_by_hand(q: Gaussian, p: Gaussian, *, one: float = 1, log: float = 1, dist
 @equation(
     "eq:kl-gaussians",
     how="quadrature",
+    where="ddpm.gaussians.kl_divergence",
     implementation=lambda q, p: kl_divergence(*q.tensors, *p.tensors).item(),
     mutants={
         "arguments swapped": lambda q, p: kl_by_hand(p, q),
@@ -217,6 +221,8 @@ def per_pixel(nats: Tensor) -> tuple[float, float]:
 @equation(
     "eq:variational-bound",
     how="quadrature",
+    error_bar="4.5 standard errors of 50,000 draws",
+    where="ddpm.likelihood.VariationalBound.total",
     implementation=lambda: per_pixel(measured_bound().total),
     mutants={
         "q left out of the ratio": lambda: (WALKS.mean_under_q(-WALKS.log_p), 0.0),
@@ -241,6 +247,8 @@ def test_variational_bound(formula):
 @equation(
     "eq:elbo-gap",
     how="quadrature",
+    error_bar="4.5 standard errors of 50,000 draws",
+    where=None,
     implementation=lambda: per_pixel(measured_bound().total + 1000 * WALKS.log_evidence),
     mutants={
         "no gap": lambda: (0.0, 0.0),
@@ -263,6 +271,8 @@ def test_elbo_gap(formula):
 @equation(
     "eq:elbo",
     how="quadrature",
+    error_bar="4.5 standard errors of 50,000 draws",
+    where="ddpm.likelihood.VariationalBound.total",
     implementation=lambda bound: bound.total,
     mutants={
         "L_T left out": lambda bound: bound.steps.sum(1),
@@ -304,6 +314,7 @@ def bin_by_quadrature(level: int, mean: float, std: float) -> float:
 @equation(
     "eq:decoder",
     how="quadrature",
+    where="ddpm.gaussians.discretized_log_likelihood",
     implementation=lambda mean, std: discretized_log_likelihood(
         LEVELS, torch.tensor(mean).double(), torch.tensor(std).double().log() * 2
     ).exp(),
@@ -391,6 +402,7 @@ def weighted_distance(
 @equation(
     "eq:loss-t",
     how="exact",
+    where="ddpm.likelihood.denoising_term",
     implementation=package_term,
     mutants={
         "without the ½": lambda t, variance: weighted_distance(t, variance, factor=1),
@@ -421,6 +433,7 @@ def drop(t: int) -> float:
 @equation(
     "eq:loss-t-x0",
     how="symbolic",
+    where="ddpm.likelihood.denoising_term",
     implementation=lambda t: package_term(t, "fixed_small") / squared(TRUE_X0 - guessed_x0(t)),
     mutants={
         "without the ½": drop,
@@ -458,6 +471,7 @@ def package_noise_weight(t: int, variance: str) -> float:
 @equation(
     "eq:loss-t-noise",
     how="exact",
+    where="ddpm.likelihood.denoising_term",
     implementation=package_noise_weight,
     mutants={
         "ᾱ_t for α_t": lambda t, variance: noise_weight(t, variance, alpha=False),
@@ -500,6 +514,7 @@ def simple_by_hand(x0: Tensor, t: Tensor, noise: Tensor, *, target: str = "noise
 @equation(
     "eq:l-simple",
     how="exact",
+    where="ddpm.diffusion.GaussianDiffusion.loss",
     implementation=lambda x0, t, noise: (
         GaussianDiffusion(Straight(), image_size=2, timesteps=50).loss(x0, t, noise).item()
     ),
@@ -526,6 +541,7 @@ def terms_worth(nats: float, dimensions: int) -> VariationalBound:
 @equation(
     "eq:bits-per-dim",
     how="exact",
+    where="ddpm.likelihood.VariationalBound.bits_per_dim",
     implementation=lambda bound: bound.bits_per_dim(bound.total).mean.item(),
     mutants={
         "nats": lambda bound: bound.total.mean().item() / bound.dimensions,

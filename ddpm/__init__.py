@@ -16,7 +16,7 @@ works in [-1, 1].
 
 from ddpm.checkpoint import load_pretrained, save_pretrained
 from ddpm.diffusion import GaussianDiffusion, Prediction, to_image_scale, to_model_scale
-from ddpm.oracle import GaussianMixtureOracle
+from ddpm.oracle import EmpiricalOracle, GaussianMixtureOracle
 from ddpm.samplers import State, ancestral, ddim, timestep_grid
 from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
 from ddpm.unet import Unet
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "P2",
+    "EmpiricalOracle",
     "GaussianDiffusion",
     "GaussianMixtureOracle",
     "MinSNR",

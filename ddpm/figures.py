@@ -759,7 +759,8 @@ def ellipses(
         line: dict[str, Any] = {"color": PALETTE[1 + index], "linestyle": DASHES[index]}
         axes.plot(*(centre + root @ circle), label=name, **line)
         axes.plot(*(centre + 2 * root @ circle), linewidth=1.2, **line)
-    axes.set(xlabel=xlabel, ylabel=ylabel, aspect="equal")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_aspect("equal", adjustable="datalim")  # so that the axes keep their place under the legend
     figure.legend(loc="outside upper center", ncols=len(gaussians))
     return figure
 
@@ -805,4 +806,44 @@ def three_coordinates(angles: Mapping[int, float], shown: int) -> Figure:
     axes.text(-0.03, sin, "$\\sigma_t$", color=BLUE, ha="right", va="bottom")
     axes.set(xlim=(-0.8, 1.15), ylim=(-0.2, 1.25), aspect="equal")
     axes.axis("off")
+    return figure
+
+
+@styled
+def schedule_view(
+    log_snrs: Mapping[str, Numbers], chosen: str, t: int, picture: Tensor, *, value_range: tuple[float, float]
+) -> Figure:
+    """One schedule among others on the log-SNR picture, and what one of its levels looks like (eq:log-snr).
+
+    Args:
+        log_snrs: name -> log SNR at t = 1 … T, shape (T,); T may differ from schedule to schedule.
+        chosen: the name of the one that is drawn in colour.
+        t: the level marked on it, 0 … T.
+        picture: x_t, shape (C, H, W), C = 1 (grey) or 3 (RGB).
+        value_range: the values shown as black and as white.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if `chosen` is no name, t is out of range, or the picture has a wrong shape.
+    """
+    check_images(picture[None])
+    if chosen not in log_snrs or not 0 <= t <= len(log_snrs[chosen]):
+        raise ValueError(
+            f"the marked point must be a level of one of {', '.join(log_snrs)}, but got {chosen!r}, t = {t}"
+        )
+    figure, (axes, frame) = plt.subplots(1, 2, figsize=(WIDTH, 2.9), width_ratios=(1.35, 1))
+    last = len(log_snrs[chosen])
+    for name, values in log_snrs.items():
+        line = to_array(values)
+        style = {"color": BLUE, "zorder": 3} if name == chosen else {"color": "#999999", "linewidth": 1.2}
+        axes.plot(np.arange(1, len(line) + 1) / len(line), line, linestyle="-", **style)
+    if t > 0:
+        axes.plot(t / last, to_array(log_snrs[chosen])[t - 1], "o", color=VERMILION, markersize=8, zorder=4)
+    axes.axvline(t / last, color=VERMILION, linewidth=1, linestyle=DASHES[2])
+    axes.set(xlabel="$t/T$", ylabel=r"$\log\,\mathrm{SNR}$", ylim=(-16, 11), xlim=(0, 1))
+    frame.imshow(to_bytes(picture[None], value_range)[0], interpolation="nearest")
+    frame.set_title(f"$t = {t}$ of ${last}$")
+    frame.axis("off")
     return figure

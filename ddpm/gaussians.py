@@ -65,7 +65,7 @@ def condition(mean: Tensor, covariance: Tensor, observed: Tensor, value: Tensor)
     """The Gaussian of the other coordinates once some of them are known.
 
     For a joint N(mean, covariance) split into a (unknown) and b (known), the conditional of a has mean
-    μ_a + Σ_ab Σ_bb⁻¹ (b − μ_b) and covariance Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba.
+    μ_a + Σ_ab Σ_bb⁻¹ (b − μ_b) and covariance Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba (eq:conditional-gaussian).
 
     Args:
         mean: joint mean, shape (D,).

@@ -180,7 +180,7 @@ def batch_terms(
 
 
 def prior_term(schedule: NoiseSchedule, x0: Tensor) -> Tensor:
-    """L_T: KL(q(x_T | x_0) ‖ N(0, I)) of every pixel, shaped like `x0`; it contains nothing that can be trained."""
+    """L_T: KL(q(x_T | x_0) ‖ N(0, I)) of every pixel, shaped like `x0` (eq:prior-term); nothing in it is trained."""
     mean = schedule.sqrt_alpha_bar[-1] * x0
     zero = torch.zeros_like(x0)
     return gaussians.kl_divergence(mean, 2 * schedule.sigma[-1].log() + zero, zero, zero)

@@ -14,10 +14,10 @@ LINEAR_SCALE_STEPS = 1000  # the T for which the DDPM paper chose β from 1e-4 t
 
 
 def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
-    """Variances that rise linearly (Ho et al. 2020, section 4), rescaled so that any T destroys as much signal.
+    """Variances that rise linearly (eq:linear-betas), rescaled so that any T destroys as much signal.
 
-    The paper's end points belong to T = 1000. For another T both are multiplied by 1000/T, which keeps the sum of the
-    β, and with it ᾱ_T, about the same; without it a short chain leaves signal at its end.
+    The end points of Ho et al. 2020 (section 4) belong to T = 1000. For another T both are multiplied by 1000/T, which
+    keeps the sum of the β, and with it ᾱ_T, about the same; without it a short chain leaves signal at its end.
 
     Args:
         timesteps: T, at least 1. Below about 20 the rescaled β reach 1, which `NoiseSchedule` refuses.
@@ -37,7 +37,7 @@ def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.0
 
 
 def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
-    """Variances for which ᾱ falls like a squared cosine (Nichol & Dhariwal 2021, equation 17).
+    """Variances for which ᾱ falls like a squared cosine (eq:cosine-schedule; Nichol & Dhariwal 2021, eq. 17).
 
     Args:
         timesteps: T, at least 1.
@@ -59,7 +59,7 @@ def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999)
 def sigmoid_betas(
     timesteps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
 ) -> Tensor:
-    """Variances for which ᾱ falls like a logistic curve (Jabri et al. 2023, the RIN paper's `sigmoid` schedule).
+    """Variances for which ᾱ falls like a logistic curve (eq:sigmoid-schedule; Jabri et al. 2023, the RIN paper).
 
     Args:
         timesteps: T, at least 1.
@@ -82,7 +82,7 @@ def sigmoid_betas(
 
 
 def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float) -> Tensor:
-    """β_t = 1 − ᾱ_t/ᾱ_{t−1} for a curve ᾱ_0 … ᾱ_T of shape (T+1,), capped at `max_beta`; shape (T,)."""
+    """β_t = 1 − ᾱ_t/ᾱ_{t−1}, capped (eq:betas-from-curve), for ᾱ_0 … ᾱ_T of shape (T+1,); shape (T,)."""
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
 
@@ -113,7 +113,7 @@ class NoiseSchedule(nn.Module):
         sqrt_alpha_bar: √ᾱ_t.
         sigma: √(1 − ᾱ_t), the standard deviation of the noise in x_t (eq:q-sample).
         snr: ᾱ_t / (1 − ᾱ_t), the signal-to-noise ratio (eq:snr); infinite at t = 0.
-        log_snr: log ᾱ_t − log(1 − ᾱ_t); infinite at t = 0.
+        log_snr: log ᾱ_t − log(1 − ᾱ_t) (eq:log-snr); infinite at t = 0.
         posterior_variance: β̃_t (eq:posterior-variance); 0 at t = 1 by itself.
         posterior_log_variance_clipped: log β̃_t, with the value of t = 2 at t = 1 (and at 0), where the logarithm
             would be −∞. For T = 1 there is no t = 2 and log β_1 stands in.

@@ -9,9 +9,10 @@ ONLY   ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Notebooks run one after the other with two threads, unit tests two at a time with one thread each.
+# Notebooks run one after the other with two threads, unit tests two at a time with one thread each; what tests/peers/ imports
+# could ask a hub for things, and is told not to.
 NOTEBOOK_THREADS := OMP_NUM_THREADS=2
-UNIT_THREADS     := OMP_NUM_THREADS=1 MPLBACKEND=agg
+UNIT_THREADS     := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=180 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .DEFAULT_GOAL := help

@@ -3,14 +3,18 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from ddpm import GaussianDiffusion, Unet
-from ddpm.likelihood import VariationalBound, reverse_log_variance, vlb_terms
+from ddpm import GaussianDiffusion, Unet, likelihood
+from ddpm.likelihood import VariationalBound, decoder_term, denoising_term, prior_term, vlb_terms
+from ddpm.oracle import GaussianMixtureOracle
+from ddpm.reverse import OptimalVariance, Reverse, reverse_log_variance, variance_rule
 from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas
+from ddpm.weighting import spread_levels
 
 ERROR_BARS = 4.5  # how many standard errors a Monte Carlo mean may be off: about 1 in 150,000
 
@@ -151,6 +155,249 @@ def test_standard_normal_data_make_beta_the_true_reverse_variance() -> None:
     assert abs(gap) < ERROR_BARS * error
 
 
+# The same without draws. For Gaussian data every term is quadratic in the image and in the noise, pixel by pixel, so
+# that one standard deviation to either side of the mean, for both, averages to the expectation itself.
+
+BOTH_SIDES = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+UNLIKE = {"means": (0.3, -0.5), "variances": (0.25, 0.04)}
+
+
+def two_points(model: GaussianDenoiser) -> tuple[Tensor, Tensor]:
+    """Images and noise to average over, both of shape (4, D, 1, 1)."""
+    side_x0, side_noise = BOTH_SIDES.T[:, :, None].expand(2, 4, len(model.mean))
+    return (model.mean + model.variance.sqrt() * side_x0)[:, :, None, None], side_noise[:, :, None, None]
+
+
+def expected_bounds(model: GaussianDenoiser, variance) -> Tensor:
+    """E[bound | x_0] for four images, in nats; their mean is E[bound]."""
+    schedule, x0 = model.schedule, two_points(model)[0]
+    reverse = Reverse(model, variance_rule(schedule, variance), None, clip_x0=False)
+
+    def noised(t: Tensor, image: Tensor, side: Tensor) -> Tensor:
+        alpha_bar = schedule.alpha_bar[t].view(-1, 1, 1, 1)
+        return alpha_bar.sqrt() * image + (1 - alpha_bar).sqrt() * side
+
+    t, costs = torch.arange(2, schedule.timesteps + 1), []
+    for image in x0:
+        images = image.expand(len(t), -1, -1, -1)
+        steps = [denoising_term(reverse, images, noised(t, image, side), t).sum() for side in (1, -1)]
+        x_1 = noised(torch.ones(2, dtype=torch.long), image, torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+        pixels = decoder_term(reverse, image.expand_as(x_1), x_1, "continuous").sum() / 2
+        costs.append(prior_term(schedule, image).sum() + sum(steps) / 2 + pixels)
+    return torch.stack(costs)
+
+
+def expected_excess(model: GaussianDenoiser, variance) -> float:
+    """E[bound] − E[−log p(x_0)] in nats per dimension."""
+    x0, _ = two_points(model)
+    return (expected_bounds(model, variance) - model.negative_log_likelihood(x0)).mean().item() / len(
+        model.mean
+    )
+
+
+def with_true_decoder(model: GaussianDenoiser, table: Tensor) -> Tensor:
+    """The table with the true variance at t = 1, where the two fixed choices are a mere convention."""
+    return torch.cat([table[:1], model.reverse_variance()[1:2, 0], table[2:]])
+
+
+def test_expectation_without_draws_is_that_of_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = denoiser(cosine_betas(30), **UNLIKE)
+    x0, noise = two_points(model)
+    monkeypatch.setattr(likelihood.samplers, "randn_like", lambda x, _: noise.expand_as(x))
+    drawn = vlb_terms(model, x0, clip_x0=False, decoder="continuous").total.mean()
+    torch.testing.assert_close(drawn, expected_bounds(model, "fixed_small").mean(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("schedule", [linear_betas, cosine_betas])
+@pytest.mark.parametrize("timesteps", [30, 300, 3000])
+def test_bound_is_within_a_ten_thousandth_of_the_log_likelihood_and_not_below(schedule, timesteps) -> None:
+    model = denoiser(schedule(timesteps), **UNLIKE)
+    gap = expected_excess(model, OptimalVariance(model))
+    mean, last = model.schedule.sqrt_alpha_bar[-1] * model.mean, model.level_variance()[-1]
+    prior_gap = kl_divergence(Normal(mean, last.sqrt()), Normal(0.0, 1.0)).mean().item()
+    assert 0 < gap < 1e-4
+    assert gap == pytest.approx(prior_gap, abs=1e-11), "all that is lost is what x_T still knows"
+
+
+def test_what_the_bound_of_one_image_is() -> None:
+    """−log p(x_0) + KL(q(x_T | x_0) ‖ N(0, I)) − KL(q(x_T | x_0) ‖ q(x_T)): only the mean over images is a bound."""
+    betas = torch.full((20,), 0.05, dtype=torch.float64)  # leaves a third of the signal
+    model = denoiser(betas, **UNLIKE)
+    x0, _ = two_points(model)
+    alpha_bar, last = model.schedule.alpha_bar[-1], model.level_variance()[-1].view(1, -1, 1, 1)
+    end = Normal(alpha_bar.sqrt() * x0, (1 - alpha_bar).sqrt())
+    marginal = Normal(alpha_bar.sqrt() * model.mean.view(1, -1, 1, 1), last.sqrt())
+    known = kl_divergence(end, Normal(0.0, 1.0)) - kl_divergence(end, marginal)
+    expected = model.negative_log_likelihood(x0) + known.flatten(1).sum(1)
+    torch.testing.assert_close(expected_bounds(model, OptimalVariance(model)), expected, rtol=1e-11, atol=0)
+
+
+def test_with_beta_the_gap_closes_like_one_over_the_number_of_steps() -> None:
+    gaps = []
+    for timesteps in (100, 1000, 15_000):
+        model = denoiser(linear_betas(timesteps))
+        gaps.append(expected_excess(model, with_true_decoder(model, model.schedule.beta)))
+    assert gaps[0] / gaps[1] == pytest.approx(10, rel=0.02)
+    assert gaps[1] / gaps[2] == pytest.approx(15, rel=0.05)
+    assert 0 < gaps[2] < 1e-4
+
+
+def test_with_beta_tilde_half_of_eulers_constant_is_lost_for_ever() -> None:
+    """Near t = 1 the ratio of the true variance to β̃_t tends to t/(t−1), and Σ ½(1/(t−1) − ln(t/(t−1))) to γ/2."""
+    gaps = []
+    for timesteps in (1000, 4000, 16_000, 64_000):
+        model = denoiser(linear_betas(timesteps))
+        gaps.append(expected_excess(model, with_true_decoder(model, model.schedule.posterior_variance)))
+    half_gamma = 0.5772156649015329 / 2
+    assert gaps[0] > gaps[1] > gaps[2] > gaps[3] > half_gamma
+    assert gaps[3] == pytest.approx(half_gamma, rel=0.05)
+
+
+# A mixture: its way back is no Gaussian, and only short steps look like one
+
+
+def mixture(timesteps: int) -> GaussianMixtureOracle:
+    schedule = NoiseSchedule(cosine_betas(timesteps), dtype=torch.float64)
+    return GaussianMixtureOracle(schedule, [[-1.0], [1.0]], [0.01, 0.01])
+
+
+def mixture_excess(oracle: GaussianMixtureOracle, variance, monkeypatch: pytest.MonkeyPatch) -> float:
+    """E[bound] − E[−log p(x_0)] in nats, by Gauss–Hermite quadrature over both; one hump mirrors the other."""
+    nodes, weights = (torch.as_tensor(part) for part in np.polynomial.hermite_e.hermegauss(40))
+    weight = torch.outer(weights, weights).flatten() / weights.sum() ** 2
+    x0 = (1 + 0.1 * nodes).repeat_interleave(40)[:, None, None, None]
+    noise = nodes.repeat(40)[:, None, None, None]
+    monkeypatch.setattr(likelihood.samplers, "randn_like", lambda x, _: noise.expand_as(x))
+    options = {"clip_x0": False, "decoder": "continuous", "seeds": range(len(x0)), "batch_size": len(x0)}
+    bound = vlb_terms(oracle, x0, variance=variance, **options)
+    return (weight * (bound.total + oracle.log_likelihood(x0))).sum().item()
+
+
+def test_bound_of_a_mixture_closes_from_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaps = []
+    for timesteps in (10, 50, 250, 500):
+        oracle = mixture(timesteps)
+        gaps.append(mixture_excess(oracle, OptimalVariance(oracle), monkeypatch))
+    assert gaps[0] > gaps[1] > gaps[2] > gaps[3] > 0
+    assert gaps[0] > 0.05
+    assert gaps[3] < 1e-4
+
+
+def test_no_fixed_variance_of_a_mixture_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = mixture(50)
+    best = mixture_excess(oracle, OptimalVariance(oracle), monkeypatch)
+    for wider in (0.9, 1.1):
+        other = lambda *what, by=wider: OptimalVariance(oracle)(*what) + math.log(by)  # noqa: E731
+        assert mixture_excess(oracle, other, monkeypatch) > best + 0.1
+    for fixed in ("fixed_small", "fixed_large"):
+        assert mixture_excess(oracle, fixed, monkeypatch) > best + 0.1
+
+
+# A few levels per image
+
+GROUP, REPEATS = 30, 300
+
+
+def sampled_totals(model: GaussianDenoiser, levels: int) -> Tensor:
+    """The estimate for `REPEATS` data sets of `GROUP` images, shape (REPEATS, GROUP)."""
+    generator = torch.Generator().manual_seed(4)
+    x0 = model.draw(REPEATS * GROUP)
+    options = {"clip_x0": False, "decoder": "continuous", "generator": generator, "batch_size": len(x0)}
+    return vlb_terms(model, x0, levels=levels, **options).total.view(REPEATS, GROUP)
+
+
+def coverage(totals: Tensor, truth: float) -> float:
+    """How often the mean lies within 2.045 standard errors of the truth: 95 % by Student's t for 30 images."""
+    error = totals.std(1) / math.sqrt(GROUP)
+    return ((totals.mean(1) - truth).abs() < 2.045 * error).double().mean().item()
+
+
+def eight_pixels() -> GaussianDenoiser:
+    return denoiser(linear_betas(60), means=(0.3,) * 8, variances=(0.25,) * 8)
+
+
+def test_few_levels_estimate_the_same_bound_with_an_honest_error() -> None:
+    model = eight_pixels()
+    truth = expected_bounds(model, "fixed_small").mean().item()
+    totals = sampled_totals(model, levels=3)
+    error = totals.std().item() / math.sqrt(totals.numel())
+    assert error < 0.01 * truth
+    assert abs(totals.mean().item() - truth) < ERROR_BARS * error
+    assert 0.91 < coverage(totals, truth) < 0.985  # 300 trials: one standard error is 0.013
+
+
+def test_one_shift_for_the_batch_would_make_the_error_a_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = likelihood.denoising_levels
+
+    def shared(schedule: NoiseSchedule, count: int, source: list) -> tuple[Tensor, Tensor]:
+        visited, weight = each(schedule, count, source[::GROUP])
+        return visited.repeat_interleave(GROUP, 0), weight
+
+    monkeypatch.setattr(likelihood, "denoising_levels", shared)
+    model = eight_pixels()
+    truth = expected_bounds(model, "fixed_small").mean().item()
+    assert coverage(sampled_totals(model, levels=3), truth) < 0.8
+
+
+def test_levels_even_in_t_would_miss_where_the_cost_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def even(schedule: NoiseSchedule, count: int, source: list) -> tuple[Tensor, Tensor]:
+        rows = [1 + spread_levels(count, schedule.timesteps - 1, generator=stream) for stream in source]
+        return torch.stack(rows), torch.full((schedule.timesteps + 1,), (schedule.timesteps - 1) / count)
+
+    model = eight_pixels()
+    ours = sampled_totals(model, levels=3).std()
+    monkeypatch.setattr(likelihood, "denoising_levels", even)
+    totals = sampled_totals(model, levels=3)
+    assert totals.std() > 4 * ours
+    assert coverage(totals, expected_bounds(model, "fixed_small").mean().item()) < 0.88
+
+
+def test_every_term_of_few_levels_has_the_right_mean() -> None:
+    model = denoiser(uniform_log_snr_betas(10, last=-2.0))  # no level too rare to be drawn
+    options = {"clip_x0": False, "decoder": "continuous", "generator": torch.Generator().manual_seed(1)}
+    bound = vlb_terms(model, model.draw(8000), levels=4, batch_size=8000, **options)
+    assert bound.steps[:, 2:].isfinite().all()
+    check_steps_against_closed_form(bound, model)
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_levels_are_drawn_as_often_as_their_weights_say(count: int) -> None:
+    schedule = NoiseSchedule(cosine_betas(10), dtype=torch.float64)
+    source = [torch.Generator().manual_seed(seed) for seed in range(4000)]
+    visited, weight = likelihood.denoising_levels(schedule, count, source)
+    assert visited.shape == (4000, count)
+    assert (visited.diff(dim=1) <= 0).all()
+    often = torch.bincount(visited.flatten(), minlength=11) / 4000
+    assert often[:2].tolist() == [0, 0], "clean data and the decoder are not among the sampled levels"
+    wandering = 4.5 * (often.clamp(min=1e-3) / 4000).sqrt()  # evenly spread draws wander less than this
+    assert ((often - 1 / weight)[2:].abs() < wandering[2:]).all()
+
+
+def test_levels_that_are_spread_wander_less_than_independent_ones() -> None:
+    model = denoiser(linear_betas(200), means=(0.3,) * 16, variances=(0.25,) * 16)
+    x0 = model.draw(1).expand(2000, -1, -1, -1)
+    options = {"clip_x0": False, "decoder": "continuous", "batch_size": 2000}
+    one, eight = (
+        vlb_terms(
+            model, x0, levels=count, generator=torch.Generator().manual_seed(3), **options
+        ).denoising.std()
+        for count in (1, 8)
+    )
+    assert eight < 0.8 * one / math.sqrt(8)
+
+
+def test_few_levels_cost_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, predict = [], GaussianDenoiser.predict
+    monkeypatch.setattr(
+        GaussianDenoiser,
+        "predict",
+        lambda self, x, t, *_, **how: (calls.append(t), predict(self, x, t, **how))[1],
+    )
+    vlb_terms(denoiser(linear_betas(25)), eight_bit_images(3, 1), levels=4)
+    assert len(calls) == 5
+    assert all(len(t) == 3 for t in calls)
+
+
 # Every term by itself
 
 
@@ -284,6 +531,36 @@ def test_no_model_spends_more_than_all_its_probability() -> None:
     assert share == pytest.approx(0.58, abs=0.05)
 
 
+def test_variance_at_the_first_step_is_not_a_needle() -> None:
+    """A guess two grey levels off costs 40 bits a pixel under a needle, and a few with the convention β̃_1 := β̃_2."""
+    schedule = NoiseSchedule(linear_betas(1000), dtype=torch.float64)
+    assert reverse_log_variance(schedule, "fixed_small")[1].item() == pytest.approx(-9.8, abs=0.1)
+    x0 = eight_bit_images(4, 4).clamp(max=0.9)
+    x0 = (x0 * 127.5 + 127.5).round() / 127.5 - 1
+    guess = Reverse(
+        FixedGuess(schedule, x0 + 4 / 255),
+        lambda _x, t, _: schedule.posterior_log_variance_clipped[t].view(-1, 1, 1, 1),
+        None,
+        clip_x0=False,
+    )
+    needle = Reverse(guess.diffusion, lambda x, *_: torch.full_like(x, math.log(1e-20)), None, clip_x0=False)
+    ours, theirs = (decoder_term(each, x0, x0, "8-bit") / math.log(2) for each in (guess, needle))
+    assert theirs.flatten().tolist() == pytest.approx([math.log2(1e12)] * 16)
+    assert (ours < 12).all()
+
+
+@dataclass
+class FixedGuess:
+    schedule: NoiseSchedule
+    x0: Tensor
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_x0: bool = False
+    ) -> Belief:
+        del t, labels, clip_x0
+        return Belief(self.x0, x_t)
+
+
 def test_one_step_chain() -> None:
     model = denoiser(torch.tensor([0.7], dtype=torch.float64))
     bound = vlb_terms(model, eight_bit_images(3, 1), seeds=[1, 2, 3])
@@ -326,6 +603,8 @@ def test_an_image_does_not_depend_on_the_batch() -> None:
     alone = vlb_terms(model, x0[4:5], seeds=seeds[4:5])
     torch.testing.assert_close(parts.steps, whole.steps, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(alone.total, whole.total[4:5], rtol=1e-10, atol=1e-12)
+    few, fewer = (vlb_terms(model, x0, seeds=seeds, levels=5, batch_size=size) for size in (7, 3))
+    torch.testing.assert_close(few.steps, fewer.steps, rtol=1e-10, atol=1e-12)
     by_generator = [
         vlb_terms(model, x0, generator=torch.Generator().manual_seed(2), batch_size=size).total
         for size in (2, 256)
@@ -373,6 +652,13 @@ def test_network_without_dropout_or_gradients(diffusion: GaussianDiffusion) -> N
     torch.testing.assert_close(smaller.total, once.total, rtol=1e-4, atol=0)
 
 
+def test_network_in_full_precision_wherever_it_is_asked(diffusion: GaussianDiffusion) -> None:
+    x0 = torch.randint(0, 256, (2, 1, 8, 8)).float() / 127.5 - 1
+    plain = vlb_terms(diffusion, x0, seeds=[1, 2], levels=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(vlb_terms(diffusion, x0, seeds=[1, 2], levels=3).steps, plain.steps)
+
+
 def test_untrained_network_costs_far_more_than_the_raw_bytes(diffusion: GaussianDiffusion) -> None:
     x0 = torch.randint(0, 256, (4, 1, 8, 8)).float() / 127.5 - 1
     bound = vlb_terms(diffusion, x0)
@@ -391,6 +677,10 @@ def test_untrained_network_costs_far_more_than_the_raw_bytes(diffusion: Gaussian
         ({"x0": torch.full((1, 1, 1, 1), float("nan"))}, "only finite values"),
         ({"x0": torch.full((1, 1, 1, 1), 127.0)}, r"scaled to \[-1, 1\]"),
         ({"x0": torch.full((1, 1, 1, 1), 0.5)}, "exact 8-bit pixels"),
+        ({"x0": torch.full((1, 1, 1, 1), -1.5), "decoder": "continuous"}, "give clip_x0=False"),
+        ({"levels": 0}, "levels must be a whole number in 1 … 24, of the T − 1 = 24 levels"),
+        ({"levels": 25}, "levels must be a whole number in 1 … 24"),
+        ({"levels": 2.0}, "or None for all; but got 2.0"),
         ({"decoder": "4-bit"}, "unknown decoder '4-bit'; choose one of '8-bit', 'continuous'"),
         ({"variance": "learned"}, "unknown variance 'learned'; choose one of 'fixed_small', 'fixed_large'"),
         ({"variance": torch.ones(25)}, r"must have shape \(26,\)"),

@@ -15,7 +15,9 @@ from torch.distributions import kl_divergence as torch_kl
 
 from ddpm import GaussianDiffusion, NoiseSchedule, linear_betas
 from ddpm.gaussians import discretized_log_likelihood, kl_divergence, log_density
-from ddpm.likelihood import Reverse, VariationalBound, denoising_term, reverse_log_variance, vlb_terms
+from ddpm.likelihood import VariationalBound, denoising_term, vlb_terms
+from ddpm.reverse import Reverse, variance_rule
+from ddpm.samplers import levels
 from tests.equations.ledger import equation
 
 ERROR_BARS = 4.5  # how many standard errors a Monte Carlo mean may be off
@@ -367,8 +369,8 @@ def guessed_x0(t: int) -> Tensor:
 
 def package_term(t: int, variance: str) -> float:
     """L_{t−1} by `denoising_term`, for one draw of the noise."""
-    reverse = Reverse(Fixed(CHAIN, guessed_x0(t)), reverse_log_variance(CHAIN, variance), None, clip_x0=False)
-    return denoising_term(reverse, TRUE_X0, noisy(t, EPSILON), t).sum().item()
+    reverse = Reverse(Fixed(CHAIN, guessed_x0(t)), variance_rule(CHAIN, variance), None, clip_x0=False)
+    return denoising_term(reverse, TRUE_X0, noisy(t, EPSILON), levels(TRUE_X0, t)).sum().item()
 
 
 def posterior(x0: Tensor, x_t: Tensor, t: int) -> Normal:

@@ -140,7 +140,7 @@ class GaussianMixtureOracle(Oracle):
         check_mixture_shapes(mean, covariance)
         components, dimensions = mean.shape
         shape = (1, 1, dimensions) if shape is None else tuple(shape)
-        if len(shape) != 3 or math.prod(shape) != dimensions:
+        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) != dimensions:
             raise ValueError(
                 f"shape must be (C, H, W) with C·H·W = {dimensions}, the length of the means, but got {shape}"
             )
@@ -223,7 +223,8 @@ class GaussianMixtureOracle(Oracle):
         return pick(draws, chosen).view_as(x_t).to(x_t.dtype)
 
     def sample_data(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """`count` draws of x_0, shape (count, C, H, W), in the oracle's type."""
+        """`count` draws of x_0, at least 1, as a tensor of shape (count, C, H, W) in the oracle's type."""
+        check_count("count", count)
         chosen = choose(self.weights[:, None].expand(-1, count), generator)
         noise = samplers.randn_like(self.means.new_empty(count, self.dimensions), generator)
         draws = self.means[:, None] + self.turn_back(self.eigenvalues[:, None].sqrt() * noise)
@@ -299,15 +300,16 @@ class EmpiricalOracle(Oracle):
             ValueError: if the images have another shape, type or range, or `chunk_size` is no whole number above 0.
         """
         check_images("images", images)
-        if images.numel() == 0 or not (
+        if images.numel() == 0:
+            raise ValueError(f"images must be at least one, but got shape {tuple(images.shape)}")
+        if not (
             images.min() >= -1 and images.max() <= 1
-        ):  # so that NaN is refused as well
+        ):  # asked this way round, so that NaN is refused as well
             raise ValueError(
-                f"images must be at least one, with all values in [-1, 1] (`to_model_scale` takes them there from"
-                f" [0, 1]), but got shape {tuple(images.shape)} {value_range(images)}"
+                f"images must lie in [-1, 1], but range from {images.min().item():g} to {images.max().item():g};"
+                " `to_model_scale` takes them there from [0, 1]"
             )
-        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-            raise ValueError(f"chunk_size must be a whole number of at least 1, but got {chunk_size!r}")
+        check_count("chunk_size", chunk_size)
         super().__init__(schedule, images.shape[1:], dtype, images.device)
         self.images = images.flatten(1).to(dtype)
         self.squared_norms = torch.linalg.vector_norm(self.images, dim=1) ** 2
@@ -377,36 +379,43 @@ def pick(draws: Tensor, chosen: Tensor) -> Tensor:
     return draws[chosen, torch.arange(len(chosen), device=draws.device)]
 
 
-def value_range(x: Tensor) -> str:
-    """The range of `x` for an error message, also if `x` is empty."""
-    return f"with values from {x.min().item():g} to {x.max().item():g}" if x.numel() else "without values"
+def check_count(name: str, value: object) -> None:
+    """Refuse anything but whole numbers from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, but got {value!r}")
 
 
 def decompose(covariance: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues, shape (K, D), and eigenvectors, shape (K, D, D), of covariances in any of the three forms."""
-    if covariance.ndim < 3:
-        eigenvalues = covariance.view(len(covariance), -1).expand(-1, dimensions)
-        identity = torch.eye(dimensions, dtype=covariance.dtype, device=covariance.device)
-        basis, smallest_allowed = identity.expand(len(covariance), -1, -1), torch.zeros(())
-    else:
-        scale = covariance.abs().amax((1, 2), keepdim=True)
-        asymmetry = (covariance - covariance.mT).abs() / scale
-        if not (asymmetry <= 1e-6).all():
-            raise ValueError(
-                "every covariance must be symmetric and finite, but entries (i, j) and (j, i) differ by up to"
-                f" {asymmetry.max().item():.3g} of the largest entry; give (C + C.mT) / 2"
-            )
+    components = len(covariance)
+    if covariance.ndim == 3:
+        check_symmetric(covariance)
         eigenvalues, basis = torch.linalg.eigh((covariance + covariance.mT) / 2)
-        # Below this, an eigenvalue cannot be told from 0.
-        smallest_allowed = dimensions * torch.finfo(torch.float64).eps * eigenvalues[:, -1:]
-    wrong = ~((eigenvalues > smallest_allowed) & eigenvalues.isfinite()).all(1)
+        smallest = (
+            dimensions * torch.finfo(torch.float64).eps * eigenvalues[:, -1]
+        )  # what rounding makes of a 0
+    else:
+        eigenvalues = covariance.view(components, -1).expand(-1, dimensions)
+        basis = torch.eye(dimensions).to(covariance).expand(components, -1, -1)
+        smallest = torch.zeros_like(eigenvalues[:, 0])
+    wrong = eigenvalues.amin(1) <= smallest
     if wrong.any():
-        component = int(wrong.nonzero()[0])
+        k = int(wrong.nonzero()[0])
         raise ValueError(
-            f"every covariance must be positive definite, but that of component {component} has a smallest eigenvalue"
-            f" of {eigenvalues[component].min().item():.3g}; add a small multiple of the identity to it"
+            f"every covariance must be positive definite, but the smallest eigenvalue of component {k} is"
+            f" {eigenvalues[k].min().item():.3g}; add a small multiple of the identity"
         )
     return eigenvalues, basis
+
+
+def check_symmetric(covariance: Tensor) -> None:
+    """Refuse matrices of shape (K, D, D) that differ from their transposes by more than rounding."""
+    asymmetry = (covariance - covariance.mT).abs().amax((1, 2))
+    if (asymmetry > 1e-6 * covariance.abs().amax((1, 2))).any():
+        raise ValueError(
+            f"every covariance must be symmetric, but entries (i, j) and (j, i) differ by up to"
+            f" {asymmetry.max().item():.3g}"
+        )
 
 
 def mixture_weights(weights: Numbers | None, components: int, device: torch.device) -> Tensor:
@@ -434,3 +443,5 @@ def check_mixture_shapes(mean: Tensor, covariance: Tensor) -> None:
             f"means of shape {tuple(mean.shape)} need covariances of shape {allowed[2]} (full), {allowed[1]} (diagonal)"
             f" or {allowed[0]} (one variance each), but got {tuple(covariance.shape)}"
         )
+    if not covariance.isfinite().all():
+        raise ValueError("covariances must be finite, but some are NaN or infinite")

@@ -4,19 +4,32 @@ import base64
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from html.parser import HTMLParser
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ddpm.widgets import GREYS, MILLISECONDS, frame_scrubber
+from ddpm import NoiseSchedule
+from ddpm.widgets import (
+    EXPLORED,
+    EXPLORED_TIMESTEPS,
+    GREYS,
+    MILLISECONDS,
+    frame_scrubber,
+    live_front_end,
+    schedule_explorer,
+    schedule_page,
+)
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -374,3 +387,74 @@ def test_it_fits_a_phone(browse):
         "(({width, height}) => [width, height])(document.querySelector('img').getBoundingClientRect())"
     )
     assert box[0] / box[1] == pytest.approx(900 / 40, rel=0.05)
+
+
+# The schedule explorer
+
+
+def flat_picture(channels=1):
+    """A picture of one grey, in [-1, 1]."""
+    return torch.full((channels, 8, 8), 0.25)
+
+
+def controls(explorer):
+    """(schedule, T, percent, page)."""
+    return explorer.children
+
+
+def test_the_explorer_draws_its_first_state_with_words_and_closes_its_figure():
+    open_figures = plt.get_fignums()
+    page = controls(schedule_explorer(flat_picture()))[3].value
+    first = Elements(page).first["img"]
+    assert decode(first["src"]).size[0] > 500
+    assert first["alt"].startswith("linear, T = 1000, t = 300: log SNR ")
+    assert plt.get_fignums() == open_figures
+
+
+def test_moving_a_control_redraws_the_page_with_the_numbers_of_that_schedule():
+    name, timesteps, percent, page = controls(schedule_explorer(flat_picture(3)))
+    before = page.value
+    name.value, timesteps.value, percent.value = "linear, not rescaled", 200, 100
+    assert page.value != before
+    left = math.sqrt(math.prod(1 - b for b in np.linspace(1e-4, 0.02, 200)))
+    assert f"t = 200: log SNR {math.log(left**2 / (1 - left**2)):.2f}" in page.value
+    assert f"at t = T amplitude left {left:.4f}" in page.value
+
+
+@pytest.mark.parametrize("name", EXPLORED)
+@pytest.mark.parametrize("timesteps", EXPLORED_TIMESTEPS)
+def test_every_schedule_on_offer_exists_at_every_length_on_offer(name, timesteps):
+    assert NoiseSchedule(EXPLORED[name](timesteps)).timesteps == timesteps
+
+
+def test_the_clean_end_has_an_infinite_log_snr_and_can_be_shown():
+    picture = flat_picture()
+    page = schedule_page("cosine", 25, 0, picture, torch.zeros_like(picture))
+    assert "t = 0: log SNR inf, amplitude left 1.0000" in page
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (torch.zeros(8, 8), r"shape \(C, H, W\)"),
+        (torch.zeros(2, 8, 8), r"shape \(C, H, W\)"),
+        (torch.full((1, 8, 8), 1.5), r"lie in \[-1, 1\]"),
+        (torch.full((1, 8, 8), float("nan")), r"lie in \[-1, 1\]"),
+    ],
+)
+def test_the_explorer_refuses_what_is_no_picture(picture, message):
+    with pytest.raises(ValueError, match=message):
+        schedule_explorer(picture)
+
+
+def test_a_person_is_recognised_by_the_session_that_jupyter_gives_the_kernel(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert not live_front_end()
+    monkeypatch.setenv("JPY_SESSION_NAME", "chapters/03-schedules-and-snr.ipynb")
+    assert live_front_end()
+
+
+def test_colab_is_recognised_by_its_module(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    assert live_front_end()

@@ -19,19 +19,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Ledger(SphinxDirective):
-    """Puts the ledger in its place, and has the page read again when a chapter or a check changes."""
+    """Puts the ledger in its place, and has the page read again when a chapter or a check changes.
+
+    Two parts, ``{ledger} totals`` and ``{ledger} chapters``, because the parser puts sections before what is returned.
+    """
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """The sections of the ledger."""
+        """The part that the argument names."""
         sys.path[:0] = [str(ROOT / "tools")]
         from ledger_page import ledger_page, sources
 
         for path in sources():
             self.env.note_dependency(str(path))
-        page = ledger_page()
-        # Apart, because a text that opens with a paragraph and goes on with headings would lose the paragraph.
-        counted = self.parse_text_to_nodes(page.totals)
-        return [*counted, *self.parse_text_to_nodes(page.chapters, allow_section_headings=True)]
+        part = getattr(ledger_page(), self.arguments[0])
+        return self.parse_text_to_nodes(part, allow_section_headings=True)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -70,7 +70,10 @@ def prose(text: str) -> str:
     """Plain text as Markdown that shows it, with x_t and x_{t−1} set with their index below the line."""
     pieces, end = [], 0
     for match in INDEXED.finditer(text):
-        pieces += [escaped(text[end : match.start()] + match[1]), f"{{sub}}`{match[2] or match[3]}`"]
+        pieces += [
+            escaped(text[end : match.start()] + match[1]),
+            f"{{sub}}`{(match[2] or match[3]).replace('-', '−')}`",
+        ]
         end = match.end()
     return "".join([*pieces, escaped(text[end:])])
 

@@ -56,7 +56,7 @@ def equation(
     how: How,
     implementation: Formula,
     mutants: Mapping[str, Formula],
-    where: str | None = "",
+    where: str | None,
     error_bar: str = "",
 ) -> Callable[[Check], Callable[..., None]]:
     """Enter a check in the ledger and make a test of it: the implementation must pass and each mutant must fail.
@@ -67,8 +67,7 @@ def equation(
         implementation: the formula as `ddpm` computes it.
         mutants: at least one wrong formula, by the name of its mistake.
         where: the function, method, property or table that implements the equation, by its full name; the check must
-            use it and its docstring must cite the label. None for an equation that only the page has. Not optional:
-            an entry that leaves it out fails in test_ledger.py.
+            use it and its docstring must cite the label. None for an equation that only the page has.
         error_bar: how far a Monte Carlo mean may be off, and over how many draws.
 
     Returns:

@@ -116,7 +116,7 @@ class OptimalVariance:
     diffusion: Denoiser
 
     def __call__(self, x_t: Tensor, t: Tensor, prediction: PredictionLike, /) -> Tensor:  # noqa: ARG002
-        """log σ², shaped like `x_t`."""
+        """log σ², shaped like `x_t` (eq:optimal-variance)."""
         schedule = self.diffusion.schedule
         unknown = at(schedule.sigma**2 / schedule.sqrt_alpha_bar, t, x_t) * self.slope(x_t, t)
         from_x0 = at(schedule.posterior_mean_coef_x0, t, x_t) ** 2 * unknown

@@ -16,7 +16,8 @@ from torch.distributions import kl_divergence as torch_kl
 from ddpm import GaussianDiffusion, NoiseSchedule, linear_betas
 from ddpm.gaussians import discretized_log_likelihood, kl_divergence, log_density
 from ddpm.likelihood import VariationalBound, denoising_term, vlb_terms
-from ddpm.reverse import Reverse, variance_rule
+from ddpm.oracle import GaussianMixtureOracle
+from ddpm.reverse import OptimalVariance, Reverse, variance_rule
 from ddpm.samplers import levels
 from tests.equations.ledger import equation
 
@@ -289,6 +290,69 @@ def test_elbo(formula):
     mean, error = per_pixel(formula(measured_bound()))
     assert error < 0.01
     assert abs(mean - WALKS.bound) < ERROR_BARS * error
+
+
+# The best variance of the step back, for numbers that are no Gaussian
+
+HUMPS = GaussianMixtureOracle(
+    NoiseSchedule(linear_betas(40), dtype=torch.float64), [[-1.0], [0.8]], [0.01, 0.05], [0.4, 0.6]
+)
+
+
+def moments_on_grid(axis: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of what has this unnormalised log-density on the axis."""
+    weight = log_weight.softmax(0)
+    mean = (weight * axis).sum()
+    return mean, (weight * (axis - mean) ** 2).sum()
+
+
+def log_humps(axis: Tensor, t: int) -> Tensor:
+    """log q(x_t), component by component from the definition."""
+    left = HUMPS.schedule.alpha_bar[t]
+    humps = [
+        math.log(share) + log_normal(axis, left.sqrt() * mean, left * variance + 1 - left)
+        for share, mean, variance in [(0.4, -1.0, 0.01), (0.6, 0.8, 0.05)]
+    ]
+    return torch.logaddexp(*humps)
+
+
+def total_variance(x_t: float, t: int, *, power: int = 2, known: str = "posterior_variance") -> float:
+    """The right-hand side of eq:optimal-variance, Var(x_0 | x_t) on a grid, with knobs for mistakes."""
+    schedule = HUMPS.schedule
+    left = schedule.alpha_bar[t]
+    axis = torch.linspace(-4, 4, 40_001, dtype=torch.float64)
+    unknown = moments_on_grid(axis, log_humps(axis, 0) + log_normal(x_t, left.sqrt() * axis, 1 - left))[1]
+    coefficient = schedule.alpha_bar[t - 1].sqrt() * schedule.beta[t] / (1 - left)
+    return (getattr(schedule, known)[t] + coefficient**power * unknown).item()
+
+
+def package_optimal_variance(x_t: float, t: int) -> float:
+    image = torch.full((1, 1, 1, 1), x_t, dtype=torch.float64)
+    return (
+        OptimalVariance(HUMPS)(image, levels(image, t), HUMPS.predict(image, levels(image, t))).exp().item()
+    )
+
+
+@equation(
+    "eq:optimal-variance",
+    how="quadrature",
+    where="ddpm.reverse.OptimalVariance.__call__",
+    implementation=package_optimal_variance,
+    mutants={
+        "x_0 taken as known": lambda _, t: HUMPS.schedule.posterior_variance[t].item(),
+        "coefficient not squared": lambda x_t, t: total_variance(x_t, t, power=1),
+        "β_t for β̃_t": lambda x_t, t: total_variance(x_t, t, known="beta"),
+        "t off by one": lambda x_t, t: total_variance(x_t, t - 1),
+    },
+)
+def test_optimal_variance(formula):
+    """Variance of x_{t−1} given x_t by Bayes' rule on a grid; the formula on the page must agree as well."""
+    axis = torch.linspace(-6, 6, 40_001, dtype=torch.float64)
+    for t, x_t in [(2, 0.3), (10, 0.0), (25, -0.5), (40, 1.2)]:
+        future = log_normal(x_t, HUMPS.schedule.alpha[t].sqrt() * axis, HUMPS.schedule.beta[t])
+        exact = moments_on_grid(axis, log_humps(axis, t - 1) + future)[1].item()
+        assert formula(x_t, t) == pytest.approx(exact, rel=1e-6)
+        assert total_variance(x_t, t) == pytest.approx(exact, rel=1e-6)
 
 
 # The discrete decoder

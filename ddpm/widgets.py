@@ -244,7 +244,7 @@ def schedule_explorer(picture: Tensor) -> ipywidgets.VBox:
 
     def redraw(_: object = None) -> None:
         t = round(percent.value * timesteps.value / 100)
-        page.value = schedule_page(name.value, timesteps.value, t, picture, noise)
+        page.value = schedule_page(str(name.value), timesteps.value, t, picture, noise)
 
     for control in (name, timesteps, percent):
         control.observe(redraw, names="value")

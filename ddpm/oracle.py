@@ -190,7 +190,7 @@ class GaussianMixtureOracle(Oracle):
         return score.view_as(x_t).to(x_t.dtype)
 
     def posterior_mean(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """E[x_0 | x_t], shaped like `x_t`, for t in 1 … T of shape (B,) (eq:best-guess)."""
+        """E[x_0 | x_t], shaped like `x_t`, for t in 1 … T of shape (B,) (eq:best-guess, eq:tweedie)."""
         x, t = self.flat(x_t, t)
         alpha_bar = self.alpha_bar[t]
         z, variances = self.in_basis(x, alpha_bar)

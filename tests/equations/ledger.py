@@ -199,5 +199,6 @@ class Watch:
             sys.setprofile(None)
 
     def note(self, frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and not self.seen and self.is_used and self.is_used(frame):
+        if event == "call" and self.is_used and self.is_used(frame):
             self.seen = True
+            sys.setprofile(None)  # nothing more to learn, and the check goes on at full speed

@@ -12,6 +12,7 @@ from torch import nn
 
 from ddpm import GaussianDiffusion, NoiseSchedule, linear_betas
 from ddpm.gaussians import log_density
+from ddpm.oracle import GaussianMixtureOracle
 from tests.equations.ledger import equation
 
 approx = pytest.approx
@@ -307,11 +308,19 @@ def mixture_log_density(schedule, t, x, *, mean_factor=None, variance=None):
     return torch.logsumexp(torch.stack(parts), 0)
 
 
+def oracle_log_density(schedule, t, x):
+    """The same from the package's weights, means and variances of q(x_t)."""
+    means, variances = (torch.tensor(values, dtype=torch.float64) for values in (MEANS, STDS))
+    oracle = GaussianMixtureOracle(schedule, means[:, None], variances**2, WEIGHTS)
+    weights, means, covariances = oracle.marginal(t)
+    return torch.logsumexp(weights.log() + log_density(x, means.flatten(), covariances.flatten().log()), 0)
+
+
 @equation(
     "eq:mixture-marginal",
     how="quadrature",
-    where=None,
-    implementation=mixture_log_density,
+    where="ddpm.oracle.GaussianMixtureOracle.marginal",
+    implementation=oracle_log_density,
     mutants={
         "ᾱ for its root": lambda schedule, t, x: mixture_log_density(schedule, t, x, mean_factor=lambda a: a),
         "component's own spread forgotten": lambda schedule, t, x: mixture_log_density(

@@ -9,7 +9,7 @@ first component of each number is replaced by the chapter's own.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from sphinx.util import logging
@@ -48,7 +48,7 @@ def numbered_chapters(docnames: list[str]) -> dict[str, str]:
 def renumber(env: BuildEnvironment, docname: str, chapter: str) -> None:
     """Replace the first component of every number that belongs to one page."""
 
-    def fixed(number: tuple[int | str, ...] | list[int]) -> tuple[int | str, ...]:
+    def fixed(number: tuple[int, ...] | list[int]) -> tuple[Any, ...]:  # Sphinx declares int, and only prints it
         return (chapter, *tuple(number)[1:])
 
     sections = env.toc_secnumbers[docname]

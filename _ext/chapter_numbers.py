@@ -48,7 +48,8 @@ def numbered_chapters(docnames: list[str]) -> dict[str, str]:
 def renumber(env: BuildEnvironment, docname: str, chapter: str) -> None:
     """Replace the first component of every number that belongs to one page."""
 
-    def fixed(number: tuple[int, ...] | list[int]) -> tuple[Any, ...]:  # Sphinx declares int, and only prints it
+    # Sphinx declares whole numbers, and only ever prints them.
+    def fixed(number: tuple[int, ...] | list[int]) -> tuple[Any, ...]:
         return (chapter, *tuple(number)[1:])
 
     sections = env.toc_secnumbers[docname]

@@ -1,0 +1,36 @@
+"""What the README shows runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example_runs(example):
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    images = names.get("images", names.get("sampled_images"))
+    assert isinstance(images, torch.Tensor)
+    assert float(images.min()) >= 0
+    assert float(images.max()) <= 1
+
+
+def test_the_readme_has_its_examples():
+    assert len(EXAMPLES) == 2
+
+
+def test_every_path_in_the_map_exists():
+    """The table of the repository names files and folders that are there."""
+    root = Path(__file__).parents[1]
+    table = README.split("## What is where")[1].split("## Licence")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    folder = ""
+    for name in named:
+        folder = str(Path(name).parent) if "/" in name.rstrip("/") else folder
+        assert (root / name).exists() or (root / folder / name).exists(), name

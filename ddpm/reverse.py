@@ -5,7 +5,7 @@ section 3.2), a table of your own, one that a network has learned (Nichol & Dhar
 """
 
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -22,8 +22,11 @@ class VarianceRule(Protocol):
     `lambda x_t, t, prediction: prediction.log_variance`.
     """
 
-    def __call__(self, x_t: Tensor, t: Tensor, prediction: PredictionLike, /) -> Tensor:
-        """log σ² of p_θ(x_{t−1} | x_t), shape (B or 1, C or 1, H or 1, W or 1), for t of shape (B,) in 1 … T."""
+    def __call__(self, x_t: Tensor, t: Tensor, prediction: Any, /) -> Tensor:
+        """log σ² of p_θ(x_{t−1} | x_t), shape (B or 1, C or 1, H or 1, W or 1), for t of shape (B,) in 1 … T.
+
+        `prediction` is whatever the model's `predict` returned for x_t.
+        """
         ...
 
 

@@ -187,6 +187,8 @@ class Watch:
             frame.f_code is reads
             and frame.f_locals["name"] == name
             and isinstance(frame.f_locals["self"], holder)
+            and name
+            in frame.f_locals["self"]._buffers  # while it is being built, a module asks whether it has one
         )
 
     def __enter__(self) -> "Watch":

@@ -136,7 +136,7 @@ def test_the_watch_sees_what_is_used_and_nothing_else(kind: str) -> None:
         use()
     assert watch.seen
     with Watch(where) as watch:
-        (schedule.beta, bound.denoising, zero + 1)
+        (NoiseSchedule([0.1, 0.2]), schedule.beta, bound.denoising, zero + 1)
     assert not watch.seen
 
 

@@ -1,14 +1,19 @@
 """The directive ``{ledger}``: every equation of the book with its test, made anew at each build.
 
-What it shows is put together by tools/ledger_page.py.
+What it shows is put together by tools/ledger_page.py, in a process of its own that starts with the build: it has to
+import PyTorch and all checks, which takes about as long as reading the other pages, so both happen side by side.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 if TYPE_CHECKING:
@@ -16,6 +21,24 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMAND = [sys.executable, str(ROOT / "tools" / "ledger_page.py"), "--json"]
+
+
+@cache
+def writer() -> subprocess.Popen[str]:
+    """The process that writes the ledger, started at the first call."""
+    return subprocess.Popen(  # noqa: S603 (a command of our own)
+        COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@cache
+def written() -> dict[str, list[str] | str]:
+    """What the process has written, once it is done."""
+    page, complaint = writer().communicate()
+    if writer().returncode:
+        raise ExtensionError(f"tools/ledger_page.py failed:\n{complaint}")
+    return json.loads(page)
 
 
 class Ledger(SphinxDirective):
@@ -28,16 +51,15 @@ class Ledger(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The part that the argument names."""
-        sys.path[:0] = [str(ROOT / "tools")]
-        from ledger_page import ledger_page, sources
-
-        for path in sources():
-            self.env.note_dependency(str(path))
-        part = getattr(ledger_page(), self.arguments[0])
-        return self.parse_text_to_nodes(part, allow_section_headings=True)
+        page = written()
+        for path in page["sources"]:
+            self.env.note_dependency(path)
+        return self.parse_text_to_nodes(str(page[self.arguments[0]]), allow_section_headings=True)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register with Sphinx."""
+    """Register with Sphinx, and begin to write the ledger."""
+    app.connect("builder-inited", lambda _: writer() and None)
+    app.connect("build-finished", lambda *_: writer().kill())  # in case no page had to be read again
     app.add_directive("ledger", Ledger)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,9 +7,10 @@ tests/equations, which holds their checks.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -170,6 +171,14 @@ def sources(root: Path = ROOT) -> list[Path]:
     return [*page_files(root), *sorted((root / "tests" / "equations").glob("*.py"))]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the page as Markdown; with `--json` its parts apart, and the files that it is made from."""
     page = ledger_page()
-    print(page.totals, page.chapters, sep="\n\n")
+    if "--json" in sys.argv[1:]:
+        print(json.dumps({**asdict(page), "sources": [str(path) for path in sources()]}))
+    else:
+        print(page.totals, page.chapters, sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

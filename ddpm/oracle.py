@@ -302,9 +302,8 @@ class EmpiricalOracle(Oracle):
         check_images("images", images)
         if images.numel() == 0:
             raise ValueError(f"images must be at least one, but got shape {tuple(images.shape)}")
-        if not (
-            images.min() >= -1 and images.max() <= 1
-        ):  # asked this way round, so that NaN is refused as well
+        # Asked this way round, so that NaN is refused as well.
+        if not (images.min() >= -1 and images.max() <= 1):
             raise ValueError(
                 f"images must lie in [-1, 1], but range from {images.min().item():g} to {images.max().item():g};"
                 " `to_model_scale` takes them there from [0, 1]"

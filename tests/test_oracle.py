@@ -374,6 +374,12 @@ def test_components_are_chosen_by_their_weights() -> None:
     assert ((counts - 200_000 * probabilities).abs() <= ERROR_BARS * error).all()
 
 
+def test_a_component_without_weight_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by the smallest number that torch.rand returns, which is 0."""
+    monkeypatch.setattr(torch, "rand", lambda count, **options: torch.zeros(count, dtype=options["dtype"]))
+    assert choose(torch.tensor([[0.0], [1.0]], dtype=torch.float64), None).tolist() == [1]
+
+
 def test_a_component_without_weight_has_no_say() -> None:
     with_it = GaussianMixtureOracle(SHORT, [[-0.5], [0.2], [0.9]], [0.1, 0.2, 0.3], [0.4, 0.0, 0.6])
     without = GaussianMixtureOracle(SHORT, [[-0.5], [0.9]], [0.1, 0.3], [0.4, 0.6])
@@ -452,6 +458,24 @@ def test_gradients_of_the_mixture() -> None:
     t = torch.tensor([1, 2, 4, 5])
     assert torch.autograd.gradcheck(lambda x: space().posterior_mean(x, t), (x,))
     assert torch.autograd.gradcheck(lambda x: space().score(x, t), (x,))
+
+
+def test_little_noise_in_float32() -> None:
+    """1 − ᾱ = 1e-6 has one digit left if ᾱ is rounded to float32 before the subtraction."""
+    schedule = NoiseSchedule([1e-6], dtype=torch.float64)
+    values = torch.tensor([0.0, 0.002]).view(2, 1, 1, 1)
+    x, t = torch.tensor([0.0005]).view(1, 1, 1, 1), torch.tensor([1])
+    for make in (
+        lambda dtype: EmpiricalOracle(schedule, values, dtype=dtype),
+        lambda dtype: GaussianMixtureOracle(schedule, values.flatten(1), [1e-7, 1e-7], dtype=dtype),
+    ):
+        rounded, exact = make(torch.float32), make(torch.float64)
+        torch.testing.assert_close(
+            rounded.log_density(x, t).double(), exact.log_density(x, t), rtol=0, atol=1e-4
+        )
+        torch.testing.assert_close(
+            rounded.posterior_mean(x, t), exact.posterior_mean(x, t), rtol=1e-4, atol=0
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

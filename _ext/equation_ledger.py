@@ -59,7 +59,7 @@ class Ledger(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx, and begin to write the ledger."""
-    app.connect("builder-inited", lambda _: writer() and None)
+    writer()  # at once: the other extensions and the first pages are loaded meanwhile
     app.connect("build-finished", lambda *_: writer().kill())  # in case no page had to be read again
     app.add_directive("ledger", Ledger)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

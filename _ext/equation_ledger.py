@@ -1,11 +1,13 @@
-"""The directive ``{ledger}``: every equation of the book with its test, made anew at each build.
+"""The directive ``{ledger}``: every equation of the book with its test.
 
 What it shows is put together by tools/ledger_page.py, in a process of its own that starts with the build: it has to
-import PyTorch and all checks, which takes about as long as reading the other pages, so both happen side by side.
+import PyTorch and all checks, which takes about as long as reading the other pages, so both happen side by side. The
+result is kept in _build and used again as long as no chapter and no check has changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -22,6 +24,28 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, str(ROOT / "tools" / "ledger_page.py"), "--json"]
+STORE = ROOT / "_build" / "ledger.json"
+
+
+@cache
+def fingerprint() -> str:
+    """Changes whenever a chapter, a check, or the program that writes the ledger does."""
+    sys.path[:0] = [str(ROOT / "tools")]
+    from ledger_page import sources
+
+    digest = hashlib.sha256()
+    for path in (*sources(), *sorted((ROOT / "tools").glob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def stored() -> dict[str, list[str] | str] | None:
+    """The ledger of the last build, if nothing has changed since."""
+    if not STORE.is_file():
+        return None
+    page = json.loads(STORE.read_text(encoding="utf-8"))
+    return page if page["fingerprint"] == fingerprint() else None
 
 
 @cache
@@ -34,11 +58,18 @@ def writer() -> subprocess.Popen[str]:
 
 @cache
 def written() -> dict[str, list[str] | str]:
-    """What the process has written, once it is done."""
-    page, complaint = writer().communicate()
+    """The ledger: that of the last build, or what the process has written once it is done."""
+    if (page := stored()) is not None:
+        return page
+    text, complaint = writer().communicate()
     if writer().returncode:
         raise ExtensionError(f"tools/ledger_page.py failed:\n{complaint}")
-    return json.loads(page)
+    page = {**json.loads(text), "fingerprint": fingerprint()}
+    STORE.parent.mkdir(exist_ok=True)
+    unfinished = STORE.with_suffix(".part")
+    unfinished.write_text(json.dumps(page), encoding="utf-8")
+    unfinished.replace(STORE)
+    return page
 
 
 class Ledger(SphinxDirective):
@@ -59,7 +90,8 @@ class Ledger(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx, and begin to write the ledger."""
-    writer()  # at once: the other extensions and the first pages are loaded meanwhile
-    app.connect("build-finished", lambda *_: writer().kill())  # in case no page had to be read again
+    if stored() is None:
+        writer()  # at once: the other extensions and the first pages are loaded meanwhile
+        app.connect("build-finished", lambda *_: writer().kill())  # in case the page was not read again
     app.add_directive("ledger", Ledger)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -112,6 +112,9 @@ def vlb_terms(
     Each image has a random stream of its own, so that its terms depend neither on `batch_size` nor, with `seeds`, on
     the images around it. A model in training mode is put into evaluation mode for the time being, and autocast is off.
 
+    A model with self-conditioning is asked without a previous estimate: with one, x_{t−1} would depend on more than
+    x_t, and this is the bound of a chain that has no such memory.
+
     Args:
         diffusion: the model, or an exact denoiser; only `.schedule` and `.predict` are used.
         x0: clean images in [-1, 1], shape (B, C, H, W); exact 8-bit levels for the 8-bit decoder.

@@ -2,15 +2,16 @@
 
 A sampler needs two things of a model: `.schedule` and `.predict(x_t, t, labels, clip_x0=…)`. A trained
 `GaussianDiffusion` has them, and so does an exact denoiser. Each sampler yields one `State` per network call, so that a
-notebook can watch the picture form; the last one holds the finished image in [-1, 1].
+notebook can watch the picture form; the last one holds the finished image in [-1, 1]. A model whose attribute
+`self_condition` is true is also told, in each step, which clean image it predicted in the step before.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import index
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -74,6 +75,7 @@ def ancestral(
     labels: Tensor | None = None,
     clip_x0: bool = True,
     generator: Generators = None,
+    start: int | None = None,
 ) -> Iterator[State]:
     """Algorithm 2 of Ho et al. 2020: draw x_{T−1}, x_{T−2}, …, x_0 one after the other (eq:reverse-step).
 
@@ -81,26 +83,30 @@ def ancestral(
 
     Args:
         diffusion: the model, or an exact denoiser.
-        x: x_T, standard normal noise of shape (B, C, H, W).
+        x: x_T, standard normal noise of shape (B, C, H, W); or x_t of the level `start`.
         variance: "fixed_small" for β̃_t, "fixed_large" for β_t (the paper's choice for CIFAR-10).
         labels: class labels, shape (B,), for a model that takes them.
         clip_x0: clip the predicted x_0 to [-1, 1] first; turn off for data of another range.
         generator: source of the noise: one for the batch or one per image.
+        start: the noise level of `x`, 1 … T; None means T.
 
     Yields:
-        T states, at t = T−1 … 0.
+        `start` states, at t = start−1 … 0.
 
     Raises:
-        ValueError: if `variance` is unknown.
+        ValueError: if `variance` is unknown or `start` is out of range.
     """
     if variance not in get_args(Variance):
         raise ValueError(
             f"unknown variance {variance!r}; choose one of {', '.join(map(repr, get_args(Variance)))}"
         )
     schedule = diffusion.schedule
+    start = schedule.timesteps if start is None else start
+    check_steps(start, schedule.timesteps, name="start")
+    predict = predictor(diffusion, labels, clip_x0=clip_x0)
     variances = schedule.posterior_variance if variance == "fixed_small" else schedule.beta
-    for t in range(schedule.timesteps, 0, -1):
-        x0 = diffusion.predict(x, levels(x, t), labels, clip_x0=clip_x0).x0
+    for t in range(start, 0, -1):
+        x0 = predict(x, t).x0
         x = schedule.posterior_mean_coef_x0[t] * x0 + schedule.posterior_mean_coef_xt[t] * x
         if t > 1:
             x = x + variances[t].sqrt() * randn_like(x, generator)
@@ -142,9 +148,10 @@ def ddim(
     grid = timestep_grid(schedule.timesteps, steps) if even else [index(t) for t in steps]
     check_grid(grid, schedule.timesteps)
     check_eta(eta)
+    predict = predictor(diffusion, labels, clip_x0=clip_x0)
     alpha_bar = schedule.exact_alpha_bar.tolist()
     for t, s in pairwise(grid):
-        prediction = diffusion.predict(x, levels(x, t), labels, clip_x0=clip_x0)
+        prediction = predict(x, t)
         sigma = eta * math.sqrt((1 - alpha_bar[s]) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / alpha_bar[s]))
         # At eta = 1 rounding may take the radicand below 0.
         direction = math.sqrt(max(1 - alpha_bar[s] - sigma**2, 0.0))
@@ -152,6 +159,26 @@ def ddim(
         if sigma > 0:
             x = x + sigma * randn_like(x, generator)
         yield State(s, x, prediction.x0)
+
+
+def predictor(
+    diffusion: Denoiser, labels: Tensor | None, *, clip_x0: bool
+) -> Callable[[Tensor, int], PredictionLike]:
+    """`diffusion.predict` for the steps of one chain: a function of x_t, shape (B, C, H, W), and t, one whole number.
+
+    A model with self-conditioning is handed the x_0 it predicted in the step before (Chen et al. 2023, *Analog Bits*),
+    and None in the first; so each chain needs a predictor of its own. Other models are not told anything.
+    """
+    self_condition = bool(getattr(diffusion, "self_condition", False))
+    before: dict[str, Any] = {"x_self_cond": None} if self_condition else {}
+
+    def predict(x: Tensor, t: int) -> PredictionLike:
+        prediction = diffusion.predict(x, levels(x, t), labels, clip_x0=clip_x0, **before)
+        if self_condition:
+            before["x_self_cond"] = prediction.x0
+        return prediction
+
+    return predict
 
 
 # Grids of noise levels
@@ -176,12 +203,10 @@ def timestep_grid(timesteps: int, steps: int) -> list[int]:
     return [timesteps * (steps - i) // steps for i in range(steps + 1)]
 
 
-def check_steps(steps: int, timesteps: int) -> None:
-    """Refuse a number of sampling steps that is not a whole number in 1 … T."""
+def check_steps(steps: int, timesteps: int, *, name: str = "sampling_timesteps") -> None:
+    """Refuse a number of steps, or a level to start from, that is not a whole number in 1 … T."""
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= timesteps:
-        raise ValueError(
-            f"sampling_timesteps must be a whole number in 1 … {timesteps} (T), but got {steps!r}"
-        )
+        raise ValueError(f"{name} must be a whole number in 1 … {timesteps} (T), but got {steps!r}")
 
 
 def check_grid(grid: Sequence[int], timesteps: int) -> None:

@@ -4,6 +4,7 @@ The layout is the paper's, down to the order of sine and cosine in the time embe
 the padding of the down-sampling convolutions, so that weights published for it fit this class.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 GROUP_NORM_EPS = 1e-6  # the paper's code; torch's default is 1e-5
 LONGEST_PERIOD = 10_000.0
+FOURIER_LEVELS = 1000  # t/1000 is what the Fourier features see of a level t: the paper's T fills (0, 1]
 
 
 def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
@@ -43,6 +45,48 @@ class SinusoidalEmbedding(nn.Module):
         """Levels of shape (B,) → embeddings of shape (B, dim), in float32 whatever the precision around it."""
         angles = t.float()[:, None] * self.frequencies  # (B, dim/2)
         return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """Noise level t → itself and its Fourier features, [t′, sin 2π w t′, cos 2π w t′] with t′ = t/1000.
+
+    The frequencies w are drawn from N(0, 1), and then either learned or kept as they are (random Fourier features,
+    Tancik et al. 2020). The scale is fixed, as a network does not know T: the levels of the paper's T = 1000 fill
+    (0, 1], in which such waves turn a few times at most. With t itself they would turn several times from one level to
+    the next, which puts neighbours nowhere near each other. A shorter chain uses a part of the range, and t′, which is
+    among the features, still tells its levels apart.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, *, learned: bool) -> None:
+        """Draw `dim`/2 frequencies from torch's global source, for an even `dim` of at least 2."""
+        super().__init__()
+        frequencies = torch.randn(dim // 2)
+        if learned:
+            self.frequencies = nn.Parameter(frequencies)
+        else:  # saved with the weights, which mean nothing at other frequencies
+            self.register_buffer("frequencies", frequencies)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Levels of shape (B,) → embeddings of shape (B, dim+1), in float32 whatever the precision around it."""
+        t = t.float()[:, None] / FOURIER_LEVELS
+        angles = 2 * math.pi * t * self.frequencies  # (B, dim/2)
+        return torch.cat([t, angles.sin(), angles.cos()], dim=1)
+
+
+def level_embedding(dim: int, fourier_dim: int, *, learned: bool, random: bool) -> tuple[nn.Module, int]:
+    """The embedding of the noise level, and its number of features: the paper's, or one of the Fourier features."""
+    if fourier_dim < 2 or fourier_dim % 2:
+        raise ValueError(f"learned_sinusoidal_dim must be even and at least 2, but got {fourier_dim}")
+    if learned and random:
+        raise ValueError(
+            "learned_sinusoidal_cond and random_fourier_features are two embeddings of t, with frequencies that are"
+            " learned and that are not; choose one"
+        )
+    if learned or random:
+        return FourierEmbedding(fourier_dim, learned=learned), fourier_dim + 1
+    return SinusoidalEmbedding(dim), dim
 
 
 class ResidualBlock(nn.Module):
@@ -137,6 +181,7 @@ class Unet(nn.Module):
     Attributes:
         config: the arguments it was built with, ready for JSON: `Unet(**network.config)` is its twin.
         channels: number of image channels.
+        self_condition: whether it takes its own previous estimate of x_0 beside x_t.
         num_classes: number of classes, or None.
         downsampling: the factor between the finest and the coarsest level; H and W must be divisible by it.
     """
@@ -148,7 +193,11 @@ class Unet(nn.Module):
         out_dim: int | None = None,
         dim_mults: Sequence[int] = (1, 2, 4, 8),
         channels: int = 3,
+        self_condition: bool = False,
         resnet_block_groups: int = 8,
+        learned_sinusoidal_cond: bool = False,
+        random_fourier_features: bool = False,
+        learned_sinusoidal_dim: int = 16,
         num_classes: int | None = None,
         attention_resolutions: Sequence[int] | None = None,
         dropout: float = 0.0,
@@ -162,7 +211,15 @@ class Unet(nn.Module):
             out_dim: channels of the output; None means `channels`.
             dim_mults: width of each level as a multiple of `dim`, finest first; each level halves the resolution.
             channels: channels of the image.
+            self_condition: take the previous estimate of x_0 as further channels beside x_t (self-conditioning; Chen,
+                Zhang & Hinton 2023, *Analog Bits*).
             resnet_block_groups: groups of every group normalisation; must divide every width.
+            learned_sinusoidal_cond: embed the noise level by waves whose frequencies are learned, instead of the
+                paper's fixed ones. They see t/1000, whatever T is (see `FourierEmbedding`).
+            random_fourier_features: the same with frequencies that are drawn once and saved with the weights, but not
+                learned (Tancik et al. 2020).
+            learned_sinusoidal_dim: number of sines and cosines of these two, even and at least 2; it means nothing
+                without them.
             num_classes: number of classes for a network that takes labels 0 … num_classes−1; None for one that
                 does not.
             attention_resolutions: at which down-sampling factors to attend: 1 is the image's own resolution, 2 half of
@@ -171,7 +228,8 @@ class Unet(nn.Module):
             num_res_blocks: residual blocks per level on the way down; one more on the way up.
 
         Raises:
-            ValueError: if a width is not divisible by the groups, or an option is out of range.
+            ValueError: if a width is not divisible by the groups, an option is out of range, or both kinds of
+                embedding are asked for.
         """
         super().__init__()
         self.config = {
@@ -180,7 +238,11 @@ class Unet(nn.Module):
             "out_dim": out_dim,
             "dim_mults": list(dim_mults),
             "channels": channels,
+            "self_condition": self_condition,
             "resnet_block_groups": resnet_block_groups,
+            "learned_sinusoidal_cond": learned_sinusoidal_cond,
+            "random_fourier_features": random_fourier_features,
+            "learned_sinusoidal_dim": learned_sinusoidal_dim,
             "num_classes": num_classes,
             "attention_resolutions": None if attention_resolutions is None else list(attention_resolutions),
             "dropout": dropout,
@@ -196,12 +258,16 @@ class Unet(nn.Module):
             channels=channels, out_dim=out_dim, num_classes=num_classes, num_res_blocks=num_res_blocks
         )
         self.channels = channels
+        self.self_condition = self_condition
         self.num_classes = num_classes
         self.downsampling = factors[-1]
 
         time_dim = 4 * dim
+        embedding, features = level_embedding(
+            dim, learned_sinusoidal_dim, learned=learned_sinusoidal_cond, random=random_fourier_features
+        )
         self.time_embedding = nn.Sequential(
-            SinusoidalEmbedding(dim), nn.Linear(dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
+            embedding, nn.Linear(features, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         )
         self.label_embedding = None if num_classes is None else nn.Embedding(num_classes, time_dim)
 
@@ -216,7 +282,7 @@ class Unet(nn.Module):
                 dropout=dropout,
             )
 
-        self.first = nn.Conv2d(channels, first, 3, padding=1)
+        self.first = nn.Conv2d(2 * channels if self_condition else channels, first, 3, padding=1)
         self.down = nn.ModuleList()  # stages and Downsamples in the order in which they run
         skips = [first]  # width of every map that the way up will ask for
         for (dim_in, dim_out), factor in zip(pairwise([first, *widths]), factors, strict=True):
@@ -247,28 +313,35 @@ class Unet(nn.Module):
         self.last_norm = nn.GroupNorm(resnet_block_groups, width, eps=GROUP_NORM_EPS)
         self.last = zero_init(nn.Conv2d(width, channels if out_dim is None else out_dim, 3, padding=1))
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, x_self_cond: Tensor | None = None
+    ) -> Tensor:
         """Predict noise, x_0 or v, whichever the network is trained for.
 
         Args:
             x_t: noisy images in the [-1, 1] scale, shape (B, channels, H, W); H and W divisible by `downsampling`.
             t: noise levels 1 … T, shape (B,).
             labels: classes 0 … num_classes−1, shape (B,), if and only if the network was built with `num_classes`.
+            x_self_cond: the previous estimate of x_0, shaped like `x_t`, for a network built with `self_condition`;
+                None means that there is none yet, and counts as zeros.
 
         Returns:
             Tensor of shape (B, out_dim, H, W).
 
         Raises:
-            ValueError: if the image does not fit the network, there is not one level per image, or labels are missing,
-                not expected or out of range.
+            ValueError: if the image does not fit the network, there is not one level per image, labels are missing,
+                not expected or out of range, or an estimate of x_0 is not expected or has another shape than `x_t`.
         """
         self.check_input(x_t, t)
         self.check_labels(x_t, labels)
+        self.check_self_cond(x_t, x_self_cond)
         time = self.time_embedding(t)
         if self.label_embedding is not None:
             time = time + self.label_embedding(labels)
         time = F.silu(time)  # every block begins with it, so it is done once
 
+        if self.self_condition:
+            x_t = torch.cat([x_t, torch.zeros_like(x_t) if x_self_cond is None else x_self_cond], dim=1)
         h = self.first(x_t)
         skips = [h]
         for layer in self.down:
@@ -312,6 +385,17 @@ class Unet(nn.Module):
         on_cpu = labels.device.type == "cpu" and len(labels) > 0
         if on_cpu and not (labels.min() >= 0 and labels.max() < self.num_classes):
             raise ValueError(f"{needed}, but got values from {labels.min().item()} to {labels.max().item()}")
+
+    def check_self_cond(self, x_t: Tensor, x_self_cond: Tensor | None) -> None:
+        """Refuse an estimate of x_0 that is not expected, or of another shape than the image."""
+        if x_self_cond is None:
+            return
+        if not self.self_condition:
+            raise ValueError("this network was built without self_condition and takes no x_self_cond")
+        if x_self_cond.shape != x_t.shape:
+            raise ValueError(
+                f"x_self_cond must be shaped like x_t, {tuple(x_t.shape)}, but got {tuple(x_self_cond.shape)}"
+            )
 
 
 def check_widths(widths: Sequence[int], groups: int) -> None:

@@ -1,6 +1,6 @@
 """Which noise levels count for how much in training: weights w(t) on the loss, and how t is drawn."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal, Protocol
 
 import torch
@@ -61,6 +61,61 @@ class P2:
     def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:  # noqa: ARG002
         """Weights of shape (B,) for levels t of shape (B,); the same for every objective."""
         return (self.k + schedule.snr[t]) ** -self.gamma
+
+
+NAMED: dict[str, type[MinSNR | P2]] = {"MinSNR": MinSNR, "P2": P2}
+
+
+def weighting_config(weighting: Weighting | None) -> dict[str, object] | None:
+    """A weighting as its name and its numbers, ready for JSON; `weighting_from_config` builds it again.
+
+    Args:
+        weighting: None, `MinSNR` or `P2`.
+
+    Returns:
+        None, or for example `{"name": "MinSNR", "gamma": 5.0}`.
+
+    Raises:
+        TypeError: if it is any other function, which no configuration can hold.
+    """
+    if weighting is None:
+        return None
+    # Not a subclass, which may compute something else from the same numbers.
+    if isinstance(weighting, MinSNR | P2) and type(weighting) in NAMED.values():
+        return {"name": type(weighting).__name__, **asdict(weighting)}
+    raise TypeError(
+        f"only None, {' and '.join(NAMED)} can be written to a configuration, but the weighting is {weighting!r}"
+    )
+
+
+def weighting_from_config(config: dict[str, object] | None) -> Weighting | None:
+    """The weighting that `weighting_config` wrote down.
+
+    Args:
+        config: None, or a name and the weighting's numbers; numbers that are left out take their defaults.
+
+    Returns:
+        The weighting.
+
+    Raises:
+        ValueError: if there is no such weighting or it has no such number, or a number is out of range; also for
+            "custom", under which `GaussianDiffusion.config` records a function of your own.
+    """
+    if config is None:
+        return None
+    numbers = dict(config)
+    name = numbers.pop("name", None)
+    if name == "custom":
+        raise ValueError(
+            f"this loss weighting was a function of the user's own, {config.get('repr')}, which a configuration cannot"
+            " bring back; build it and give it to GaussianDiffusion as `loss_weighting`"
+        )
+    if not isinstance(name, str) or name not in NAMED:
+        raise ValueError(f"unknown loss weighting {config!r}; its name must be one of {', '.join(NAMED)}")
+    known = [field.name for field in fields(NAMED[name])]
+    if not set(numbers) <= set(known):
+        raise ValueError(f"{name} takes {' and '.join(known)}, but got {sorted(numbers)}")
+    return NAMED[name](**numbers)  # pyright: ignore[reportArgumentType]  # out of JSON; the class checks the range
 
 
 def spread_levels(

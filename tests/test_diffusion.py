@@ -1,6 +1,7 @@
 """`ddpm.diffusion` against the iterated chain, Bayes' rule, exact Gaussian data and a great deal of bad input."""
 
 import copy
+import json
 import math
 
 import mpmath
@@ -24,6 +25,7 @@ from ddpm import (
     to_model_scale,
 )
 from ddpm.gaussians import kl_divergence, log_density
+from ddpm.weighting import weighting_config, weighting_from_config
 from tests.exact import BETAS, Constant, GaussianDenoiser, Pointwise, schedule_64
 
 approx = pytest.approx
@@ -545,6 +547,71 @@ def test_p2_refuses_negative_numbers(options):
         P2(**options)
 
 
+# Weightings in a configuration
+
+
+@pytest.mark.parametrize(
+    ("weighting", "config"),
+    [
+        (None, None),
+        (MinSNR(), {"name": "MinSNR", "gamma": 5.0}),
+        (MinSNR(0.25), {"name": "MinSNR", "gamma": 0.25}),
+        (P2(), {"name": "P2", "gamma": 1.0, "k": 1.0}),
+        (P2(0.5, 2.0), {"name": "P2", "gamma": 0.5, "k": 2.0}),
+    ],
+)
+def test_weightings_go_through_json_and_come_back(weighting, config):
+    assert weighting_config(weighting) == config
+    assert weighting_from_config(json.loads(json.dumps(config))) == weighting
+    assert make(loss_weighting=weighting).config["loss_weighting"] == config
+
+
+def test_numbers_left_out_of_a_weightings_configuration_take_their_defaults():
+    config = {"name": "P2", "k": 3.0}
+    assert weighting_from_config(config) == P2(k=3.0)
+    assert config == {"name": "P2", "k": 3.0}, "the caller's configuration was changed"
+
+
+def test_a_function_of_ones_own_is_named_but_not_brought_back():
+    class Steeper(MinSNR):
+        """Not MinSNR, though it has its numbers."""
+
+    for weighting in (lambda schedule, t, objective: t.float(), Steeper()):  # noqa: ARG005
+        with pytest.raises(
+            TypeError, match="only None, MinSNR and P2 can be written to a configuration, but"
+        ):
+            weighting_config(weighting)
+        config = json.loads(json.dumps(make(loss_weighting=weighting).config))["loss_weighting"]
+        assert config == {"name": "custom", "repr": repr(weighting)}
+        with pytest.raises(
+            ValueError, match=r"a function of the user's own, .* give it to GaussianDiffusion"
+        ):
+            weighting_from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "SNR"}, "unknown loss weighting .* must be one of MinSNR, P2"),
+        ({"gamma": 5.0}, "unknown loss weighting"),
+        ({"name": ["P2"]}, "unknown loss weighting"),
+        ({"name": "MinSNR", "gamma": -1.0}, "MinSNR needs gamma > 0, but got -1.0"),
+        ({"name": "MinSNR", "k": 1.0}, r"MinSNR takes gamma, but got \['k'\]"),
+        ({"name": "P2", "gama": 1.0}, r"P2 takes gamma and k, but got \['gama'\]"),
+    ],
+)
+def test_configurations_of_no_weighting_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        weighting_from_config(config)
+
+
+def test_a_configuration_is_not_a_weighting():
+    with pytest.raises(
+        TypeError, match=r"loss_weighting must be None or a weighting .* weighting_from_config"
+    ):
+        make(loss_weighting={"name": "MinSNR", "gamma": 5.0})
+
+
 def test_forward_takes_images_in_0_1():
     """`diffusion(images)` is `loss` of the rescaled images, with t and ε from the global source."""
     diffusion = make(timesteps=50)
@@ -613,6 +680,303 @@ def test_an_image_of_the_unet_depends_on_its_own_seed_alone():
     diffusion = GaussianDiffusion(network, image_size=8, timesteps=20, beta_schedule="cosine")
     together = diffusion.sample(4, seeds=[1, 2, 3, 4])
     torch.testing.assert_close(diffusion.sample(1, seeds=[3])[0], together[2], rtol=0, atol=1e-5)
+
+
+# Self-conditioning
+
+
+class Hearing(torch.nn.Module):
+    """A network with self-conditioning and one weight, which mixes no images and writes down what it is given."""
+
+    self_condition = True
+    channels = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.8))
+        self.heard = []
+
+    def forward(self, x_t, t, labels=None, x_self_cond=None):
+        self.heard.append((x_self_cond, torch.is_grad_enabled()))
+        output = torch.sin(self.weight * x_t) + 0.01 * t[:, None, None, None].log()
+        output = output if labels is None else output + labels[:, None, None, None]
+        return output if x_self_cond is None else output + 0.3 * self.weight * x_self_cond
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_first_guess_is_heard_by_the_images_of_the_mask(objective):
+    """It is x_0 of the first answer, clipped, computed without gradients; the others hear zeros."""
+    diffusion = make(Hearing(), objective=objective)
+    x0, noise, t = randn(4, 1, 4, 4), randn(4, 1, 4, 4, seed=1), torch.tensor([1, 20, 40, 50])
+    labels, mask = torch.tensor([0, 1, 2, 0]), torch.tensor([True, False, True, False])
+    loss = diffusion.loss(x0, t, noise, labels, self_condition_mask=mask)
+    (first, with_grad_first), (second, with_grad) = diffusion.network.heard
+    assert first is None
+    assert not with_grad_first
+    assert with_grad
+    assert not second.requires_grad
+    x_t = diffusion.q_sample(x0, t, noise)
+    guess = diffusion.predict(x_t, t, labels).x0.detach()
+    assert (guess.abs() > 1).any(), "nothing to clip"
+    assert torch.equal(second, guess.clamp(-1, 1) * mask.view(-1, 1, 1, 1))
+    # The loss is that of the second answer alone, and so is its gradient.
+    answer = diffusion.network(x_t, t, labels, second)
+    expected = (answer - diffusion.target(x0, t, noise)).square().mean()
+    assert loss.item() == approx(expected.item(), rel=1e-6)
+    (gradient,) = torch.autograd.grad(loss, diffusion.network.weight)
+    (wanted,) = torch.autograd.grad(expected, diffusion.network.weight)
+    assert gradient.item() == approx(wanted.item(), rel=1e-5)
+
+
+def test_no_gradient_flows_through_the_first_guess():
+    """Written out: d/dw of (sin(w x_t) + 0.3 w x̂_0 − target)², with x̂_0 a number although it came from w too."""
+    diffusion = make(Hearing(), objective="pred_x0", image_size=1)
+    x0, noise, t = 0.5 * torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.tensor([1])
+    diffusion.loss(x0, t, noise, self_condition_mask=torch.tensor([True])).backward()
+    x_t = math.sqrt(diffusion.schedule.exact_alpha_bar[1].item()) * 0.5
+    guess = math.sin(0.8 * x_t)
+    error = guess + 0.3 * 0.8 * guess - 0.5
+    slope = x_t * math.cos(0.8 * x_t) + 0.3 * guess
+    assert diffusion.network.weight.grad.item() == approx(2 * error * slope, rel=1e-5)
+    through = 0.3 * 0.8 * x_t * math.cos(0.8 * x_t)  # what the chain rule would add
+    assert diffusion.network.weight.grad.item() != approx(2 * error * (slope + through), rel=0.05)
+
+
+def test_half_of_the_images_hear_their_first_guess():
+    """20,000 fair coins within 5 standard errors, none depending on the one before; t and ε are drawn as ever."""
+    count = 20_000
+    diffusion = make(Hearing(), image_size=1)
+    before = torch.get_rng_state()
+    diffusion.loss(torch.ones(count, 1, 1, 1), generator=torch.Generator().manual_seed(0))
+    coins = (diffusion.network.heard[1][0].flatten() != 0).double()
+    assert coins.mean().item() == approx(0.5, abs=5 * 0.5 / math.sqrt(count))
+    neighbours = (coins[1:] == coins[:-1]).double().mean().item()
+    assert neighbours == approx(0.5, abs=5 * 0.5 / math.sqrt(count))
+    assert torch.equal(torch.get_rng_state(), before), "the coins came from the global source"
+
+    x0, seed = randn(8, 1, 1, 1), 3
+    drawn = diffusion.loss(x0, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    t = torch.randint(1, 51, (8,), generator=generator)
+    noise = torch.randn(8, 1, 1, 1, generator=generator)
+    mask = diffusion.network.heard[-1][0].flatten() != 0
+    assert torch.equal(drawn, diffusion.loss(x0, t, noise, self_condition_mask=mask))
+
+
+def test_a_network_without_self_conditioning_is_asked_once_and_flips_no_coin():
+    diffusion = make(timesteps=50)
+    assert not diffusion.self_condition
+    generator = torch.Generator().manual_seed(0)
+    diffusion.loss(randn(4, 1, 4, 4), generator=generator)
+    assert len(diffusion.network.calls) == 1
+    expected = torch.Generator().manual_seed(0)
+    torch.randint(1, 51, (4,), generator=expected)
+    torch.randn(4, 1, 4, 4, generator=expected)
+    assert torch.equal(generator.get_state(), expected.get_state())
+
+
+def test_self_condition_is_the_networks():
+    assert make(Hearing()).self_condition is True
+    unet = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4}
+    assert make(Unet(**unet, self_condition=True)).self_condition is True
+    assert make(Unet(**unet)).self_condition is False
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_self_conditioned_unet_trains_on_every_weight(precision):
+    """Also under autocast, where some versions of torch would keep what the first guess cast, without gradients."""
+    torch.manual_seed(0)
+    network = Unet(8, dim_mults=(1, 2), channels=1, resnet_block_groups=4, self_condition=True)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    diffusion = GaussianDiffusion(network, image_size=8, timesteps=50)
+    x0, mask = randn(4, 1, 8, 8).clamp(-1, 1), torch.tensor([True, True, False, True])
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision != torch.float32):
+        loss = diffusion.loss(x0, generator=torch.Generator().manual_seed(0), self_condition_mask=mask)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("steps", [30, 5])
+def test_samples_are_self_conditioned_and_depend_on_their_own_seed_alone(steps):
+    diffusion = make(Hearing(), timesteps=30, beta_schedule="cosine", ddim_sampling_eta=1.0)
+    together = diffusion.sample(3, steps, seeds=[11, 12, 13])
+    hints = [hint for hint, _ in diffusion.network.heard]
+    assert len(hints) == steps
+    assert hints[0] is None
+    assert all(hint.shape == (3, 1, 4, 4) and hint.abs().max() <= 1 for hint in hints[1:])
+    for i, seed in enumerate([11, 12, 13]):
+        assert torch.equal(diffusion.sample(1, steps, seeds=[seed])[0], together[i])
+    diffusion.network.self_condition = False
+    assert not torch.equal(diffusion.sample(3, steps, seeds=[11, 12, 13]), together)
+
+
+def test_an_estimate_reaches_the_network_through_every_door():
+    diffusion = make(Hearing())
+    x_t, t, hint = randn(2, 1, 4, 4), torch.tensor([3, 40]), randn(2, 1, 4, 4, seed=1)
+    prediction = diffusion.predict(x_t, t, clip_x0=True, x_self_cond=hint)
+    mean, variance, _ = diffusion.p_mean_variance(x_t, t, x_self_cond=hint)
+    assert torch.equal(mean, diffusion.q_posterior(prediction.x0, x_t, t)[0])
+    assert not torch.equal(mean, diffusion.p_mean_variance(x_t, t)[0])
+    draw = diffusion.p_sample(x_t, t, x_self_cond=hint, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(draw, mean + variance.sqrt() * noise)
+    assert all(heard is hint for heard, _ in diffusion.network.heard if heard is not None)
+
+
+def test_estimates_and_masks_that_do_not_fit_are_refused():
+    plain, hearing = make(), make(Hearing())
+    x, t = torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])
+    for call in (plain.predict, plain.p_mean_variance, plain.p_sample):
+        with pytest.raises(
+            ValueError, match=r"x_self_cond is for a network with self-conditioning.* has none"
+        ):
+            call(x, t, x_self_cond=x)
+    with pytest.raises(ValueError, match="self_condition_mask is for a network with self-conditioning"):
+        plain.loss(x, self_condition_mask=torch.tensor([True, False]))
+    for call in (hearing.predict, hearing.p_mean_variance, hearing.p_sample):
+        with pytest.raises(ValueError, match=r"x_t and x_self_cond must have one shape"):
+            call(x, t, x_self_cond=x[:1])
+    for mask in (torch.ones(3, dtype=torch.bool), torch.ones(2), torch.ones(2, 1, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"one truth value per image, bool of shape \(2,\), but got"):
+            hearing.loss(x, self_condition_mask=mask)
+
+
+def test_another_form_of_the_network_is_called_in_its_place():
+    """In `predict` and in both calls of the loss; the network itself is left alone."""
+    for network, asked in ((Pointwise(), 1), (Hearing(), 2)):
+        diffusion = make(network)
+        calls = []
+
+        def compiled(*arguments, inner=network, calls=calls, **options):
+            calls.append((arguments, options))
+            return type(inner).forward(inner, *arguments, **options) + 1
+
+        network.register_forward_pre_hook(lambda *_: pytest.fail("the network itself was called"))
+        x0, noise, t = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=1), torch.tensor([3, 40])
+        options = {"self_condition_mask": torch.tensor([True, False])} if asked == 2 else {}
+        diffusion.loss(x0, t, noise, network=compiled, **options)
+        assert len(calls) == asked
+        diffusion.predict(x0, t, network=compiled)
+        assert len(calls) == asked + 1
+
+
+# Interpolation
+
+
+class Exact(torch.nn.Module):
+    """The best network for pixels N(mean, variance), as one that predicts x_0."""
+
+    channels = 1
+
+    def __init__(self, mean, variance, schedule):
+        super().__init__()
+        self.denoiser = GaussianDenoiser(schedule, mean, variance)
+
+    def forward(self, x_t, t, labels=None):
+        return self.denoiser.predict(x_t, t, labels).x0
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("level", [1, 25, 40])
+def test_interpolations_have_the_moments_of_the_recursion(level, lam):
+    """50,000 pixels of exact Gaussian data against Algorithm 2 in Python's numbers, within 5 standard errors.
+
+    The mix has the mean √ᾱ_t ((1−λ) x_1 + λ x_2) and, as both have the same noise, the variance 1 − ᾱ_t of any x_t.
+    """
+    T, count, mean, variance = 40, 50_000, 0.1, 0.01
+    schedule = schedule_64("cosine", T)
+    diffusion = make_64("cosine", T, objective="pred_x0", image_size=1)
+    exact = Exact(mean, variance, schedule)
+    diffusion.network = exact
+    x1, x2 = column([0.4]).expand(count, 1, 1, 1), column([-0.2]).expand(count, 1, 1, 1)
+    got = diffusion.interpolate(x1, x2, level, lam, generator=torch.Generator().manual_seed(level))
+
+    alpha_bar = schedule.exact_alpha_bar.tolist()
+    m, v = math.sqrt(alpha_bar[level]) * ((1 - lam) * 0.4 + lam * -0.2), 1 - alpha_bar[level]
+    for t in range(level, 0, -1):
+        now, before = alpha_bar[t], alpha_bar[t - 1]
+        beta = 1 - now / before
+        of_x0, of_xt = math.sqrt(before) * beta / (1 - now), math.sqrt(1 - beta) * (1 - before) / (1 - now)
+        gain = exact.denoiser.gain(t)
+        m = of_x0 * (mean + gain * (m - math.sqrt(now) * mean)) + of_xt * m
+        v = (of_x0 * gain + of_xt) ** 2 * v + (1 - before) / (1 - now) * beta
+    assert got.mean().item() == approx(m, abs=5 * math.sqrt(v / count))
+    assert got.var().item() == approx(v, rel=5 * math.sqrt(2 / count))
+
+
+@pytest.mark.parametrize("level", [None, 30, 12, 1])
+def test_an_interpolation_that_is_all_of_one_picture_is_that_picture_denoised(level):
+    """λ = 0: x_t of x_1, and `p_sample` at t, t−1, …, 1, with one source of noise for all; x_2 leaves no trace."""
+    diffusion = make(timesteps=30, beta_schedule="cosine")
+    x1, x2, noise = randn(3, 1, 4, 4), randn(3, 1, 4, 4, seed=1), torch.Generator().manual_seed(5)
+    start = 30 if level is None else level
+    x = diffusion.q_sample(x1, torch.full((3,), start), torch.randn(3, 1, 4, 4, generator=noise))
+    for t in range(start, 0, -1):
+        x = diffusion.p_sample(x, torch.full((3,), t), generator=noise)
+    assert x.min() < 0, "in [-1, 1], not in [0, 1]"
+    diffusion.network.calls.clear()
+    for ends, lam in (((x1, x2), 0), ((x2, x1), 1), ((x1, x1), 0.3)):
+        got = diffusion.interpolate(*ends, level, lam, generator=torch.Generator().manual_seed(5))
+        torch.testing.assert_close(got, x, rtol=0, atol=1e-5)
+    assert diffusion.network.calls == 3 * list(range(start, 0, -1))
+
+
+def test_an_interpolation_does_not_care_which_picture_comes_first():
+    diffusion = make(timesteps=30, beta_schedule="cosine")
+    x1, x2 = randn(3, 1, 4, 4), randn(3, 1, 4, 4, seed=1)
+
+    def between(first, second, *lam):
+        return diffusion.interpolate(first, second, 20, *lam, generator=torch.Generator().manual_seed(5))
+
+    torch.testing.assert_close(between(x1, x2, 0.25), between(x2, x1, 0.75), rtol=0, atol=1e-5)
+    assert torch.equal(between(x1, x2), between(x1, x2, 0.5))
+    assert (between(x1, x2, 0.25) - between(x1, x2, 0.75)).abs().max() > 1e-2
+
+
+def test_interpolation_passes_labels_on_works_in_evaluation_mode_and_without_gradients():
+    modes = []
+
+    class Watching(Pointwise):
+        def forward(self, x_t, t, labels=None):
+            modes.append((self.training, torch.is_grad_enabled()))
+            return super().forward(x_t, t, labels)
+
+    diffusion = make(Watching(), timesteps=30)
+    x, labels = randn(2, 1, 4, 4).requires_grad_(), torch.tensor([0, 1])
+
+    def between(**options):
+        seeds = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+        return diffusion.interpolate(x, -x, 7, generator=seeds, **options)
+
+    free, labelled = between(), between(labels=labels)
+    assert torch.equal(free[0], labelled[0])
+    assert not torch.equal(free[1], labelled[1])
+    assert not free.requires_grad
+    assert modes == [(False, False)] * 14
+    assert diffusion.network.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"t": 0}, r"t must be a whole number in 1 … 50 \(T\), but got 0"),
+        ({"t": 51}, "but got 51"),
+        ({"t": True}, "but got True"),
+        ({"t": 2.5}, "but got 2.5"),
+        ({"lam": -0.1}, r"lam must lie in \[0, 1\]: 0 is all x1, 1 is all x2; but got -0.1"),
+        ({"lam": 1.1}, "but got 1.1"),
+        ({"lam": math.nan}, "but got nan"),
+        ({"x2": torch.zeros(1, 1, 4, 4)}, "x1 and x2 must have one shape"),
+        ({"x2": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}, "x2 must be a floating-point tensor"),
+    ],
+)
+def test_interpolate_refuses_what_it_cannot_do(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make().interpolate(**{"x1": torch.zeros(2, 1, 4, 4), "x2": torch.zeros(2, 1, 4, 4), **arguments})
 
 
 # Sampling
@@ -746,7 +1110,9 @@ def test_state_dict_holds_the_networks_weights_and_nothing_else():
         ({"beta_schedule": "quadratic"}, "unknown beta_schedule 'quadratic'"),
         ({"timesteps": 0}, r"timesteps \(T\) must be a whole number of at least 1, but got 0"),
         ({"timesteps": 10.5}, r"timesteps \(T\) must be a whole number"),
-        ({"timesteps": 10}, r"strictly between 0 and 1.*T > 20"),
+        ({"timesteps": "10"}, r"timesteps \(T\) must be a whole number"),
+        ({"timesteps": 10, "beta_schedule": "linear"}, r"strictly between 0 and 1.*T > 20"),
+        ({"timesteps": 20, "beta_schedule": "linear"}, r"strictly between 0 and 1.*T > 20"),
         ({"sampling_timesteps": 0}, r"sampling_timesteps must be a whole number in 1 … 50 \(T\), but got 0"),
         ({"sampling_timesteps": 51}, "but got 51"),
         ({"sampling_timesteps": True}, "but got True"),
@@ -922,6 +1288,48 @@ def test_sample_refuses_what_it_cannot_do(arguments, message):
         diffusion.sample(**{"batch_size": 2, **arguments})
     assert diffusion.training
     assert diffusion.network.calls == []
+
+
+@pytest.mark.parametrize("timesteps", range(1, 41))
+def test_the_schedule_of_a_short_chain_is_one_that_exists(timesteps):
+    """Linear, the paper's, exactly where it can be built; cosine below."""
+    try:
+        NoiseSchedule(linear_betas(timesteps))
+        expected = "linear"
+    except ValueError:
+        expected = "cosine"
+    assert expected == ("linear" if timesteps > 20 else "cosine")
+    diffusion = make(timesteps=timesteps)
+    assert diffusion.beta_schedule == diffusion.config["beta_schedule"] == expected
+    assert torch.equal(diffusion.schedule.beta[1:], BETAS[expected](timesteps).float())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schedule_that_is_named_is_the_one_that_is_taken(name):
+    diffusion = make(timesteps=30, beta_schedule=name)
+    assert diffusion.config["beta_schedule"] == name
+    assert torch.equal(diffusion.schedule.beta[1:], BETAS[name](30).float())
+
+
+def test_config_builds_a_twin():
+    options = {
+        "image_size": [4, 6],
+        "timesteps": 10,
+        "sampling_timesteps": 3,
+        "loss_type": "l1",
+        "objective": "pred_v",
+        "loss_weighting": MinSNR(2.0),
+        "ddim_sampling_eta": 0.5,
+    }
+    config = json.loads(json.dumps(GaussianDiffusion(Pointwise(), **options).config))
+    assert config == {
+        **options,
+        "beta_schedule": "cosine",
+        "loss_weighting": {"name": "MinSNR", "gamma": 2.0},
+    }
+    weighting = weighting_from_config(config.pop("loss_weighting"))
+    twin = GaussianDiffusion(Pointwise(), **config, loss_weighting=weighting)
+    assert twin.config == {**config, "loss_weighting": {"name": "MinSNR", "gamma": 2.0}}
 
 
 def test_the_papers_defaults():

@@ -294,6 +294,97 @@ def test_float32_states_stay_float32():
     assert last_of(ddim(diffusion, x_T, 5, eta=1.0)).dtype == torch.float32
 
 
+# Starting in the middle
+
+
+@pytest.mark.parametrize("start", [1, 7, 29, 30])
+def test_a_chain_that_starts_in_the_middle_is_the_tail_of_the_whole(start):
+    """From the state at t = `start` of the whole chain, with the source of noise as it stood there: the same states."""
+    exact = GaussianDenoiser(schedule_64("cosine", 30), 0.3, 0.25)
+    x, noise = randn(3, 1, 4, 4), seeded(1)
+    chain = ancestral(exact, x, generator=noise)
+    for _ in range(30 - start):
+        x = next(chain).x
+    again = torch.Generator()
+    again.set_state(noise.get_state())
+    tail = list(ancestral(exact, x, generator=again, start=start))
+    assert [state.t for state in tail] == list(range(start - 1, -1, -1))
+    for ours, whole in zip(tail, chain, strict=True):
+        assert torch.equal(ours.x, whole.x)
+        assert torch.equal(ours.x0, whole.x0)
+
+
+@pytest.mark.parametrize("start", [0, 31, -1, True, 2.5, "5"])
+def test_ancestral_refuses_levels_that_do_not_exist(start):
+    exact = GaussianDenoiser(schedule_64("cosine", 30), 0.0, 1.0)
+    with pytest.raises(ValueError, match=r"start must be a whole number in 1 … 30 \(T\), but got"):
+        next(ancestral(exact, randn(1, 1, 2, 2), start=start))
+
+
+# Self-conditioning
+
+
+class Remembering(GaussianDenoiser):
+    """The exact denoiser, which writes down what it is told and moves its answer by half of it."""
+
+    self_condition = True
+
+    def predict(self, x_t, t, labels=None, *, clip_x0=False, x_self_cond) -> Prediction:
+        belief = super().predict(x_t, t, labels)
+        x0 = belief.x0 if x_self_cond is None else belief.x0 + 0.5 * x_self_cond
+        x0 = x0.clamp(-1, 1) if clip_x0 else x0
+        told.append((int(t[0]), x_self_cond))
+        alpha_bar = self.schedule.exact_alpha_bar[t[0]]
+        noise = (x_t - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+        return Prediction(noise=noise, x0=x0, v=belief.v, score=belief.score)
+
+
+told: list = []
+CHAINS = {
+    "ancestral": (ancestral, list(range(30, 0, -1))),
+    "ddim": (lambda d, x, **kw: ddim(d, x, 4, eta=0.5, **kw), [30, 22, 15, 7]),
+}
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("name", list(CHAINS))
+def test_each_step_is_told_what_the_step_before_predicted(name, clip):
+    """None first, then the x_0 of the state before; and a second chain knows nothing of the first."""
+    sample, asked = CHAINS[name]
+    model = Remembering(schedule_64("cosine", 30), 0.3, 0.25)
+    for _ in range(2):
+        told.clear()
+        states = list(sample(model, 3 * randn(2, 1, 2, 2), clip_x0=clip, generator=seeded(0)))
+        assert [t for t, _ in told] == asked
+        assert told[0][1] is None
+        for state, (_, hint) in zip(states, told[1:], strict=False):
+            assert torch.equal(state.x0, hint)
+    assert len(told) == len(states)
+
+
+def test_a_model_that_says_it_does_not_remember_is_not_told():
+    class Forgetful(GaussianDenoiser):
+        self_condition = False
+
+    x = randn(2, 1, 2, 2)
+    for sample, _ in CHAINS.values():
+        plain, forgetful = (
+            last_of(sample(kind(schedule_64("cosine", 30), 0.3, 0.25), x, generator=seeded(0)))
+            for kind in (GaussianDenoiser, Forgetful)
+        )
+        assert torch.equal(plain, forgetful)
+
+
+@pytest.mark.parametrize("name", list(CHAINS))
+def test_with_self_conditioning_an_image_still_depends_on_its_own_seed_alone(name):
+    sample, _ = CHAINS[name]
+    model = Remembering(schedule_64("cosine", 30), 0.3, 0.25)
+    x = randn(3, 1, 2, 2)
+    together = last_of(sample(model, x, generator=[seeded(s) for s in (5, 6, 7)]))
+    for i, seed in enumerate((5, 6, 7)):
+        assert torch.equal(last_of(sample(model, x[i : i + 1], generator=[seeded(seed)]))[0], together[i])
+
+
 # Grids
 
 

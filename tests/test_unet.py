@@ -1,5 +1,7 @@
 """`ddpm.unet` against NumPy, SciPy, a count of parameters done by hand, and what a U-Net must never do."""
 
+import inspect
+import json
 import math
 
 import numpy as np
@@ -15,6 +17,7 @@ from ddpm import GaussianDiffusion, Unet
 from ddpm.unet import (
     AttentionBlock,
     Downsample,
+    FourierEmbedding,
     ResidualBlock,
     SinusoidalEmbedding,
     Upsample,
@@ -119,6 +122,39 @@ def test_time_embedding_tells_all_levels_apart_under_autocast():
 def test_time_embedding_refuses_odd_and_tiny_dimensions(dim):
     with pytest.raises(ValueError, match=f"an even dimension of at least 4, but got {dim}"):
         SinusoidalEmbedding(dim)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_fourier_embedding_is_the_level_its_sines_and_its_cosines(learned):
+    """[t′, sin 2π w t′, cos 2π w t′] for t′ = t/1000, in NumPy; in full precision under autocast too."""
+    embedding = FourierEmbedding(6, learned=learned)
+    t = torch.tensor([1, 2, 500, 999, 1000])
+    w = embedding.frequencies.detach().double().numpy()
+    scaled = t.double().numpy()[:, None] / 1000
+    angles = 2 * np.pi * scaled * w
+    expected = np.concatenate([scaled, np.sin(angles), np.cos(angles)], axis=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = embedding(t)
+    assert got.shape == (5, 7)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got.detach().numpy(), expected, rtol=0, atol=3e-6)
+    assert isinstance(embedding.frequencies, nn.Parameter) == learned
+
+
+def test_fourier_frequencies_are_standard_normal():
+    """Mean and variance of 20,000 within 5 standard errors."""
+    torch.manual_seed(0)
+    w = FourierEmbedding(40_000, learned=False).frequencies
+    assert abs(w.mean().item()) < 5 / math.sqrt(20_000)
+    assert abs(w.var().item() - 1) < 5 * math.sqrt(2 / 20_000)
+
+
+def test_neighbouring_levels_have_neighbouring_fourier_features():
+    """At the scale t/1000 no wave turns by more than a little from t to t+1; at the scale t they would be scrambled."""
+    torch.manual_seed(0)
+    features = FourierEmbedding(64, learned=False)(torch.arange(1, 1001))
+    assert (features[1:] - features[:-1]).abs().max() < 0.05
+    assert len(torch.unique(features, dim=0)) == 1000
 
 
 @pytest.mark.parametrize(("dim", "dim_out"), [(8, 8), (8, 4)])
@@ -374,12 +410,115 @@ def test_dropout_works_in_training_only():
 
 def test_state_dict_round_trip():
     """Weights only: the frequencies of the time embedding follow from its size."""
-    first, second = small(num_classes=3), Unet(8, None, None, (1, 2), 1, 4, 3).eval()
+    first = small(num_classes=3)
+    second = Unet(8, dim_mults=(1, 2), channels=1, resnet_block_groups=4, num_classes=3).eval()
     x, t, labels = images(2, 1, 8, 8), torch.tensor([1, 2]), torch.tensor([0, 2])
     assert not torch.equal(first(x, t, labels), second(x, t, labels))
     assert set(first.state_dict()) == {name for name, _ in first.named_parameters()}
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(x, t, labels), second(x, t, labels))
+
+
+EVERY_OPTION = {
+    "dim": 8,
+    "init_dim": 12,
+    "out_dim": 2,
+    "dim_mults": [1, 2],
+    "channels": 2,
+    "self_condition": True,
+    "resnet_block_groups": 4,
+    "learned_sinusoidal_cond": True,
+    "random_fourier_features": False,
+    "learned_sinusoidal_dim": 6,
+    "num_classes": 3,
+    "attention_resolutions": [1],
+    "dropout": 0.1,
+    "num_res_blocks": 1,
+}
+
+
+@pytest.mark.parametrize("kind", [{}, {"learned_sinusoidal_cond": False, "random_fourier_features": True}])
+def test_config_builds_a_twin(kind):
+    """Every argument, in the order of the signature and through JSON; with the weights the twin says the same."""
+    options = {**EVERY_OPTION, **kind}
+    assert list(inspect.signature(Unet).parameters) == list(options)
+    first = draw_all(Unet(**options)).eval()
+    assert first.config == options
+    assert list(first.config) == list(options)
+    twin = Unet(**json.loads(json.dumps(first.config))).eval()
+    assert twin.config == first.config
+    x, t, labels = images(2, 2, 8, 8), torch.tensor([1, 900]), torch.tensor([0, 2])
+    x0 = images(2, 2, 8, 8, seed=1)
+    assert not torch.equal(first(x, t, labels, x0), twin(x, t, labels, x0))
+    twin.load_state_dict(first.state_dict())
+    assert torch.equal(first(x, t, labels, x0), twin(x, t, labels, x0))
+
+
+def test_a_configuration_from_before_the_options_builds_the_same_network():
+    old = ("dim", "init_dim", "out_dim", "dim_mults", "channels", "resnet_block_groups", "num_classes")
+    network = small(num_classes=3)
+    again = Unet(**{name: network.config[name] for name in old}).eval()
+    again.load_state_dict(network.state_dict())
+    x, t, labels = images(2, 1, 8, 8), torch.tensor([1, 2]), torch.tensor([0, 2])
+    assert torch.equal(again(x, t, labels), network(x, t, labels))
+
+
+# Self-conditioning
+
+
+def test_self_conditioning_is_more_channels_of_the_first_convolution():
+    """By linearity: conv([x_t, x̂_0]) = conv of x_t by the first half of the weights + conv of x̂_0 by the second."""
+    network = small(channels=2, self_condition=True)
+    x, x0, t = images(3, 2, 8, 8), images(3, 2, 8, 8, seed=1), torch.tensor([1, 20, 1000])
+    assert network.self_condition
+    assert network.channels == 2
+    assert network.first.weight.shape == (8, 4, 3, 3)
+    plain = small(channels=2)
+    assert not plain.self_condition
+    parts = network.state_dict()
+    plain.load_state_dict(parts | {"first.weight": parts["first.weight"][:, :2]})
+    second = torch.nn.functional.conv2d(x0, parts["first.weight"][:, 2:], padding=1)
+    plain.first.register_forward_hook(lambda _, __, output: output + second)
+    torch.testing.assert_close(network(x, t, None, x0), plain(x, t), rtol=1e-4, atol=1e-4)
+
+
+def test_no_estimate_yet_counts_as_zeros():
+    network = small(self_condition=True)
+    x, t = images(2, 1, 8, 8), torch.tensor([1, 20])
+    nothing = network(x, t)
+    assert torch.equal(nothing, network(x, t, x_self_cond=torch.zeros_like(x)))
+    assert (nothing - network(x, t, x_self_cond=images(2, 1, 8, 8, seed=1))).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 4), (1, 1, 8, 8), (2, 2, 8, 8), (1, 8, 8)])
+def test_an_estimate_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"x_self_cond must be shaped like x_t, \(2, 1, 8, 8\), but got"):
+        small(self_condition=True)(
+            torch.zeros(2, 1, 8, 8), torch.tensor([1, 2]), x_self_cond=torch.zeros(shape)
+        )
+
+
+def test_an_estimate_that_is_not_expected_is_refused():
+    x = torch.zeros(2, 1, 8, 8)
+    with pytest.raises(ValueError, match="built without self_condition and takes no x_self_cond"):
+        small()(x, torch.tensor([1, 2]), x_self_cond=x)
+
+
+# Fourier features in the network
+
+
+def test_learned_frequencies_learn_and_random_ones_do_not():
+    for kind, learned in (("learned_sinusoidal_cond", True), ("random_fourier_features", False)):
+        network = small(**{kind: True, "learned_sinusoidal_dim": 6}).train()
+        assert isinstance(network.time_embedding[0], FourierEmbedding)
+        assert network.time_embedding[1].in_features == 7
+        parameters = dict(network.named_parameters())
+        assert ("time_embedding.0.frequencies" in parameters) == learned
+        assert "time_embedding.0.frequencies" in network.state_dict()
+        network(images(4, 1, 8, 8), torch.tensor([1, 10, 100, 1000])).square().mean().backward()
+        for name, parameter in parameters.items():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
 
 
 def test_double_precision():
@@ -442,6 +581,13 @@ def test_channels_last_gives_the_same():
         ({"channels": 0}, "channels must be at least 1, but got 0"),
         ({"out_dim": 0}, "out_dim must be at least 1, but got 0"),
         ({"num_classes": 0}, "num_classes must be at least 1, but got 0"),
+        ({"learned_sinusoidal_dim": 0}, "learned_sinusoidal_dim must be even and at least 2, but got 0"),
+        ({"learned_sinusoidal_dim": 7}, "even and at least 2, but got 7"),
+        ({"learned_sinusoidal_dim": 1, "random_fourier_features": True}, "even and at least 2, but got 1"),
+        (
+            {"learned_sinusoidal_cond": True, "random_fourier_features": True},
+            "learned_sinusoidal_cond and random_fourier_features are two .* choose one",
+        ),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -107,6 +107,7 @@ def torchvision_dataset(
     train: bool = True,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
+    augment_horizontal_flip: bool = False,
     download: bool = True,
     **options: Any,
 ) -> Dataset[Any]:
@@ -120,6 +121,8 @@ def torchvision_dataset(
             gives all it has as its training part.
         image_size: side, or (height, width), to which images are resized and cut; None keeps theirs.
         channels: 1, 3 or 4; None keeps theirs.
+        augment_horizontal_flip: mirror each image with probability 1/2 whenever it is read, by torch's global
+            generator.
         download: fetch the files if they are not there yet, where torchvision can.
         **options: passed on to the class, such as `split="letters"` for EMNIST.
 
@@ -133,7 +136,8 @@ def torchvision_dataset(
     """
     cls = torchvision_class(name)
     accepted = constructor_parameters(cls)
-    usual = {"root": str(root), "transform": PrepareImage(image_size, channels), "download": download}
+    prepare = PrepareImage(image_size, channels, augment_horizontal_flip)
+    usual = {"root": str(root), "transform": prepare, "download": download}
     usual = {key: value for key, value in usual.items() if key in accepted}
     arguments = usual | part_arguments(cls.__name__, accepted, train, options) | options
     missing = [key for key, p in accepted.items() if p.default is p.empty and key not in arguments]
@@ -216,6 +220,7 @@ def load_dataset(
     train: bool = True,
     root: str | Path = "data",
     channels: int | None = None,
+    augment_horizontal_flip: bool = False,
 ) -> Dataset[Any]:
     """A data set by one word: "digits", the name of a torchvision data set, or the path of a folder of images.
 
@@ -227,6 +232,8 @@ def load_dataset(
         train: the training part, or the test part. The digits and a folder have no test part.
         root: the folder for the files of torchvision's data sets.
         channels: 1, 3 or 4; None keeps the data set's own, and means 3 for a folder.
+        augment_horizontal_flip: mirror half of the images, chosen anew whenever they are read; refused for the digits,
+            which would be digits no more.
 
     Returns:
         The data set: pairs (image, label), or images alone from a folder, as float32 tensors in [0, 1].
@@ -238,10 +245,19 @@ def load_dataset(
     name = str(name_or_path)
     is_path = isinstance(name_or_path, Path) or "/" in name or os.sep in name
     if not is_path and plain(name) in torchvision_names():
-        return torchvision_dataset(name, root, train=train, image_size=image_size, channels=channels)
+        return torchvision_dataset(
+            name,
+            root,
+            train=train,
+            image_size=image_size,
+            channels=channels,
+            augment_horizontal_flip=augment_horizontal_flip,
+        )
     if not train:
         raise ValueError(f"{name} has no test part: train=False is only for data sets of torchvision")
     if not is_path and plain(name) == "digits":
+        if augment_horizontal_flip:
+            raise ValueError("augment_horizontal_flip=True is not for the digits: a mirrored digit is none")
         size = DIGITS_SIZE if image_size is None else image_size
         return digits(size, channels=1 if channels is None else channels)
     if not is_path and not Path(name).is_dir():
@@ -249,4 +265,9 @@ def load_dataset(
         raise ValueError(f"there is no folder {name!r} and no data set of that name{suggestion(name, names)}")
     if image_size is None:
         raise ValueError(f"images in a folder have many sizes: give an image_size, such as 32, for {name}")
-    return image_folder(name_or_path, image_size, channels=3 if channels is None else channels)
+    return image_folder(
+        name_or_path,
+        image_size,
+        channels=3 if channels is None else channels,
+        augment_horizontal_flip=augment_horizontal_flip,
+    )

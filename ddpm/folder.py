@@ -35,10 +35,12 @@ class PrepareImage:
             antialiasing, until it covers that area, and cut to it around its centre.
         channels: 1 (grey), 3 (RGB) or 4 (RGBA); None keeps the image's own. Without a channel for it, transparency
             is laid over white.
+        augment_horizontal_flip: mirror each image with probability 1/2, by torch's global generator.
     """
 
     image_size: int | tuple[int, int] | None = None
     channels: int | None = None
+    augment_horizontal_flip: bool = False
 
     def __post_init__(self) -> None:
         """Check both settings at once, long before the first image comes."""
@@ -55,6 +57,8 @@ class PrepareImage:
         if self.image_size is not None:
             height, width = check_image_size(self.image_size)
             image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+        if self.augment_horizontal_flip and torch.rand(()) < 0.5:
+            image = ImageOps.mirror(image)
         return pil_to_tensor(image).float() / 255
 
 
@@ -105,13 +109,11 @@ class FolderDataset(Dataset[Tensor]):
         paths: Sequence[Path],
         prepare: Callable[[Image.Image], Tensor],
         *,
-        augment_horizontal_flip: bool = False,
         unreadable: dict[Path, str] | None = None,
     ) -> None:
         """Keep the paths; nothing is read yet."""
         self.paths = list(paths)
         self.prepare = prepare
-        self.augment_horizontal_flip = augment_horizontal_flip
         self.unreadable = unreadable or {}
 
     def __len__(self) -> int:
@@ -120,12 +122,9 @@ class FolderDataset(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         path = self.paths[index]
         try:
-            image = self.prepare(read_image(path))
-        except Exception as error:  # as in `find_unreadable`; the file's name is what helps
+            return self.prepare(read_image(path))
+        except Exception as error:  # as in `look_at`; the file's name is what helps
             raise RuntimeError(f"cannot read the image {path}: {reason(error)}") from error
-        if self.augment_horizontal_flip and torch.rand(()) < 0.5:
-            return image.flip(-1)
-        return image
 
 
 def image_folder(
@@ -148,9 +147,10 @@ def image_folder(
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         augment_horizontal_flip: mirror each image with probability 1/2 whenever it is read, by torch's global
             generator.
-        check: decode every file now, in threads, and leave out what cannot be read, with one warning. A truncated
-            JPEG has an intact header and shows only when it is decoded to the end, so this costs about as much as
-            reading all images once. False skips it; a broken file then raises an error that names it, in its turn.
+        check: decode every file now, in threads, and leave out what cannot be read, with one warning; another warning
+            says how many are smaller than `image_size` and have to be enlarged. A truncated JPEG has an intact header
+            and shows only when it is decoded to the end, so this costs about as much as reading all images once. False
+            skips it; a broken file then raises an error that names it, in its turn.
 
     Returns:
         A data set of images alone (no labels), float32 of shape (channels, height, width) in [0, 1], in the order of
@@ -160,9 +160,9 @@ def image_folder(
         ValueError: if a setting is not allowed, or the folder holds no image, or none that can be read.
         NotADirectoryError: if the path is not a folder.
     """
-    prepare = PrepareImage(image_size, channels)
+    prepare = PrepareImage(image_size, channels, augment_horizontal_flip)
     paths = find_images(Path(path))
-    unreadable = find_unreadable(paths) if check else {}
+    sizes, unreadable = look_at(paths) if check else ({}, {})
     if unreadable:
         message = (
             f"{len(unreadable)} of {len(paths)} images in {path} cannot be read: {list_problems(unreadable)}"
@@ -170,9 +170,22 @@ def image_folder(
         if len(unreadable) == len(paths):
             raise ValueError(message)
         warnings.warn(f"left out: {message}", stacklevel=2)
+    warn_of_small(sizes, check_image_size(image_size), path)
     readable = [file for file in paths if file not in unreadable]
-    return FolderDataset(
-        readable, prepare, augment_horizontal_flip=augment_horizontal_flip, unreadable=unreadable
+    return FolderDataset(readable, prepare, unreadable=unreadable)
+
+
+def warn_of_small(sizes: dict[Path, tuple[int, int]], wanted: tuple[int, int], folder: str | Path) -> None:
+    """Say which images have to be enlarged: that adds pixels, but nothing to learn from."""
+    small = {file: size for file, size in sizes.items() if size[0] < wanted[0] or size[1] < wanted[1]}
+    if not small:
+        return
+    file, (height, width) = next(iter(small.items()))
+    warnings.warn(
+        f"{len(small)} of {len(sizes)} images in {folder} are smaller than image_size {wanted[0]}×{wanted[1]} and are"
+        f" enlarged, which blurs them (the first is {file}, {height}×{width}); leave them out, or choose an image_size"
+        f" of at most {min(min(size) for size in sizes.values())}",
+        stacklevel=3,
     )
 
 
@@ -191,23 +204,23 @@ def find_images(folder: Path) -> list[Path]:
     return images
 
 
-def find_unreadable(paths: Sequence[Path]) -> dict[Path, str]:
-    """The files that cannot be decoded, with the reason, in the order given."""
+def look_at(paths: Sequence[Path]) -> tuple[dict[Path, tuple[int, int]], dict[Path, str]]:
+    """Decode every file: (height, width) of those that can be, the reason of those that cannot; in the order given."""
 
-    def problem(path: Path) -> str:
+    def look(path: Path) -> tuple[int, int] | str:
         try:
-            read_image(path)
+            image = read_image(path)
         except (
             Exception
         ) as error:  # Pillow's decoders raise many kinds; whichever it is, its words are passed on
             return reason(error)
-        return ""
+        return image.height, image.width
 
-    with ThreadPoolExecutor(
-        os.cpu_count()
-    ) as pool:  # threads suffice: Pillow decodes without holding the GIL
-        problems = list(pool.map(problem, paths))
-    return {path: text for path, text in zip(paths, problems, strict=True) if text}
+    # Threads suffice: Pillow decodes without holding the GIL.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = dict(zip(paths, pool.map(look, paths), strict=True))
+    sizes = {path: answer for path, answer in found.items() if isinstance(answer, tuple)}
+    return sizes, {path: answer for path, answer in found.items() if isinstance(answer, str)}
 
 
 def list_problems(problems: dict[Path, str]) -> str:

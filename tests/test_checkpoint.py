@@ -1,13 +1,31 @@
 """Models on disk: what is loaded is what was saved, and bad folders are refused clearly."""
 
+import errno
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from ddpm import GaussianDiffusion, Unet
-from ddpm.checkpoint import load_pretrained, save_pretrained
+from ddpm import P2, GaussianDiffusion, MinSNR, Unet
+from ddpm.checkpoint import (
+    DamagedCheckpointError,
+    list_checkpoints,
+    load_pretrained,
+    newest_checkpoint,
+    read_checkpoint,
+    save_pretrained,
+    step_of,
+    write_checkpoint,
+    write_synced,
+)
+from tests import runs
 
 
 def small_model() -> GaussianDiffusion:
@@ -64,7 +82,7 @@ def test_a_failed_save_leaves_the_old_model_whole(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
+    monkeypatch.setattr("ddpm.checkpoint.write_synced", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_pretrained(model, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
@@ -100,3 +118,213 @@ def test_only_a_unet_can_be_saved(tmp_path):
 
     with pytest.raises(TypeError, match="only a Unet can be saved, but the network is a Other"):
         save_pretrained(GaussianDiffusion(Other(), image_size=8, timesteps=50), tmp_path)
+
+
+# Checkpoints
+
+
+TENSORS = {"model": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}, "ema": {"a": torch.zeros(2, 3)}}
+DOCUMENTS = {"state": {"step": 3, "numbers": [1, 2.5, None]}, "config": {"network": {}}}
+
+
+def write(run, step, value=0.0, *, keep=3):
+    tensors = TENSORS | {"ema": {"a": torch.full((2, 3), value)}}
+    return write_checkpoint(run, step, tensors, DOCUMENTS, keep=keep)
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    folder = write(tmp_path, 3)
+    assert folder == tmp_path / "checkpoints" / "step-00000003"
+    saved = newest_checkpoint(tmp_path)
+    assert saved.step == 3
+    assert saved.documents == DOCUMENTS
+    for file, tensors in TENSORS.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(saved.tensors[file][name], tensor)
+            assert saved.tensors[file][name].dtype == tensor.dtype
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json"] * 3 + [".safetensors"] * 2
+
+
+def test_any_memory_layout_is_stored_by_its_values(tmp_path):
+    tensor = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    write_checkpoint(tmp_path, 1, {"model": {"a": tensor}}, {}, keep=1)
+    assert torch.equal(newest_checkpoint(tmp_path).tensors["model"]["a"], tensor)
+
+
+def test_the_newest_few_are_kept(tmp_path):
+    for step in (1, 2, 10, 100):
+        write(tmp_path, step, keep=2)
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [10, 100]
+
+
+def test_steps_are_ordered_as_numbers(tmp_path):
+    for step in (99_999_999, 100_000_000, 5):
+        write(tmp_path, step)
+    assert newest_checkpoint(tmp_path).step == 100_000_000
+
+
+def test_remains_of_a_killed_writer_are_no_checkpoint_and_go(tmp_path):
+    write(tmp_path, 1, value=1.0)
+    remains = tmp_path / "checkpoints" / ".step-00000002.part"
+    remains.mkdir()
+    (remains / "model.safetensors").write_bytes(b"half")
+    assert newest_checkpoint(tmp_path).step == 1
+    write(tmp_path, 3)
+    assert not remains.exists()
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_flipped_bit_anywhere_is_seen(tmp_path_factory, data):
+    """Every bit of every file but those of JSON's white space and letters' case matters; a flip never passes unseen."""
+    run = tmp_path_factory.mktemp("run")
+    folder = write(run, 1)
+    path = data.draw(st.sampled_from(sorted(folder.iterdir())))
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        saved = read_checkpoint(folder)
+    except DamagedCheckpointError:
+        return
+    # A flip that gets through was in the list of checksums itself and left its meaning: white space, say.
+    assert path.name == "checksums.json"
+    assert saved.documents == DOCUMENTS
+    assert torch.equal(saved.tensors["model"]["a"], TENSORS["model"]["a"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "state.json", "checksums.json"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path, name, damage):
+    write(tmp_path, 1, value=1.0)
+    broken = write(tmp_path, 2, value=2.0)
+    content = (broken / name).read_bytes()
+    (broken / name).unlink()
+    if damage != "gone":
+        (broken / name).write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    with pytest.warns(UserWarning, match=r"step-00000002 is damaged: .*; step-00000001, the one before it, is used"):
+        saved = newest_checkpoint(tmp_path)
+    assert float(saved.tensors["ema"]["a"][0, 0]) == 1.0
+
+
+def test_a_damaged_checkpoint_is_written_again(tmp_path):
+    broken = write(tmp_path, 2, value=2.0)
+    (broken / "state.json").write_text("{}")
+    write(tmp_path, 2, value=2.0)
+    assert newest_checkpoint(tmp_path).step == 2
+
+
+def test_a_good_checkpoint_of_the_same_step_is_left_alone(tmp_path):
+    folder = write(tmp_path, 2)
+    before = (folder / "checksums.json").stat().st_mtime_ns
+    write(tmp_path, 2)
+    assert (folder / "checksums.json").stat().st_mtime_ns == before
+
+
+def test_only_damaged_checkpoints_are_an_error_that_names_them(tmp_path):
+    for step in (1, 2):
+        (write(tmp_path, step) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedCheckpointError, match=r"every checkpoint .* is damaged: .*step-00000002.*step-00000001"):
+        newest_checkpoint(tmp_path)
+
+
+def test_no_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        newest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_disk_that_refuses_leaves_the_old_checkpoints(tmp_path, monkeypatch, number):
+    write(tmp_path, 1)
+    written = []
+
+    def refuse(path, content):
+        written.append(path.name)
+        if len(written) == 3:
+            raise OSError(number, os.strerror(number), str(path))
+        return write_synced(path, content)
+
+    monkeypatch.setattr("ddpm.checkpoint.write_synced", refuse)
+    with pytest.raises(OSError, match=r"step-00000002 could not be written .*point results_folder") as caught:
+        write(tmp_path, 2)
+    assert caught.value.errno == number
+    assert newest_checkpoint(tmp_path).step == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_a_full_disk(tmp_path):
+    """A real one, of 200 kB: no room for the second checkpoint, and the first is whole."""
+    script = f"""
+import torch
+from pathlib import Path
+from ddpm.checkpoint import newest_checkpoint, write_checkpoint
+run, tensors = Path({str(tmp_path)!r}), {{"model": {{"a": torch.randn(30_000)}}}}
+write_checkpoint(run, 1, tensors, {{}}, keep=3)
+try:
+    write_checkpoint(run, 2, tensors, {{}}, keep=3)
+except OSError as error:
+    print(error)
+print("newest", newest_checkpoint(run).step, sorted(path.name for path in (run / "checkpoints").iterdir()))
+"""
+    mount = f"mount -t tmpfs -o size=200k tmpfs {tmp_path} && exec {sys.executable} - "
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", mount], input=script, capture_output=True, text=True
+    ) if shutil.which("unshare") else None
+    if done is None or "mount" in done.stderr or "unshare" in done.stderr:
+        pytest.skip("this system does not let the tests mount a small disk")
+    assert "the disk is full: make room, or point results_folder elsewhere" in done.stdout, done.stderr
+    assert "newest 1 ['step-00000001']" in done.stdout
+
+
+# Models out of checkpoints
+
+
+def test_a_run_and_its_checkpoints_are_models(tmp_path):
+    run = runs.trainer(tmp_path / "run")
+    run.train()
+    newest = tmp_path / "run" / "checkpoints" / "step-00000004"
+    for place in (tmp_path / "run", newest):
+        averaged = GaussianDiffusion.from_pretrained(place)
+        assert torch.equal(runs.weights(averaged), runs.weights(run.ema_model))
+        raw = GaussianDiffusion.from_pretrained(place, weights="model")
+        assert torch.equal(runs.weights(raw), runs.weights(run.diffusion))
+        assert not torch.equal(runs.weights(raw), runs.weights(averaged))
+    assert averaged.config == run.diffusion.config
+    assert not averaged.training
+
+
+def test_a_damaged_checkpoint_is_no_model(tmp_path):
+    run = runs.trainer(tmp_path)
+    run.train()
+    newest = list_checkpoints(tmp_path)[-1]
+    (newest / "ema.safetensors").write_bytes((newest / "ema.safetensors").read_bytes()[:-1] + b"?")
+    with pytest.raises(DamagedCheckpointError, match="the checksum of ema.safetensors does not hold"):
+        load_pretrained(newest)
+    with pytest.warns(UserWarning, match="step-00000002, the one before it, is used"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("weighting", [None, MinSNR(gamma=3.0), P2(gamma=0.5, k=2.0)])
+def test_the_loss_weighting_comes_back(tmp_path, weighting):
+    model = small_model()
+    model.loss_weighting = weighting
+    save_pretrained(model, tmp_path)
+    assert load_pretrained(tmp_path).loss_weighting == weighting
+
+
+def test_a_network_of_another_class_is_left_to_its_program(tmp_path):
+    save_pretrained(small_model(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["network"] = {"class": "MyNetwork"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="trained with a network of class MyNetwork, which only your own program"):
+        load_pretrained(tmp_path)
+
+
+def test_nothing_is_pickled(tmp_path):
+    run = runs.trainer(tmp_path)
+    run.train()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".jsonl", ".safetensors", ".png", ""}
+    assert [path.name for path in files if not path.suffix] == [".lock"]

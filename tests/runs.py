@@ -14,7 +14,7 @@ def model(seed: int = 0, *, network: dict | None = None, **options) -> GaussianD
     """A small model whose every weight was drawn, since a fresh network answers 0."""
     torch.manual_seed(seed)
     shape = {"dim_mults": (1, 2), "num_res_blocks": 1, "attention_resolutions": (), "resnet_block_groups": 4}
-    unet = Unet(8, channels=1, **(shape | (network or {})))
+    unet = Unet(8, **({"channels": 1} | shape | (network or {})))
     nn.init.normal_(unet.last.weight, std=0.1)
     defaults = {"image_size": 8, "timesteps": 50, "sampling_timesteps": 2, "objective": "pred_v"}
     return GaussianDiffusion(unet, **(defaults | {"beta_schedule": "cosine"} | options))

@@ -123,7 +123,10 @@ def test_only_a_unet_can_be_saved(tmp_path):
 # Checkpoints
 
 
-TENSORS = {"model": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}, "ema": {"a": torch.zeros(2, 3)}}
+TENSORS = {
+    "model": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)},
+    "ema": {"a": torch.zeros(2, 3)},
+}
 DOCUMENTS = {"state": {"step": 3, "numbers": [1, 2.5, None]}, "config": {"network": {}}}
 
 
@@ -203,7 +206,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(tmp_path, name, dam
     (broken / name).unlink()
     if damage != "gone":
         (broken / name).write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
-    with pytest.warns(UserWarning, match=r"step-00000002 is damaged: .*; step-00000001, the one before it, is used"):
+    with pytest.warns(
+        UserWarning, match=r"step-00000002 is damaged: .*; step-00000001, the one before it, is used"
+    ):
         saved = newest_checkpoint(tmp_path)
     assert float(saved.tensors["ema"]["a"][0, 0]) == 1.0
 
@@ -225,7 +230,9 @@ def test_a_good_checkpoint_of_the_same_step_is_left_alone(tmp_path):
 def test_only_damaged_checkpoints_are_an_error_that_names_them(tmp_path):
     for step in (1, 2):
         (write(tmp_path, step) / "model.safetensors").write_bytes(b"")
-    with pytest.raises(DamagedCheckpointError, match=r"every checkpoint .* is damaged: .*step-00000002.*step-00000001"):
+    with pytest.raises(
+        DamagedCheckpointError, match=r"every checkpoint .* is damaged: .*step-00000002.*step-00000001"
+    ):
         newest_checkpoint(tmp_path)
 
 
@@ -268,9 +275,16 @@ except OSError as error:
 print("newest", newest_checkpoint(run).step, sorted(path.name for path in (run / "checkpoints").iterdir()))
 """
     mount = f"mount -t tmpfs -o size=200k tmpfs {tmp_path} && exec {sys.executable} - "
-    done = subprocess.run(
-        ["unshare", "--mount", "--map-root-user", "sh", "-c", mount], input=script, capture_output=True, text=True
-    ) if shutil.which("unshare") else None
+    done = (
+        subprocess.run(
+            ["unshare", "--mount", "--map-root-user", "sh", "-c", mount],
+            input=script,
+            capture_output=True,
+            text=True,
+        )
+        if shutil.which("unshare")
+        else None
+    )
     if done is None or "mount" in done.stderr or "unshare" in done.stderr:
         pytest.skip("this system does not let the tests mount a small disk")
     assert "the disk is full: make room, or point results_folder elsewhere" in done.stdout, done.stderr
@@ -299,7 +313,7 @@ def test_a_damaged_checkpoint_is_no_model(tmp_path):
     run.train()
     newest = list_checkpoints(tmp_path)[-1]
     (newest / "ema.safetensors").write_bytes((newest / "ema.safetensors").read_bytes()[:-1] + b"?")
-    with pytest.raises(DamagedCheckpointError, match="the checksum of ema.safetensors does not hold"):
+    with pytest.raises(DamagedCheckpointError, match=r"the checksum of ema\.safetensors does not hold"):
         load_pretrained(newest)
     with pytest.warns(UserWarning, match="step-00000002, the one before it, is used"):
         load_pretrained(tmp_path)
@@ -318,7 +332,9 @@ def test_a_network_of_another_class_is_left_to_its_program(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config["network"] = {"class": "MyNetwork"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="trained with a network of class MyNetwork, which only your own program"):
+    with pytest.raises(
+        ValueError, match="trained with a network of class MyNetwork, which only your own program"
+    ):
         load_pretrained(tmp_path)
 
 

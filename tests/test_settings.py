@@ -3,6 +3,7 @@
 import inspect
 import math
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 
@@ -36,7 +37,10 @@ def test_counts_that_may_be_zero(name):
         ({"ema_rampup": -1}, "ema_rampup must be a number above 0"),
         ({"max_grad_norm": 0}, "max_grad_norm must be a number above 0"),
         ({"weight_decay": -1}, "weight_decay must be a number at least 0"),
-        ({"adam_betas": (0.9, 1.0)}, "each of adam_betas must be a number at least 0 and below 1, but got 1.0"),
+        (
+            {"adam_betas": (0.9, 1.0)},
+            "each of adam_betas must be a number at least 0 and below 1, but got 1.0",
+        ),
         ({"adam_betas": 0.9}, r"adam_betas must be a pair of numbers such as \(0.9, 0.99\), but got 0.9"),
         ({"mixed_precision": "O1"}, "unknown mixed_precision 'O1'; choose one of 'no', 'fp16', 'bf16'"),
         ({"lr_schedule": "linear"}, "unknown lr_schedule 'linear'; choose one of 'constant', 'cosine'"),
@@ -74,7 +78,7 @@ def test_learning_rate_falls_along_a_cosine_to_zero():
     assert rates[2] == 2.0
     assert rates[7] == pytest.approx(1.0)  # half-way between step 2 and step 12
     assert rates[12] == pytest.approx(0.0)
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[2:]))
 
 
 @pytest.mark.parametrize("every", [1, 10])

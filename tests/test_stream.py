@@ -20,6 +20,17 @@ def indices(order, count):
     return [index for batch in first(order, count) for index in batch.indices]
 
 
+def draw_all():
+    """One number of each global generator, as old transforms draw them."""
+    return [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
+
+
+def seed_all(seed):
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 class Random(Dataset):
     """Images that a transform draws anew, from all three generators."""
 
@@ -27,8 +38,8 @@ class Random(Dataset):
         return 20
 
     def __getitem__(self, index):
-        value = torch.rand(()) / 4 + np.random.rand() / 4 + random.random() / 4
-        return torch.full((1, 2, 2), float(value) + index / 1000)
+        value = sum(draw_all()) / 4
+        return torch.full((1, 2, 2), value + index / 1000)
 
 
 def images(count, *, shape=(1, 2, 2)):
@@ -77,14 +88,14 @@ def test_neighbouring_seeds_have_nothing_in_common():
 
 
 def test_seeded_gives_the_generators_back():
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    expected = [random.random(), np.random.rand(), float(torch.rand(()))]
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    seed_all(1)
+    expected = draw_all()
+    seed_all(1)
     with seeded(5):
-        inside = [random.random(), np.random.rand(), float(torch.rand(()))]
-    assert [random.random(), np.random.rand(), float(torch.rand(()))] == expected
+        inside = draw_all()
+    assert draw_all() == expected
     with seeded(5):
-        assert [random.random(), np.random.rand(), float(torch.rand(()))] == inside
+        assert draw_all() == inside
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -164,14 +175,18 @@ def test_other_items_are_refused_at_once(item, message):
 
 
 def test_missing_labels_are_refused_at_once():
-    with pytest.raises(ValueError, match=r"takes class labels \(num_classes\), so the data set must give pairs"):
+    with pytest.raises(
+        ValueError, match=r"takes class labels \(num_classes\), so the data set must give pairs"
+    ):
         SeededBatches(Items(torch.zeros(3, 4, 4)), (3, 4, 4), labelled=True)
 
 
 def test_empty_and_endless_data_sets_are_refused():
     with pytest.raises(ValueError, match="the data set is empty: give one that holds at least one image"):
         SeededBatches(Items(), (3, 4, 4), labelled=False)
-    with pytest.raises(TypeError, match="a map-style data set, with a length and numbered items, but got generator"):
+    with pytest.raises(
+        TypeError, match="a map-style data set, with a length and numbered items, but got generator"
+    ):
         SeededBatches((x for x in []), (3, 4, 4), labelled=False)
 
 

@@ -173,14 +173,15 @@ def write_checkpoint(
         remove_remains(folder.parent)
         unfinished.mkdir()
         fill(unfinished, tensors, documents)
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        if folder.exists():  # a damaged one
+            discard(folder)
         unfinished.replace(folder)
         sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise write_error(folder, error) from error
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        discard(old)
     return folder
 
 
@@ -265,9 +266,16 @@ def is_good(folder: Path) -> bool:
         return False
 
 
+def discard(folder: Path) -> None:
+    """Delete a checkpoint, under another name: half-deleted it would pass for a damaged one."""
+    doomed = folder.with_name(f".{folder.name}.old")
+    folder.replace(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
 def remove_remains(folder: Path) -> None:
-    """Delete what a killed process left half-written."""
-    for remains in folder.glob(".step-*.part"):
+    """Delete what a killed process left half-written or half-deleted."""
+    for remains in folder.glob(".step-*"):
         shutil.rmtree(remains, ignore_errors=True)
 
 

@@ -26,7 +26,7 @@ from ddpm import checkpoint as checkpoints
 from ddpm.checkpoint import Checkpoint
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
 from ddpm.folder import image_folder
-from ddpm.generation import generate
+from ddpm.generation import generate, this_process
 from ddpm.interrupt import Interrupts
 from ddpm.logbook import Logbook
 from ddpm.settings import FREE_TO_CHANGE, TrainingSettings, advises
@@ -559,7 +559,7 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
             " fastest)"
         )
     AcceleratorState._reset_state()  # accelerate keeps one precision for the whole program: that of the last one made
-    return Accelerator(mixed_precision=mixed_precision)
+    return Accelerator(mixed_precision=mixed_precision, cpu=this_process().device.type == "cpu")
 
 
 # States as tensors and JSON

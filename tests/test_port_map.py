@@ -151,7 +151,9 @@ def test_the_page_shows_every_section_once() -> None:
 def quick_starts() -> tuple[str, str]:
     """The port's example and ours, as the page has them."""
     before, after, *_ = re.findall(
-        r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        r"^```\{code-block\} python\n:emphasize-lines: [\d, ]+\n\n(.*?)^```$",
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
     )
     return before, after
 

@@ -87,6 +87,7 @@ class Trainer(TrainingSettings):
         self.diffusion.to(self.accelerator.device)
         if self.channels_last:
             self.diffusion.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.try_network(labelled)
         self.averaged = AveragedModel(self.diffusion, multi_avg_fn=self.average)
         self.averaged.requires_grad_(False).eval()
         self.optimizer = self.accelerator.prepare(
@@ -133,6 +134,16 @@ class Trainer(TrainingSettings):
                 f"train_batch_size={self.train_batch_size} on {processes} process(es) takes more images at a time than"
                 f" the {len(self.data)} there are; lower it to {max(1, len(self.data) // processes)}, or add images"
             )
+
+    @torch.no_grad()
+    def try_network(self, labelled: bool) -> None:
+        """Ask the network about one image of nothing, so that what does not fit is refused before work starts."""
+        was_training = {module: module.training for module in self.diffusion.modules()}
+        nothing = torch.zeros(1, *self.diffusion.image_shape, device=self.accelerator.device)
+        level = torch.ones(1, dtype=torch.long, device=self.accelerator.device)
+        self.diffusion.eval().predict(nothing, level, torch.zeros_like(level) if labelled else None)
+        for module, training in was_training.items():
+            module.training = training
 
     def batches(self) -> Batches:
         """This process's batches from the run's position on, without end."""

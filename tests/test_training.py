@@ -209,6 +209,7 @@ class Spy(torch.nn.Module):
                 "guess": x_self_cond,
                 "type": output.dtype,
                 "grad": output.requires_grad,
+                "training": self.training,
             }
         )
         return output
@@ -217,7 +218,9 @@ class Spy(torch.nn.Module):
 def spied(folder, **settings):
     torch.manual_seed(0)
     diffusion = GaussianDiffusion(Spy(), image_size=8, timesteps=50, objective="pred_v", sampling_timesteps=2)
-    return trainer(folder, diffusion, train_num_steps=1, **settings)
+    ours = trainer(folder, diffusion, train_num_steps=1, **settings)
+    diffusion.network.calls.clear()  # of the trial before work starts
+    return ours
 
 
 def test_x_t_is_formed_in_float32_and_only_the_network_runs_in_bf16(tmp_path):
@@ -509,6 +512,25 @@ def test_a_folder_with_a_run_in_it_is_not_overwritten(tmp_path):
     assert saved_files(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        ({}, {"image_size": 7}, "H and W divisible by 2, but got"),
+        ({"out_dim": 3}, {}, "x_t and the network's output must have one shape"),
+        (
+            {"channels": 3},
+            {},
+            r"the model takes images of shape \(3, 8, 8\), but .* image number 0 is \(1, 8, 8\)",
+        ),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_before_work_starts(tmp_path, network, options, message):
+    diffusion = model(network=network, **options)
+    data = TensorDataset(torch.zeros(20, 1, 7, 7)) if options else None
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, diffusion, data)
+
+
 def test_nothing_to_take_up(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no run to take up"):
         trainer(tmp_path).resume()
@@ -567,7 +589,7 @@ def test_pictures_smaller_than_the_model(tmp_path):
 
 
 class Faulty(Spy):
-    """A network that fails at its third call."""
+    """A network that fails at its third call in training."""
 
     self_condition = False
 
@@ -577,7 +599,8 @@ class Faulty(Spy):
 
     def forward(self, x_t, t, labels=None, x_self_cond=None):
         output = super().forward(x_t, t, labels, x_self_cond)
-        return self.failure(output) if self.training and len(self.calls) == 3 else output
+        third = self.training and sum(call["training"] for call in self.calls) == 3
+        return self.failure(output) if third else output
 
 
 def faulty(folder, failure, **settings):

@@ -11,8 +11,8 @@ Everything plugs together through three small contracts.
    `predict(x_t, t)` returns noise, x0, v and score, which always agree. Samplers and likelihoods use only
    `.schedule` and `.predict`, so an exact denoiser can stand where the network stands.
 
-Images handed to `diffusion(images)` or the `Trainer` and returned by `diffusion.sample()` are in [0, 1]; everything named
-by the maths works in [-1, 1].
+Images handed to `diffusion(images)` or to the `Trainer`, and those that `diffusion.sample()` returns, are in [0, 1];
+everything named by the maths works in [-1, 1].
 """
 
 from ddpm.checkpoint import DamagedCheckpointError, load_pretrained, save_pretrained

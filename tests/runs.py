@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import nn
 
 from ddpm import GaussianDiffusion, Trainer, Unet
@@ -40,3 +41,13 @@ def weights(module: nn.Module) -> torch.Tensor:
 def saved_files(run: Path) -> dict[str, bytes]:
     """The tensors of a run's newest checkpoint, as the bytes of their files."""
     return {path.name: path.read_bytes() for path in sorted(list_checkpoints(run)[-1].glob("*.safetensors"))}
+
+
+def pictures(folder: Path, count: int, size: tuple[int, int] = (12, 10)) -> Path:
+    """A folder of coloured pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(count):
+        colours = torch.randint(0, 256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(colours.numpy()).save(folder / f"{number}.png")
+    return folder

@@ -5,7 +5,6 @@ import json
 import math
 import re
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from ddpm.data import digits
 from ddpm.logbook import read_metrics
 from ddpm.stream import Shuffled, mixed_seed
 from tests import runs
-from tests.runs import model, saved_files, trainer, weights
+from tests.runs import model, pictures, saved_files, trainer, weights
 
 PORT_QUICK_START = """
 from ddm import Unet, GaussianDiffusion, Trainer
@@ -51,16 +50,6 @@ trainer = Trainer(
 
 trainer.train()
 """
-
-
-def pictures(folder: Path, count: int, size: tuple[int, int] = (12, 10)) -> Path:
-    """A folder of coloured pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-    for number in range(count):
-        colours = torch.randint(0, 256, (size[1], size[0], 3), generator=generator, dtype=torch.uint8)
-        Image.fromarray(colours.numpy()).save(folder / f"{number}.png")
-    return folder
 
 
 # The documented quick start of the port

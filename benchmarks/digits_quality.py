@@ -4,7 +4,7 @@
 
 For every seed, ours is trained by its command with its preset, and then theirs by its own Trainer for as much wall time
 as our whole process took, from the same digits as PNG files. From each, 1,797 samples are drawn with 100 network calls,
-once with η = 0 and once with η = 1, and held against all 1,797 digits: the Fréchet distance on raw pixels, and the share
+once with η = 0 and once with η = 1, and held against all 1,797 digits: the Fréchet distance on raw pixels and the share
 of samples that `DigitJudge` is sure of. The figures go to digits_quality.json.
 
 Theirs has its documented defaults (v-prediction, sigmoid schedule, average of the weights) apart from what a user would

@@ -148,7 +148,9 @@ class GaussianDiffusion(nn.Module):
             FileNotFoundError: if there is no such model.
             DamagedCheckpointError: if it is a checkpoint whose checksums do not hold.
         """
-        from ddpm.checkpoint import load_pretrained  # files are not the method's business: only when asked for
+        from ddpm.checkpoint import (
+            load_pretrained,  # files are not the method's business: only when asked for
+        )
 
         return load_pretrained(name_or_folder, weights=weights)
 

@@ -79,9 +79,8 @@ def chosen_labels(
             "this model was trained without classes (num_classes), so it takes no label: leave it out"
         )
     wrong = [label for label in labels if not 0 <= label < classes]
-    if wrong or len(labels) != count:
-        raise ValueError(
-            f"labels must be {count} whole numbers in 0 … {classes - 1}, but got {len(labels)}"
-            + (f", {wrong[0]} among them" if wrong else "")
-        )
+    if wrong:
+        raise ValueError(f"this model has the classes 0 … {classes - 1}, but got the label {wrong[0]}")
+    if len(labels) != count:
+        raise ValueError(f"one label per image is needed, {count} in all, but got {len(labels)}")
     return labels

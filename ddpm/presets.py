@@ -122,7 +122,7 @@ DIGITS = Recipe(
         "ddim_sampling_eta": 1.0,
     },
     training={
-        "train_num_steps": 2000,
+        "train_num_steps": 1900,
         "train_batch_size": 128,
         "train_lr": 8e-3,
         "lr_warmup_steps": 100,
@@ -130,7 +130,7 @@ DIGITS = Recipe(
         "ema_update_every": 1,
         "ema_decay": 0.995,
         "save_and_sample_every": 1000,
-        "num_samples": 64,
+        "num_samples": 36,
     },
 )
 # Small grey pictures: a network of about 1.5 million parameters, for a night on a CPU or minutes on a GPU.

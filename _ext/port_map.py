@@ -42,7 +42,7 @@ def code(written: list[str]) -> str:
 
 
 def let_names_break(node: nodes.Node) -> None:
-    """Allow a line to end after each dot of a name that is wider than a phone, torch.utils.data.distributed.…"""
+    """Allow a line to end after each dot of a name that is wider than a phone, such as torch.utils.data.distributed."""
     for literal in node.findall(nodes.literal):
         if max(map(len, literal.astext().split())) <= WIDE:
             continue

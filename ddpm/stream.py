@@ -9,6 +9,7 @@ import contextlib
 import random
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
 from typing import Any, cast
 
@@ -21,9 +22,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ddpm.folder import PrepareImage
 
 
-def mixed_seed(*numbers: int) -> int:
-    """One seed from several numbers, far from those of neighbouring numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+class Purpose(IntEnum):
+    """What a seed is for: two purposes never share one."""
+
+    ORDER = 1
+    LOADING = 2
+    LEVELS = 3
+    NOISE = 4
+    PROCESS = 5
+
+
+def mixed_seed(purpose: Purpose, *numbers: int) -> int:
+    """One seed from several numbers, far from those of neighbouring numbers and of other purposes."""
+    return int(np.random.SeedSequence((purpose, *numbers)).generate_state(1, np.uint64)[0])
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class Shuffled(Sampler[Batch]):
         position = self.start + self.rank * self.batch_size
         while True:
             places = range(position, position + self.batch_size)
-            yield Batch(tuple(map(self.index, places)), mixed_seed(self.seed, position))
+            yield Batch(tuple(map(self.index, places)), mixed_seed(Purpose.LOADING, self.seed, position))
             position += self.world_size * self.batch_size
 
     def index(self, position: int) -> int:
@@ -76,7 +87,7 @@ class Shuffled(Sampler[Batch]):
 @lru_cache(maxsize=2)  # a batch may lie across the seam between two epochs
 def shuffle(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order of one epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(size)
+    return np.random.default_rng(mixed_seed(Purpose.ORDER, seed, epoch)).permutation(size)
 
 
 @contextlib.contextmanager

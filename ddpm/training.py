@@ -30,7 +30,7 @@ from ddpm.generation import generate, this_process
 from ddpm.interrupt import Interrupts
 from ddpm.logbook import Logbook
 from ddpm.settings import FREE_TO_CHANGE, TrainingSettings, advises
-from ddpm.stream import SeededBatches, Shuffled, loader, mixed_seed
+from ddpm.stream import Purpose, SeededBatches, Shuffled, loader, mixed_seed
 from ddpm.weighting import spread_levels
 
 Batches = Iterator[tuple[Tensor, Tensor | None]]
@@ -203,13 +203,13 @@ class Trainer(TrainingSettings):
         Returns:
             t of shape (B,), noise of shape (B, C, H, W), and the coin of shape (B,) or None.
         """
-        seed, device = mixed_seed(self.seed, self.step, number), self.accelerator.device
+        device, place = self.accelerator.device, (self.seed, self.step, number)
         everyone = count * self.accelerator.num_processes
         first = count * self.accelerator.process_index
         mine = slice(first, first + count)
-        timesteps = self.diffusion.schedule.timesteps
-        levels = spread_levels(everyone, timesteps, generator=torch.Generator().manual_seed(seed))
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = torch.Generator().manual_seed(mixed_seed(Purpose.LEVELS, *place))
+        levels = spread_levels(everyone, self.diffusion.schedule.timesteps, generator=generator)
+        generator = torch.Generator(device).manual_seed(mixed_seed(Purpose.NOISE, *place))
         shape = (everyone, *self.diffusion.image_shape)
         noise = torch.randn(shape, generator=generator, device=device)[mine]
         mask = None
@@ -529,7 +529,7 @@ class Trainer(TrainingSettings):
         if rank < len(state["random"]):
             restore_random_states(saved.tensors["random"], rank, state["random"][rank])
         else:
-            set_seed(mixed_seed(self.seed, self.step, rank) % 2**31)
+            set_seed(mixed_seed(Purpose.PROCESS, self.seed, self.step, rank) % 2**31)
 
     def check_model(self, saved: Checkpoint) -> None:
         """Refuse the checkpoint of another model, naming the differences."""
@@ -570,7 +570,7 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
             " fastest)"
         )
     AcceleratorState._reset_state()  # accelerate keeps one precision for the whole program: that of the last one made
-    return Accelerator(mixed_precision=mixed_precision, cpu=this_process().device.type == "cpu")
+    return Accelerator(mixed_precision=mixed_precision, cpu=str(this_process().device) == "cpu")
 
 
 # States as tensors and JSON

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
-from ddpm.stream import SeededBatches, Shuffled, loader, mixed_seed, seeded
+from ddpm.stream import Purpose, SeededBatches, Shuffled, loader, mixed_seed, seeded
 
 
 def first(order, count):
@@ -78,10 +78,13 @@ def test_two_processes_share_what_one_takes_with_twice_the_batch():
 
 
 def test_neighbouring_seeds_have_nothing_in_common():
-    seeds = {mixed_seed(a, b, c) for a in range(5) for b in range(20) for c in range(5)}
-    assert len(seeds) == 500
+    places = itertools.product(Purpose, range(5), range(20), range(5))
+    assert len({mixed_seed(*place) for place in places}) == 2500
     draws = torch.stack(
-        [torch.rand(200, generator=torch.Generator().manual_seed(mixed_seed(0, step))) for step in range(50)]
+        [
+            torch.rand(200, generator=torch.Generator().manual_seed(mixed_seed(Purpose.NOISE, 0, step)))
+            for step in range(50)
+        ]
     )
     correlations = torch.corrcoef(draws)[~torch.eye(50, dtype=torch.bool)]
     assert correlations.abs().max() < 5 / 200**0.5

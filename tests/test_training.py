@@ -17,7 +17,7 @@ from ddpm import P2, GaussianDiffusion, MinSNR, Trainer, Unet, spread_levels
 from ddpm.checkpoint import list_checkpoints
 from ddpm.data import digits
 from ddpm.logbook import read_metrics
-from ddpm.stream import Shuffled, mixed_seed
+from ddpm.stream import Purpose, Shuffled, mixed_seed
 from tests import runs
 from tests.runs import model, pictures, saved_files, trainer, weights
 
@@ -90,9 +90,12 @@ def by_hand(diffusion, images, *, steps, batch, accumulate, settings, decay):
         optimiser.zero_grad()
         for number in range(accumulate):
             x0 = images[list(next(order).indices)] * 2 - 1
-            seed = mixed_seed(0, step, number)
-            t = spread_levels(batch, T, generator=torch.Generator().manual_seed(seed))
-            noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed))
+            of_levels, of_noise = (
+                torch.Generator().manual_seed(mixed_seed(purpose, 0, step, number))
+                for purpose in (Purpose.LEVELS, Purpose.NOISE)
+            )
+            t = spread_levels(batch, T, generator=of_levels)
+            noise = torch.randn(x0.shape, generator=of_noise)
             alpha_bar = schedule.alpha_bar[t].view(-1, 1, 1, 1)
             x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
             v = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
@@ -101,7 +104,9 @@ def by_hand(diffusion, images, *, steps, batch, accumulate, settings, decay):
         optimiser.step()
         now = weights(network)
         average = now if average is None else decay * average + (1 - decay) * now
-    return weights(network), average
+    # Adam divides a gradient by its usual size: where that is all rounding, so is the update, and says nothing.
+    sizes = [optimiser.state[parameter]["exp_avg_sq"].sqrt().flatten() for parameter in network.parameters()]
+    return weights(network), average, torch.cat(sizes) > 1e-6
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -109,7 +114,7 @@ def by_hand(diffusion, images, *, steps, batch, accumulate, settings, decay):
 def test_the_step_is_algorithm_1(tmp_path, accumulate, max_grad_norm):
     diffusion, images = model(), digits().tensors[0]
     settings = {"train_lr": 1e-3, "max_grad_norm": max_grad_norm}
-    expected, average = by_hand(
+    expected, average, telling = by_hand(
         diffusion, images, steps=4, batch=8, accumulate=accumulate, settings=settings, decay=0.9
     )
     ours = trainer(
@@ -123,8 +128,9 @@ def test_the_step_is_algorithm_1(tmp_path, accumulate, max_grad_norm):
     )
     before = weights(diffusion.network)
     ours.train()
-    torch.testing.assert_close(weights(diffusion), expected, rtol=0, atol=2e-6)
-    torch.testing.assert_close(weights(ours.ema_model), average, rtol=0, atol=2e-6)
+    assert telling.float().mean() > 0.9
+    torch.testing.assert_close(weights(diffusion)[telling], expected[telling], rtol=0, atol=2e-6)
+    torch.testing.assert_close(weights(ours.ema_model)[telling], average[telling], rtol=0, atol=2e-6)
     assert (weights(diffusion) - before).abs().max() > 1e-3
 
 

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -31,6 +33,7 @@ AVERAGED = "ema.safetensors"
 CONFIG = "config.json"
 CHECKSUMS = "checksums.json"
 CHECKPOINTS = "checkpoints"  # the folder of them within a run's
+NAME = re.compile(r"step-\d+$")
 # Where the models that ship with the project lie: beside the package in a checkout, inside it once it is installed.
 SHIPPED = [Path(__file__).parent / "pretrained", Path(__file__).parents[1] / "checkpoints"]
 
@@ -45,7 +48,7 @@ class DamagedCheckpointError(Exception):
 def save_pretrained(diffusion: GaussianDiffusion, folder: str | os.PathLike[str]) -> None:
     """Write a model that `load_pretrained` reads back.
 
-    Each file is written under another name, synced and then renamed, so that a folder never holds half a model.
+    Each file is written under another name, synced and then renamed, so that a folder never holds half a file.
 
     Args:
         diffusion: the model; its network must be a `Unet`.
@@ -165,24 +168,31 @@ def write_checkpoint(
         OSError: if the disk is full or does not let itself be written; what was there before is still there.
     """
     folder = run / CHECKPOINTS / f"step-{step:08d}"
-    if is_good(folder):  # the run has been here before: the same step of the same run is the same checkpoint
-        return folder
     unfinished = folder.with_name(f".{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_remains(folder.parent)
         unfinished.mkdir()
         fill(unfinished, tensors, documents)
-        if folder.exists():  # a damaged one
-            discard(folder)
-        unfinished.replace(folder)
+        put_in_place(unfinished, folder)
         sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise write_error(folder, error) from error
-    for old in list_checkpoints(run)[:-keep]:
+    older = [other for other in list_checkpoints(run) if step_of(other) <= step]
+    for old in older[:-keep]:
         discard(old)
     return folder
+
+
+def put_in_place(unfinished: Path, folder: Path) -> None:
+    """Give a checkpoint its name; what has it already goes, unless it is the same and whole."""
+    if is_good(folder) and (folder / CHECKSUMS).read_bytes() == (unfinished / CHECKSUMS).read_bytes():
+        shutil.rmtree(unfinished)
+        return
+    if folder.exists():
+        discard(folder)
+    unfinished.replace(folder)
 
 
 def fill(folder: Path, tensors: Mapping[str, Tensors], documents: Mapping[str, Any]) -> None:
@@ -234,7 +244,14 @@ def newest_checkpoint(run: Path) -> Checkpoint:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The folders of a run's checkpoints, whole or not, oldest first."""
-    return sorted((folder for folder in (run / CHECKPOINTS).glob("step-*") if folder.is_dir()), key=step_of)
+    return sorted(
+        (
+            folder
+            for folder in (run / CHECKPOINTS).glob("step-*")
+            if folder.is_dir() and NAME.match(folder.name)
+        ),
+        key=step_of,
+    )
 
 
 def step_of(folder: Path) -> int:
@@ -284,7 +301,13 @@ def remove_remains(folder: Path) -> None:
 
 def to_bytes(tensors: Tensors) -> bytes:
     """Tensors in the format of safetensors, which has no strides: any memory layout becomes the plain one."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    # Each gets memory of its own, since the format refuses tensors that share some, as tied weights do.
+    return save(
+        {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+    )
 
 
 def to_json(content: object) -> bytes:

@@ -164,7 +164,12 @@ class GaussianDiffusion(nn.Module):
         try:
             weighting = weighting_config(self.loss_weighting)
         except TypeError:
-            weighting = {"name": "custom", "repr": repr(self.loss_weighting)}
+            kind = (
+                self.loss_weighting
+                if hasattr(self.loss_weighting, "__qualname__")
+                else type(self.loss_weighting)
+            )
+            weighting = {"name": "custom", "repr": f"{kind.__module__}.{kind.__qualname__}"}
         return {
             "image_size": list(self.image_size),
             "timesteps": self.schedule.timesteps,

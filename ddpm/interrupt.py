@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM as a request: finish the step, save, and only then go."""
 
+import contextlib
 import signal
 import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+NOTICE = "\nStopping after this step, with a checkpoint. Once more stops at once."
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -31,11 +33,10 @@ class Interrupts:
         """Remember the signal, and let the next one through."""
         self.received = signal.Signals(number)
         self.restore()
-        print(
-            "\nStopping after this step, with a checkpoint. Once more stops at once.",
-            file=sys.stderr,
-            flush=True,
-        )
+        with contextlib.suppress(
+            RuntimeError
+        ):  # if the signal came while the same stream was being written to
+            print(NOTICE, file=sys.stderr, flush=True)
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""

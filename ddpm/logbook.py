@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
+ALL_SKIPPED = 20  # updates in a row without a finite gradient that a loss scaler is allowed at most
 
 
 class Logbook:
@@ -30,6 +31,7 @@ class Logbook:
         *,
         step: int,
         total: int,
+        images: int,
         images_per_step: int,
         seconds: float,
         gather: Callable[[Tensor], Tensor],
@@ -43,6 +45,7 @@ class Logbook:
             folder: the folder of the run.
             step: updates so far; lines of later ones, written before a crash, are removed.
             total: updates in all.
+            images: images so far, over all processes.
             images_per_step: images of one update, over all processes.
             seconds: time spent so far.
             gather: averages a tensor over the processes.
@@ -51,7 +54,8 @@ class Logbook:
             tensorboard: whether to write for TensorBoard too, if it is installed.
         """
         self.path, self.writes = folder / METRICS, writes
-        self.step, self.images_per_step, self.seconds, self.gather = step, images_per_step, seconds, gather
+        self.step, self.images, self.images_per_step = step, images, images_per_step
+        self.seconds, self.gather = seconds, gather
         self.pending: list[Tensor] = []
         self.events: Any = None
         if writes:
@@ -63,6 +67,7 @@ class Logbook:
     def note(self, loss: Tensor, grad_norm: Tensor) -> None:
         """Keep the figures of one update; nothing waits for the device."""
         self.step += 1
+        self.images += self.images_per_step
         self.pending.append(torch.stack([loss, grad_norm.to(loss)]))
         self.bar.update(1)
 
@@ -84,8 +89,11 @@ class Logbook:
         now = time.monotonic()
         elapsed, self.started = now - self.started, now
         self.seconds += elapsed
+        # A loss scaler skips updates whose gradient overflows, and lowers the scale; if it skips all, it is of no help.
+        hopeless = len(figures) >= ALL_SKIPPED and not any(math.isfinite(norm) for _, norm in figures)
         for step, (loss, norm) in enumerate(figures, start=first):
-            if not math.isfinite(loss) or not (gradients_may_overflow or math.isfinite(norm)):
+            overflow = not math.isfinite(norm) and (hopeless or not gradients_may_overflow)
+            if not math.isfinite(loss) or overflow:
                 self.close()
                 what = (
                     f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's length is {norm}"
@@ -98,9 +106,9 @@ class Logbook:
         line = {
             "step": self.step,
             "loss": sum(loss for loss, _ in figures) / len(figures),
-            "grad_norm": figures[-1][1],
+            "grad_norm": figures[-1][1] if math.isfinite(figures[-1][1]) else None,
             "lr": lr,
-            "images": self.step * self.images_per_step,
+            "images": self.images,
             "images_per_second": round(rate, 1),
             "seconds": round(self.seconds, 2),
         }
@@ -108,12 +116,12 @@ class Logbook:
         if self.writes:
             self.append(line)
 
-    def append(self, line: dict[str, float]) -> None:
+    def append(self, line: dict[str, Any]) -> None:
         """One line to the file, and to TensorBoard."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.events is not None:
-            for name in ("loss", "grad_norm", "lr", "images_per_second"):
+            for name in ("loss", "lr", "images_per_second"):
                 self.events.add_scalar(f"training/{name}", line[name], self.step)
 
     def show_images(self, grid: Tensor) -> None:

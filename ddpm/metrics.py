@@ -32,22 +32,21 @@ def frechet_distance(images_a: Tensor, images_b: Tensor) -> float:
             f" {tuple(images_a.shape)} and {tuple(images_b.shape)}"
         )
     a, b = (images.flatten(1).double().cpu().numpy() for images in (images_a, images_b))
-    covariance_a, covariance_b = (
-        np.atleast_2d(np.cov(a, rowvar=False)),
-        np.atleast_2d(np.cov(b, rowvar=False)),
-    )
-    # The digits have pixels that never change, so the covariances are singular: the root of the symmetric matrix
-    # A^½ B A^½, which has the trace of (A B)^½, is the safe way to it.
-    root_a = symmetric_root(covariance_a)
-    shared = np.sqrt(np.clip(np.linalg.eigvalsh(root_a @ covariance_b @ root_a), 0, None)).sum()
     means = ((a.mean(0) - b.mean(0)) ** 2).sum()
-    return float(means + np.trace(covariance_a) + np.trace(covariance_b) - 2 * shared)
+    # With Σ_a = AᵀA and Σ_b = BᵀB, the trace of (Σ_a^½ Σ_b Σ_a^½)^½ is the sum of the singular values of A Bᵀ. Any such
+    # A and B will do. The rows of centred images are one; where there are more images than pixels, roots are smaller.
+    root_a, root_b = covariance_root(a), covariance_root(b)
+    shared = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    return float(means + (root_a**2).sum() + (root_b**2).sum() - 2 * shared)
 
 
-def symmetric_root(matrix: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a positive semi-definite matrix."""
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+def covariance_root(rows: np.ndarray) -> np.ndarray:
+    """A matrix A with AᵀA the covariance of `rows`, of shape (N, D); A has as few rows as possible, min(N, D)."""
+    centred = (rows - rows.mean(0)) / np.sqrt(len(rows) - 1)
+    if centred.shape[0] <= centred.shape[1]:
+        return centred
+    values, vectors = np.linalg.eigh(centred.T @ centred)  # singular where pixels never change
+    return (vectors * np.sqrt(np.clip(values, 0, None))).T
 
 
 class DigitJudge:

@@ -58,7 +58,7 @@ class TrainingSettings:
         compile: run the network through `torch.compile`.
         weight_decay: decoupled weight decay (AdamW); 0 leaves Adam.
         lr_warmup_steps: updates over which the learning rate rises from zero.
-        lr_schedule: after that "constant", or "cosine": down to zero at the last update.
+        lr_schedule: after that "constant", or "cosine": down to almost zero at the last update.
         max_grad_norm: the gradient is scaled down to this length where it is longer.
         ema_halflife: how many images the average takes to forget half of its past; given, it stands in for
             `ema_decay`.

@@ -7,6 +7,7 @@ what it would have seen.
 
 import contextlib
 import random
+import signal
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from enum import IntEnum
@@ -108,14 +109,16 @@ def seeded(seed: int) -> Iterator[None]:
 class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
     """A data set whose items are whole batches: images in [0, 1], and labels if they are wanted."""
 
-    def __init__(self, dataset: Dataset[Any], image_shape: tuple[int, int, int], *, labelled: bool) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], image_shape: tuple[int, int, int], *, num_classes: int | None
+    ) -> None:
         """Check the first item, so that a data set of another kind is refused before work starts.
 
         Args:
             dataset: any map-style data set of images, or of (image, label, …). An image is a float tensor in [0, 1] of
                 `image_shape`, a uint8 tensor of that shape, or a Pillow image, which is resized and cut.
             image_shape: (C, H, W).
-            labelled: whether labels are wanted.
+            num_classes: labels 0 … num_classes − 1 are wanted; None if none are.
 
         Raises:
             ValueError: if the data set is empty, or its first item is not of that kind.
@@ -126,7 +129,7 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
                 "the data must be a folder or a map-style data set, with a length and numbered items, but got"
                 f" {type(dataset).__name__}"
             )
-        self.dataset, self.image_shape, self.labelled = dataset, image_shape, labelled
+        self.dataset, self.image_shape, self.num_classes = dataset, image_shape, num_classes
         self.prepare = PrepareImage(image_shape[1:], image_shape[0])
         if len(self) == 0:
             raise ValueError("the data set is empty: give one that holds at least one image")
@@ -148,18 +151,28 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
                 f"images must be in [0, 1], but the data set's image number {wrong[0]} is not; a transform such as"
                 " Normalize has to go, since the trainer scales the images itself"
             )
-        return images, torch.tensor([label for _, label in items]) if self.labelled else None
+        return images, None if self.num_classes is None else torch.tensor([label for _, label in items])
 
     def load(self, index: int) -> tuple[Tensor, int]:
         """One image and its label (0 where labels are not wanted)."""
         item = self.dataset[index]
         parts = list(item) if isinstance(item, tuple | list) else [item]
-        if self.labelled and len(parts) < 2:
+        return self.to_image(parts[0], index), 0 if self.num_classes is None else self.to_label(parts, index)
+
+    def to_label(self, parts: list[Any], index: int) -> int:
+        """The label of an item, which stands behind its image."""
+        if len(parts) < 2:
             raise ValueError(
                 "the network takes class labels (num_classes), so the data set must give pairs (image, label), but"
                 f" item {index} is an image alone"
             )
-        return self.to_image(parts[0], index), int(parts[1]) if self.labelled else 0
+        label = int(parts[1])
+        if not 0 <= label < (self.num_classes or 0):
+            raise ValueError(
+                f"the network takes the classes 0 … {(self.num_classes or 0) - 1} (num_classes={self.num_classes}),"
+                f" but item {index} of the data set has the label {label}"
+            )
+        return label
 
     def to_image(self, image: object, index: int) -> Tensor:
         """A float tensor of the model's shape."""
@@ -179,12 +192,19 @@ def is_unit(image: Tensor) -> bool:
     return bool(image.min() >= 0 and image.max() <= 1)
 
 
+def leave_signals_alone(_: int) -> None:
+    """Let the training process alone answer Ctrl-C, which reaches the whole group; SIGTERM ends a loader as usual."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def loader(
     batches: SeededBatches, order: Shuffled, *, num_workers: int, pin_memory: bool
 ) -> DataLoader[tuple[Tensor, Tensor | None]]:
     """Loads the batches of `order`, ahead of time if there are workers."""
     return DataLoader(
         batches,
+        worker_init_fn=leave_signals_alone,
         batch_size=None,  # an item is a batch already
         sampler=order,
         num_workers=num_workers,

@@ -44,6 +44,7 @@ PORT_KEYWORDS = {
 }
 
 
+SAMPLING_ONLY = {"sampling_timesteps", "ddim_sampling_eta"}  # training does not depend on them
 # What torch says when a process that loads images is gone; an error *in* one is passed on as it is.
 WORKER_DIED = re.compile(r"DataLoader worker \(pid")
 
@@ -57,7 +58,7 @@ class Trainer(TrainingSettings):
     with the averaged weights), `metrics.jsonl` and `tensorboard/`.
 
     On several GPUs or machines, start the same program with `accelerate launch` or `torchrun`: every process then takes
-    `train_batch_size` images at a time.
+    `train_batch_size` images at a time. Several machines need a `results_folder` that all of them see.
 
     Attributes:
         diffusion: the model; it is moved to the device and trained in place.
@@ -81,13 +82,13 @@ class Trainer(TrainingSettings):
         super().__post_init__()
         self.results_folder = Path(self.results_folder)
         self.accelerator = make_accelerator(self.mixed_precision)
-        labelled = getattr(self.diffusion.network, "num_classes", None) is not None
-        self.data = SeededBatches(self.open_data(), self.diffusion.image_shape, labelled=labelled)
+        classes = getattr(self.diffusion.network, "num_classes", None)
+        self.data = SeededBatches(self.open_data(), self.diffusion.image_shape, num_classes=classes)
         self.check_batch_size()
         self.diffusion.to(self.accelerator.device)
         if self.channels_last:
             self.diffusion.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.try_network(labelled)
+        self.try_network()
         self.averaged = AveragedModel(self.diffusion, multi_avg_fn=self.average)
         self.averaged.requires_grad_(False).eval()
         self.optimizer = self.accelerator.prepare(
@@ -100,6 +101,7 @@ class Trainer(TrainingSettings):
             )
         )
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
+        self.taken_up = False  # whether the folder's checkpoints are this trainer's own
 
     @property
     def ema_model(self) -> GaussianDiffusion:
@@ -127,7 +129,7 @@ class Trainer(TrainingSettings):
         )
 
     def check_batch_size(self) -> None:
-        """Refuse a batch that would hold an image twice."""
+        """Refuse a batch that is larger than the data."""
         processes = self.accelerator.num_processes
         if self.train_batch_size * processes > len(self.data):
             raise ValueError(
@@ -136,12 +138,13 @@ class Trainer(TrainingSettings):
             )
 
     @torch.no_grad()
-    def try_network(self, labelled: bool) -> None:
+    def try_network(self) -> None:
         """Ask the network about one image of nothing, so that what does not fit is refused before work starts."""
         was_training = {module: module.training for module in self.diffusion.modules()}
         nothing = torch.zeros(1, *self.diffusion.image_shape, device=self.accelerator.device)
         level = torch.ones(1, dtype=torch.long, device=self.accelerator.device)
-        self.diffusion.eval().predict(nothing, level, torch.zeros_like(level) if labelled else None)
+        label = None if self.data.num_classes is None else torch.zeros_like(level)
+        self.diffusion.eval().predict(nothing, level, label)
         for module, training in was_training.items():
             module.training = training
 
@@ -171,6 +174,7 @@ class Trainer(TrainingSettings):
             The mean loss and the length of the gradient before clipping, on the device.
         """
         accelerator, share = self.accelerator, 1 / self.gradient_accumulate_every
+        self.optimizer.zero_grad()  # first, in case an error ended the step before in its middle
         losses = []
         for number in range(self.gradient_accumulate_every):
             images, labels = next(batches)
@@ -186,7 +190,6 @@ class Trainer(TrainingSettings):
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.step()
-        self.optimizer.zero_grad()
         return torch.stack(losses).mean(), torch.as_tensor(norm).detach()
 
     def draw(self, count: int, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -215,7 +218,7 @@ class Trainer(TrainingSettings):
         mask = None
         if self.diffusion.self_condition:
             mask = (torch.rand(everyone, generator=generator, device=device) < 0.5)[mine]
-        return levels[mine].to(device), noise, mask
+        return levels[mine].to(device, non_blocking=True), noise, mask
 
     def average(self, averaged: Any, current: Any, _: Any) -> None:
         """One step of the average of the weights, at its decay for this point of the run (eq:ema)."""
@@ -224,8 +227,7 @@ class Trainer(TrainingSettings):
 
     def update_average(self) -> None:
         """Take the weights into the average when it is due; the first time they are copied."""
-        due = self.step % self.ema_update_every == 0 or int(self.averaged.n_averaged) == 0
-        if due and not self.accelerator.optimizer_step_was_skipped:
+        if self.step % self.ema_update_every == 0 or int(self.averaged.n_averaged) == 0:
             self.averaged.update_parameters(self.diffusion)
 
     # The run
@@ -253,7 +255,15 @@ class Trainer(TrainingSettings):
         """Step after step, with a line of metrics, a checkpoint and samples when they are due."""
         batches, asked = self.batches(), False
         while self.step < self.train_num_steps and not asked:
-            logbook.note(*self.training_step(network, batches))
+            try:
+                logbook.note(*self.training_step(network, batches))
+            except RuntimeError as error:
+                # A signal to the whole group has ended the processes that load images too. No update is lost by that.
+                alone = self.accelerator.num_processes == 1
+                if interrupts.received is None or not alone or not WORKER_DIED.search(str(error)):
+                    raise
+                self.keep(logbook)
+                break
             self.step += 1
             self.images_seen += self.images_per_step
             self.update_average()
@@ -261,18 +271,27 @@ class Trainer(TrainingSettings):
             saving = finished or self.step % self.save_and_sample_every == 0
             looking = saving or self.step % self.log_every == 0
             asked = self.asked_to_stop(interrupts, looking=looking)
-            if looking or asked:
-                logbook.write(
-                    self.learning_rate(self.step - 1), gradients_may_overflow=self.mixed_precision == "fp16"
-                )
-                self.seconds = logbook.seconds
             if saving or asked:
-                self.save()
-                if not asked:
-                    logbook.show_images(self.draw_samples())
+                self.keep(logbook)
+            elif looking:
+                self.record(logbook)
+            if saving and not asked:
+                logbook.show_images(self.draw_samples())
                 logbook.resume_clock()
-        if asked:
+        if interrupts.received is not None:
             self.accelerator.print(f"Saved at step {self.step}. {self.how_to_resume()}")
+
+    def record(self, logbook: Logbook) -> None:
+        """Write a line of metrics, which stops the run if a figure is not finite."""
+        lr = self.learning_rate(max(0, self.step - 1))
+        logbook.write(lr, gradients_may_overflow=self.mixed_precision == "fp16")
+        self.seconds = logbook.seconds
+
+    def keep(self, logbook: Logbook) -> None:
+        """Write a line of metrics, and a checkpoint if all is well."""
+        self.record(logbook)
+        self.save()
+        logbook.resume_clock()
 
     def asked_to_stop(self, interrupts: Interrupts, *, looking: bool) -> bool:
         """Whether the run should stop; several processes agree on it, where they meet anyway."""
@@ -297,7 +316,11 @@ class Trainer(TrainingSettings):
             yield torch.compile(prepared) if self.compile else prepared  # pyright: ignore[reportReturnType]
         finally:
             self.accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-            network.__dict__.pop("forward", None)  # the one that accelerate put there
+            for name in (
+                "forward",
+                "_is_accelerate_prepared",
+            ):  # what accelerate left: it would prepare no second time
+                network.__dict__.pop(name, None)
             for module, training in was_training.items():
                 module.training = training
 
@@ -324,7 +347,7 @@ class Trainer(TrainingSettings):
             ) from error
         except OSError as error:
             raise type(error)(
-                error.errno, f"results_folder {folder} cannot be written ({error}); choose another"
+                error.errno, f"results_folder {folder} cannot be written ({error.strerror}); choose another"
             ) from error
         try:
             self.refuse_used_folder()
@@ -333,16 +356,18 @@ class Trainer(TrainingSettings):
             lock.release()
 
     def refuse_used_folder(self) -> None:
-        """Refuse to begin a run where there is one already.
+        """Refuse to train where there is a run that has come further: its checkpoints would be lost or come out on top.
 
         Raises:
-            FileExistsError: if the folder holds checkpoints and none of them has been loaded.
+            FileExistsError: if the folder holds whole checkpoints of later steps than this trainer's.
         """
         there = checkpoints.list_checkpoints(Path(self.results_folder))
-        if there and self.step == 0:
+        later = [folder for folder in there if checkpoints.step_of(folder) > self.step]
+        if any(map(checkpoints.is_good, later)) or (there and not self.taken_up):
             raise FileExistsError(
-                f"{self.results_folder} already holds a run, up to step {checkpoints.step_of(there[-1])}."
-                f" {self.how_to_resume()} Or choose another folder."
+                f"{self.results_folder} already holds a run, up to step {checkpoints.step_of(there[-1])}, and this"
+                f" trainer stands at step {self.step}. {self.how_to_resume()} Or choose another folder, or delete the"
+                " later checkpoints."
             )
 
     @contextlib.contextmanager
@@ -386,6 +411,7 @@ class Trainer(TrainingSettings):
             Path(self.results_folder),
             step=self.step,
             total=self.train_num_steps,
+            images=self.images_seen,
             images_per_step=self.images_per_step,
             seconds=self.seconds,
             gather=self.mean_over_processes,
@@ -451,6 +477,7 @@ class Trainer(TrainingSettings):
         written = checkpoints.write_checkpoint(
             folder, self.step, tensors, documents, keep=self.checkpoints_to_keep
         )
+        self.taken_up = True
         self.accelerator.wait_for_everyone()
         return written
 
@@ -503,8 +530,9 @@ class Trainer(TrainingSettings):
     def resume(self) -> None:
         """Take the run up at its newest whole checkpoint, and train to the end.
 
-        On one process of the same machine it ends with the same weights, bit for bit, as if it had never stopped. (On a
-        GPU that takes deterministic kernels: `torch.use_deterministic_algorithms(True)`.)
+        On one process of the same machine it ends with the same weights, bit for bit, as if it had never stopped. On a
+        GPU that takes deterministic kernels: CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment, and
+        `torch.use_deterministic_algorithms(True)`.
 
         Raises:
             FileNotFoundError: if there is no checkpoint.
@@ -525,6 +553,7 @@ class Trainer(TrainingSettings):
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.images_seen, self.seconds = state["step"], state["images_seen"], state["seconds"]
+        self.taken_up = True
         rank = self.accelerator.process_index
         if rank < len(state["random"]):
             restore_random_states(saved.tensors["random"], rank, state["random"][rank])
@@ -538,7 +567,7 @@ class Trainer(TrainingSettings):
             f"{key} is {theirs!r} there and {mine[part].get(key)!r} here"
             for part in ("network", "diffusion")
             for key, theirs in saved.documents["config"][part].items()
-            if mine[part].get(key) != theirs
+            if key not in SAMPLING_ONLY and mine[part].get(key) != theirs
         ]
         if differences:
             raise ValueError(
@@ -566,8 +595,8 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
     """An accelerator for this trainer, whatever the precision of one before it in the same program."""
     if mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError(
-            "mixed_precision='fp16' needs a GPU, and there is none here; choose 'bf16' or 'no' (on the CPU 'no' is the"
-            " fastest)"
+            "mixed_precision='fp16' needs an NVIDIA or AMD GPU, and there is none here; choose 'bf16' or 'no', which on"
+            " the CPU is the fastest"
         )
     AcceleratorState._reset_state()  # accelerate keeps one precision for the whole program: that of the last one made
     return Accelerator(mixed_precision=mixed_precision, cpu=str(this_process().device) == "cpu")

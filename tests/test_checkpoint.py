@@ -3,9 +3,6 @@
 import errno
 import json
 import os
-import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -26,6 +23,7 @@ from ddpm.checkpoint import (
     write_synced,
 )
 from tests import runs
+from tests.mounts import run_on_disk
 
 
 def small_model() -> GaussianDiffusion:
@@ -160,6 +158,26 @@ def test_the_newest_few_are_kept(tmp_path):
     assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [10, 100]
 
 
+def test_the_checkpoint_just_written_is_never_the_one_to_go(tmp_path):
+    """Not even beside later ones, which may be damaged."""
+    for step in (10, 20, 30):
+        write(tmp_path, step)
+    write(tmp_path, 15, keep=1)
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [15, 20, 30]
+
+
+def test_other_folders_are_no_checkpoints(tmp_path):
+    write(tmp_path, 1)
+    (tmp_path / "checkpoints" / "step-00000001.bak").mkdir()
+    assert [step_of(folder) for folder in list_checkpoints(tmp_path)] == [1]
+
+
+def test_tied_weights_are_stored_twice(tmp_path):
+    shared = torch.randn(3)
+    write_checkpoint(tmp_path, 1, {"model": {"a": shared, "b": shared}}, {}, keep=1)
+    assert torch.equal(newest_checkpoint(tmp_path).tensors["model"]["b"], shared)
+
+
 def test_steps_are_ordered_as_numbers(tmp_path):
     for step in (99_999_999, 100_000_000, 5):
         write(tmp_path, step)
@@ -274,21 +292,9 @@ except OSError as error:
     print(error)
 print("newest", newest_checkpoint(run).step, sorted(path.name for path in (run / "checkpoints").iterdir()))
 """
-    mount = f"mount -t tmpfs -o size=200k tmpfs {tmp_path} && exec {sys.executable} - "
-    done = (
-        subprocess.run(
-            ["unshare", "--mount", "--map-root-user", "sh", "-c", mount],
-            input=script,
-            capture_output=True,
-            text=True,
-        )
-        if shutil.which("unshare")
-        else None
-    )
-    if done is None or "mount" in done.stderr or "unshare" in done.stderr:
-        pytest.skip("this system does not let the tests mount a small disk")
-    assert "the disk is full: make room, or point results_folder elsewhere" in done.stdout, done.stderr
-    assert "newest 1 ['step-00000001']" in done.stdout
+    printed = run_on_disk(tmp_path, "size=200k", script)
+    assert "the disk is full: make room, or point results_folder elsewhere" in printed
+    assert "newest 1 ['step-00000001']" in printed
 
 
 # Models out of checkpoints

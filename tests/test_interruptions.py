@@ -43,12 +43,12 @@ def make(folder: Path, **settings):
     return runs.trainer(folder, runs.model(network={"dropout": 0.2}), **(SETTINGS | settings))
 
 
-def go_on(folder: Path) -> None:
+def go_on(folder: Path, **settings: int) -> None:
     """Begin the run, or take it up: what somebody does who finds it dead."""
     import torch
 
     torch.set_num_threads(1)
-    trainer = make(folder)
+    trainer = make(folder, **settings)
     if list_checkpoints(folder):
         trainer.resume()
     else:
@@ -149,13 +149,21 @@ def test_killed_while_a_checkpoint_is_written(tmp_path, untouched):
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
+def go_on_in_a_group(folder: Path, workers: int) -> None:
+    """The same as the leader of a group of processes, with some that load images."""
+    os.setpgrp()
+    go_on(folder, num_workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_to_stop_saves_first(tmp_path, untouched, number):
-    process = PROCESSES.Process(target=go_on, args=(tmp_path,))
+def test_a_request_to_stop_saves_first(tmp_path, untouched, number, workers):
+    """As a terminal and most schedulers send it: to the whole group, the processes that load images included."""
+    process = PROCESSES.Process(target=go_on_in_a_group, args=(tmp_path, workers))
     process.start()
     while len(read_metrics(tmp_path)) < 4:
         time.sleep(0.01)
-    os.kill(process.pid or 0, number)
+    os.killpg(process.pid or 0, number)
     code = end(process)
     # SIGTERM ends a process as it always does; Ctrl-C is a KeyboardInterrupt, which multiprocessing reports as 1.
     assert code == (-signal.SIGTERM if number == signal.SIGTERM else 1)

@@ -104,7 +104,7 @@ def test_seeded_gives_the_generators_back():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_a_transform_draws_depends_on_the_position_alone(workers):
     """Not on how many processes load, nor on whether the run was taken up in the middle."""
-    data = SeededBatches(Random(), (1, 2, 2), labelled=False)
+    data = SeededBatches(Random(), (1, 2, 2), num_classes=None)
 
     def load(start, count, workers):
         order = Shuffled(20, 4, seed=0, start=start)
@@ -117,7 +117,7 @@ def test_what_a_transform_draws_depends_on_the_position_alone(workers):
 
 
 def test_loading_takes_nothing_from_the_global_generator():
-    data = SeededBatches(Random(), (1, 2, 2), labelled=False)
+    data = SeededBatches(Random(), (1, 2, 2), num_classes=None)
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -126,7 +126,7 @@ def test_loading_takes_nothing_from_the_global_generator():
 
 
 def test_images_and_labels_stay_together():
-    data = SeededBatches(TensorDataset(images(20), torch.arange(20)), (1, 2, 2), labelled=True)
+    data = SeededBatches(TensorDataset(images(20), torch.arange(20)), (1, 2, 2), num_classes=20)
     for x, labels in first(loader(data, Shuffled(20, 6, seed=0), num_workers=0, pin_memory=False), 5):
         assert labels is not None
         assert labels.dtype == torch.int64
@@ -159,7 +159,7 @@ class Items(Dataset):
     ],
 )
 def test_every_usual_kind_of_image_is_taken(item):
-    x, labels = SeededBatches(Items(item), (3, 4, 4), labelled=False)[next(iter(Shuffled(1, 2, 0)))]
+    x, labels = SeededBatches(Items(item), (3, 4, 4), num_classes=None)[next(iter(Shuffled(1, 2, 0)))]
     assert labels is None
     torch.testing.assert_close(x, torch.full((2, 3, 4, 4), 0.2))
 
@@ -174,27 +174,36 @@ def test_every_usual_kind_of_image_is_taken(item):
 )
 def test_other_items_are_refused_at_once(item, message):
     with pytest.raises(ValueError, match=message):
-        SeededBatches(Items(item), (3, 4, 4), labelled=False)
+        SeededBatches(Items(item), (3, 4, 4), num_classes=None)
 
 
 def test_missing_labels_are_refused_at_once():
     with pytest.raises(
         ValueError, match=r"takes class labels \(num_classes\), so the data set must give pairs"
     ):
-        SeededBatches(Items(torch.zeros(3, 4, 4)), (3, 4, 4), labelled=True)
+        SeededBatches(Items(torch.zeros(3, 4, 4)), (3, 4, 4), num_classes=20)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_is_refused(label):
+    message = rf"takes the classes 0 … 2 \(num_classes=3\), but item 0 of the data set has the label {label}"
+    with pytest.raises(ValueError, match=message):
+        SeededBatches(Items((torch.zeros(1, 2, 2), label)), (1, 2, 2), num_classes=3)
 
 
 def test_empty_and_endless_data_sets_are_refused():
     with pytest.raises(ValueError, match="the data set is empty: give one that holds at least one image"):
-        SeededBatches(Items(), (3, 4, 4), labelled=False)
+        SeededBatches(Items(), (3, 4, 4), num_classes=None)
     with pytest.raises(
         TypeError, match="a map-style data set, with a length and numbered items, but got generator"
     ):
-        SeededBatches((x for x in []), (3, 4, 4), labelled=False)
+        SeededBatches((x for x in []), (3, 4, 4), num_classes=None)
 
 
 @pytest.mark.parametrize("value", [-1.0, 1.5, float("nan")])
 def test_images_outside_the_unit_interval_are_named(value):
-    data = SeededBatches(Items(torch.zeros(1, 2, 2), torch.full((1, 2, 2), value)), (1, 2, 2), labelled=False)
+    data = SeededBatches(
+        Items(torch.zeros(1, 2, 2), torch.full((1, 2, 2), value)), (1, 2, 2), num_classes=None
+    )
     with pytest.raises(ValueError, match=r"must be in \[0, 1\], but the data set's image number 1 is not"):
         data[next(iter(Shuffled(2, 2, 0)))]

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -164,12 +164,9 @@ class GaussianDiffusion(nn.Module):
         try:
             weighting = weighting_config(self.loss_weighting)
         except TypeError:
-            kind = (
-                self.loss_weighting
-                if hasattr(self.loss_weighting, "__qualname__")
-                else type(self.loss_weighting)
-            )
-            weighting = {"name": "custom", "repr": f"{kind.__module__}.{kind.__qualname__}"}
+            own: Any = self.loss_weighting
+            name = getattr(own, "__qualname__", type(own).__qualname__)
+            weighting = {"name": "custom", "repr": f"{own.__module__}.{name}"}
         return {
             "image_size": list(self.image_size),
             "timesteps": self.schedule.timesteps,

@@ -87,7 +87,7 @@ def by_hand(diffusion, images, *, steps, batch, accumulate, settings, decay):
     T, schedule = diffusion.schedule.timesteps, diffusion.schedule
     optimiser = torch.optim.Adam(network.parameters(), lr=settings["train_lr"], betas=(0.9, 0.99))
     order = iter(Shuffled(len(images), batch, seed=0))
-    average = None
+    average, telling = None, torch.tensor(True)
     for step in range(steps):
         optimiser.zero_grad()
         for number in range(accumulate):
@@ -103,13 +103,13 @@ def by_hand(diffusion, images, *, steps, batch, accumulate, settings, decay):
             v = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
             (F.mse_loss(network(x_t, t), v) / accumulate).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), settings["max_grad_norm"])
+        # Adam divides a gradient by its usual size: one that is near zero by chance turns rounding into an update.
+        sizes = torch.cat([parameter.grad.abs().flatten() for parameter in network.parameters()])
+        telling = telling & ((sizes == 0) | (sizes > 0.03 * sizes[sizes > 0].median()))
         optimiser.step()
         now = weights(network)
         average = now if average is None else decay * average + (1 - decay) * now
-    # Adam divides a gradient by its usual size: where that is all rounding, so is the update, and says nothing.
-    states = [optimiser.state[parameter]["exp_avg_sq"] for parameter in network.parameters()]
-    sizes = torch.cat([state.sqrt().flatten() for state in states])
-    return weights(network), average, sizes > 1e-2 * sizes.median()
+    return weights(network), average, telling
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -131,7 +131,7 @@ def test_the_step_is_algorithm_1(tmp_path, accumulate, max_grad_norm):
     )
     before = weights(diffusion.network)
     ours.train()
-    assert telling.float().mean() > 0.9
+    assert telling.float().mean() > 0.8
     torch.testing.assert_close(weights(diffusion)[telling], expected[telling], rtol=0, atol=2e-6)
     torch.testing.assert_close(weights(ours.ema_model)[telling], average[telling], rtol=0, atol=2e-6)
     assert (weights(diffusion) - before).abs().max() > 1e-3

@@ -329,7 +329,7 @@ def finish(trainer: Trainer) -> None:
     """Say that a run is finished, and what comes next."""
     if (
         trainer.step < trainer.train_num_steps
-    ):  # interrupted, where the shell has Ctrl-C ignored: a job with &
+    ):  # interrupted by a Ctrl-C that this shell ignores, as for a job with &
         raise KeyboardInterrupt
     folder = trainer.results_folder
     show(

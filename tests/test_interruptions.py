@@ -38,6 +38,14 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_answered():
+    """Also where the tests run as a job in the background, which begins with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def make(folder: Path, **settings):
     """A run with dropout, so that a lost random state would show."""
     return runs.trainer(folder, runs.model(network={"dropout": 0.2}), **(SETTINGS | settings))
@@ -47,6 +55,7 @@ def go_on(folder: Path, **settings: int) -> None:
     """Begin the run, or take it up: what somebody does who finds it dead."""
     import torch
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     trainer = make(folder, **settings)
     if list_checkpoints(folder):

@@ -47,6 +47,16 @@ def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         )
 
 
+def check_heads(output: Tensor, x_t: Tensor) -> None:
+    """Refuse the output of a network with a second head for the variance that is not (B, 2C, H, W)."""
+    wanted = (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:])
+    if tuple(output.shape) != wanted:
+        raise ValueError(
+            f"a network that predicts its variance must return shape {wanted}, the prediction and as many channels for"
+            f" the variance, but got {tuple(output.shape)}"
+        )
+
+
 def check_levels(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tensor:
     """Refuse levels that are not integers of shape (B,) in `lowest` … T; returns them as int64 on the device of x.
 

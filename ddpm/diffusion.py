@@ -3,6 +3,7 @@
 Images handed to `forward` and returned by `sample` are in [0, 1]. Everything named by the maths works in [-1, 1].
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ddpm import samplers
-from ddpm.checks import check_choice, check_image_size, check_images, check_levels, check_pair
+from ddpm import gaussians, samplers
+from ddpm.checks import check_choice, check_heads, check_image_size, check_images, check_levels, check_pair
+from ddpm.reverse import learned_log_variance
 from ddpm.schedule import NoiseSchedule, check_timesteps
 from ddpm.weighting import Objective, Weighting, weighting_config
 
@@ -23,6 +25,7 @@ LossType = Literal["l1", "l2"]
 Sampler = Literal["ancestral", "ddim"]
 # The smallest T for which the linear schedule, rescaled by 1000/T, keeps every β below 1.
 SHORTEST_LINEAR = 21
+BOUND_SHARE = 0.001  # λ of L_hybrid = L_simple + λ L_vlb (Nichol & Dhariwal 2021)
 
 
 def default_schedule(timesteps: int) -> str:
@@ -50,12 +53,14 @@ class Prediction:
         x0: the clean image.
         v: √ᾱ_t ε − σ_t x_0 (Salimans & Ho 2022).
         score: ∇ log q(x_t) = −ε/σ_t.
+        log_variance: log σ² of p_θ(x_{t−1} | x_t), same shape, where a network predicts it; else None.
     """
 
     noise: Tensor
     x0: Tensor
     v: Tensor
     score: Tensor
+    log_variance: Tensor | None = None
 
 
 class GaussianDiffusion(nn.Module):
@@ -90,7 +95,9 @@ class GaussianDiffusion(nn.Module):
             network: any module that meets the network contract: `network(x_t, t, labels=None)` returns a tensor
                 shaped like `x_t` of shape (B, C, H, W), for t of shape (B,) with values 1 … T, and has an attribute
                 `channels`. If its attribute `self_condition` is true, it also takes `x_self_cond`: the previous
-                estimate of x_0, shaped like `x_t`, or None for none.
+                estimate of x_0, shaped like `x_t`, or None for none. If its attribute `learned_variance` is true, it
+                returns (B, 2C, H, W), and the second half says where between β̃_t and β_t the variance of the step back
+                lies (`ddpm.reverse.learned_log_variance`).
             image_size: height and width in pixels; one number for square images.
             timesteps: T, the number of noise levels.
             sampling_timesteps: default number of network calls of `sample`; None means T. Fewer than T uses DDIM.
@@ -182,6 +189,11 @@ class GaussianDiffusion(nn.Module):
     def self_condition(self) -> bool:
         """Whether the network takes its own previous estimate of x_0 (Chen et al. 2023, *Analog Bits*)."""
         return bool(getattr(self.network, "self_condition", False))
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network predicts the variance of the step back as well (Nichol & Dhariwal 2021)."""
+        return bool(getattr(self.network, "learned_variance", False))
 
     @property
     def device(self) -> torch.device:
@@ -284,7 +296,8 @@ class GaussianDiffusion(nn.Module):
             network: called in place of `self.network`, such as its compiled or distributed form.
 
         Returns:
-            The prediction as noise, x0, v (eq:three-coordinates) and score (eq:score).
+            The prediction as noise, x0, v (eq:three-coordinates) and score (eq:score), with the variance of the step
+            back if the network predicts it.
 
         Raises:
             ValueError: if shapes, types or levels are wrong, or `x_self_cond` is given to a network without
@@ -292,20 +305,25 @@ class GaussianDiffusion(nn.Module):
         """
         check_images("x_t", x_t)
         t = check_levels(t, x_t, self.schedule.timesteps)
-        output = self.ask(x_t, t, labels, x_self_cond, network)
-        output = output.to(x_t.dtype)  # autocast may have left it in half precision
-        if self.objective == "pred_noise":
-            x0 = self.predict_start_from_noise(x_t, t, output)
-        elif self.objective == "pred_v":
-            x0 = self.predict_start_from_v(x_t, t, output)
-        else:
-            x0 = output
+        output, log_variance = self.ask(x_t, t, labels, x_self_cond, network)
+        x0 = self.start_from_output(x_t, t, output)
         if clip_x0:
             x0 = x0.clamp(-1, 1)
         noise = self.predict_noise_from_start(x_t, t, x0)
         return Prediction(
-            noise=noise, x0=x0, v=self.predict_v(x0, t, noise), score=-noise / self.at("sigma", t)
+            noise=noise,
+            x0=x0,
+            v=self.predict_v(x0, t, noise),
+            score=-noise / self.at("sigma", t),
+            log_variance=log_variance,
         )
+
+    def start_from_output(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """The x_0 that the network's output stands for; both shaped like `x_t`, in its type."""
+        output = output.to(x_t.dtype)  # autocast may have left it in half precision
+        if self.objective == "pred_noise":
+            return self.predict_start_from_noise(x_t, t, output)
+        return self.predict_start_from_v(x_t, t, output) if self.objective == "pred_v" else output
 
     def ask(
         self,
@@ -314,8 +332,11 @@ class GaussianDiffusion(nn.Module):
         labels: Tensor | None,
         x_self_cond: Tensor | None,
         network: Callable[..., Tensor] | None,
-    ) -> Tensor:
-        """The network's output, shaped like `x_t`; only a network with self-conditioning hears of `x_self_cond`."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """The network's output, shaped like `x_t`, and log σ² of the step back, likewise, if it has a head for that.
+
+        Only a network with self-conditioning hears of `x_self_cond`.
+        """
         network = self.network if network is None else network
         if x_self_cond is None:
             output = network(x_t, t, labels)
@@ -323,8 +344,12 @@ class GaussianDiffusion(nn.Module):
             self.check_self_condition("x_self_cond")
             check_pair("x_t", x_t, "x_self_cond", x_self_cond)
             output = network(x_t, t, labels, x_self_cond=x_self_cond)
-        check_pair("x_t", x_t, "the network's output", output)
-        return output
+        if not self.learned_variance:
+            check_pair("x_t", x_t, "the network's output", output)
+            return output, None
+        check_heads(output, x_t)
+        output, share = output.chunk(2, dim=1)
+        return output, learned_log_variance(self.schedule, t, share.to(x_t.dtype))
 
     def check_self_condition(self, name: str) -> None:
         """Refuse the argument `name`, which means something only to a network with self-conditioning."""
@@ -355,13 +380,17 @@ class GaussianDiffusion(nn.Module):
             x_self_cond: the previous estimate of x_0, as for `predict`.
 
         Returns:
-            `(mean, variance, log_variance_clipped)`; the mean shaped like `x_t`, the others of shape (B, 1, 1, 1).
+            `(mean, variance, log_variance_clipped)`; the mean shaped like `x_t`, and so are the others if the network
+            predicts the variance, else of shape (B, 1, 1, 1).
 
         Raises:
             ValueError: if shapes, types or levels are wrong.
         """
         prediction = self.predict(x_t, t, labels, clip_x0=clip_denoised, x_self_cond=x_self_cond)
-        return self.q_posterior(prediction.x0, x_t, t)
+        mean, variance, log_variance = self.q_posterior(prediction.x0, x_t, t)
+        if prediction.log_variance is None:
+            return mean, variance, log_variance
+        return mean, prediction.log_variance.exp(), prediction.log_variance
 
     def p_sample(
         self,
@@ -373,7 +402,7 @@ class GaussianDiffusion(nn.Module):
         x_self_cond: Tensor | None = None,
         generator: samplers.Generators = None,
     ) -> Tensor:
-        """Draw x_{t−1} from p_θ(x_{t−1} | x_t); at t = 1 its variance is 0 and the mean is returned (eq:reverse-step).
+        """Draw x_{t−1} from p_θ(x_{t−1} | x_t); at t = 1 no noise is added (eq:reverse-step).
 
         Args:
             x_t: noisy images, shape (B, C, H, W).
@@ -392,7 +421,8 @@ class GaussianDiffusion(nn.Module):
         mean, variance, _ = self.p_mean_variance(
             x_t, t, labels, clip_denoised=clip_denoised, x_self_cond=x_self_cond
         )
-        return mean + variance.sqrt() * samplers.randn_like(x_t, generator)
+        noise = samplers.randn_like(x_t, generator)
+        return mean + variance.sqrt() * torch.where(t.to(noise.device).view(-1, 1, 1, 1) > 1, noise, 0.0)
 
     @torch.no_grad()
     def sample(
@@ -520,6 +550,9 @@ class GaussianDiffusion(nn.Module):
         A network with self-conditioning gets, for half of the images, its own first guess of x_0, and nothing for the
         others (Chen et al. 2023, *Analog Bits*). It is not trained through that guess.
 
+        A network that predicts its variance is trained on L_hybrid, L_simple and a little of the bound, from which
+        the variance alone learns (Nichol & Dhariwal 2021, eq. 16).
+
         Args:
             x0: clean images in [-1, 1], shape (B, C, H, W).
             t: noise levels 1 … T, shape (B,); drawn uniformly if not given.
@@ -532,7 +565,7 @@ class GaussianDiffusion(nn.Module):
 
         Returns:
             The mean loss over the batch, a scalar. Each image's error is averaged over its own elements before any
-            weight w(t) is applied to it.
+            weight w(t) is applied to it; the bound is not weighted.
 
         Raises:
             ValueError: if shapes, types or levels are wrong, or `self_condition_mask` is given for a network without
@@ -552,11 +585,34 @@ class GaussianDiffusion(nn.Module):
             x_self_cond = self.first_guess(x_t, t, labels, self_condition_mask, network)
         elif self_condition_mask is not None:
             self.check_self_condition("self_condition_mask")
-        output = self.ask(x_t, t, labels, x_self_cond, network)
+        output, log_variance = self.ask(x_t, t, labels, x_self_cond, network)
         per_image = self.elementwise_loss(output, self.target(x0, t, noise)).flatten(1).mean(1)
-        if self.loss_weighting is None:
-            return per_image.mean()
-        return (self.loss_weighting(self.schedule, t, self.objective) * per_image).mean()
+        if self.loss_weighting is not None:
+            per_image = self.loss_weighting(self.schedule, t, self.objective) * per_image
+        if log_variance is not None:
+            mean_only = self.start_from_output(x_t, t, output.detach())
+            per_image = per_image + self.bound_term(x0, x_t, t, mean_only, log_variance)
+        return per_image.mean()
+
+    def bound_term(self, x0: Tensor, x_t: Tensor, t: Tensor, guess: Tensor, log_variance: Tensor) -> Tensor:
+        """λ L_vlb, shape (B,), for a drawn t: a share of what the step back costs in the bound (eq:loss-t, eq:decoder).
+
+        The whole bound is T times the mean of its terms, and λ = 0.001, in bits per dimension: the numbers of
+        Nichol & Dhariwal 2021.
+
+        Args:
+            x0: clean images in [-1, 1], shape (B, C, H, W).
+            x_t: the same at level t.
+            t: noise levels 1 … T, shape (B,).
+            guess: the x_0 that the network predicts, without gradient: the bound is to teach it nothing.
+            log_variance: log σ² of p_θ(x_{t−1} | x_t), shaped like `x0`.
+        """
+        true_mean, _, true_log_variance = self.q_posterior(x0, x_t, t)
+        mean, _, _ = self.q_posterior(guess, x_t, t)
+        divergence = gaussians.kl_divergence(true_mean, true_log_variance, mean, log_variance)
+        decoder = -gaussians.bin_log_probability(x0, mean, log_variance)
+        term = torch.where(t.view(-1, 1, 1, 1) > 1, divergence, decoder)
+        return BOUND_SHARE * self.schedule.timesteps * term.flatten(1).mean(1) / math.log(2)
 
     def first_guess(
         self,

@@ -94,7 +94,7 @@ def vlb_terms(
     x0: Tensor,
     *,
     clip_x0: bool = True,
-    variance: Variance | Tensor | VarianceRule = "fixed_small",
+    variance: Variance | Tensor | VarianceRule | None = None,
     decoder: Decoder = "8-bit",
     levels: int | None = None,
     labels: Tensor | None = None,
@@ -119,10 +119,11 @@ def vlb_terms(
         diffusion: the model, or an exact denoiser; only `.schedule` and `.predict` are used.
         x0: clean images in [-1, 1], shape (B, C, H, W); exact 8-bit levels for the 8-bit decoder.
         clip_x0: clip the predicted x_0 to [-1, 1] first; turn off for data of another range.
-        variance: the variance of p_θ(x_{t−1} | x_t): "fixed_small" for β̃_t, "fixed_large" for β_t, or a table of your
-            own of shape (T+1,), of which entry 0 is not used; or a rule, `variance(x_t, t, prediction)`, for a variance
-            that was learned or is otherwise different in every pixel. At t = 1, where β̃_1 = 0 would make every picture
-            but one impossible, both fixed choices take β̃_2, as the DDPM paper's code does.
+        variance: the variance of p_θ(x_{t−1} | x_t): "fixed_small" for β̃_t, "fixed_large" for β_t, "learned" for that
+            of a model which predicts it; or a table of your own of shape (T+1,), of which entry 0 is not used; or a
+            rule, `variance(x_t, t, prediction)`, that may differ in every pixel. None means "learned" for a model that
+            predicts its variance and "fixed_small" for any other. At t = 1, where β̃_1 = 0 would make every picture but
+            one impossible, both fixed choices take β̃_2, as the DDPM paper's code does.
         decoder: "8-bit" for the discrete decoder of eq:decoder; "continuous" for the density itself, for data that are
             not pictures.
         levels: how many of the T − 1 levels 2 … T to draw for each image; None takes them all.
@@ -140,6 +141,8 @@ def vlb_terms(
     """
     check_data(x0, decoder, labels, batch_size, clip_x0=clip_x0)
     check_level_count(levels, diffusion.schedule)
+    if variance is None or isinstance(variance, str):
+        variance = samplers.choose_variance(diffusion, variance)
     rule, device = variance_rule(diffusion.schedule, variance), diffusion.schedule.beta.device
     source = image_streams(len(x0), generator, seeds)
     x0 = x0.to(device, torch.promote_types(x0.dtype, torch.float32))  # half precision is too coarse

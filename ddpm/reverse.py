@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from ddpm.checks import check_choice
-from ddpm.samplers import Denoiser, PredictionLike, Variance
+from ddpm.samplers import Denoiser, FixedVariance, PredictionLike, Variance
 from ddpm.schedule import NoiseSchedule
 
 
 class VarianceRule(Protocol):
     """A variance that may differ from image to image and from pixel to pixel.
 
-    A network that learns its variance hands it on with its prediction:
-    `lambda x_t, t, prediction: prediction.log_variance`.
+    A network that learns its variance hands it on with its prediction, whose `log_variance` is what the rule "learned"
+    returns.
     """
 
     def __call__(self, x_t: Tensor, t: Tensor, prediction: Any, /) -> Tensor:
@@ -69,14 +69,35 @@ def at(table: Tensor, t: Tensor, x: Tensor) -> Tensor:
 
 
 def variance_rule(schedule: NoiseSchedule, variance: Variance | Tensor | VarianceRule) -> VarianceRule:
-    """The rule that `variance` stands for: itself, or a look into a table (see `reverse_log_variance`)."""
+    """The rule that `variance` stands for: itself, the prediction's, or a look into `reverse_log_variance`."""
     if callable(variance):
         return variance
+    if isinstance(variance, str) and variance == "learned":
+        return lambda _x, _t, prediction: prediction.log_variance
     table = reverse_log_variance(schedule, variance)
     return lambda x_t, t, _: at(table, t, x_t)
 
 
-def reverse_log_variance(schedule: NoiseSchedule, variance: Variance | Tensor) -> Tensor:
+def learned_log_variance(schedule: NoiseSchedule, t: Tensor, share: Tensor) -> Tensor:
+    """log σ² between the two fixed choices: v log β_t + (1 − v) log β̃_t with v = (1 + share)/2.
+
+    If nothing or everything is known of x_0, the best variance is one of the two ends. A network says where between
+    them a pixel lies, and may say beyond (Nichol & Dhariwal 2021, eq. 15).
+
+    Args:
+        schedule: the noise schedule.
+        t: noise levels 1 … T, shape (B,).
+        share: what the network's second head says, shape (B, C, H, W): −1 for β̃_t, 1 for β_t.
+
+    Returns:
+        log σ², shaped like `share`; at t = 1, where β̃_1 = 0, β̃_2 stands for it.
+    """
+    low, high = at(schedule.posterior_log_variance_clipped, t, share), at(schedule.beta, t, share).log()
+    v = (1 + share) / 2
+    return v * high + (1 - v) * low
+
+
+def reverse_log_variance(schedule: NoiseSchedule, variance: FixedVariance | Tensor) -> Tensor:
     """log σ_t² of p_θ(x_{t−1} | x_t), shape (T+1,), on the schedule's device.
 
     Args:
@@ -97,7 +118,7 @@ def reverse_log_variance(schedule: NoiseSchedule, variance: Variance | Tensor) -
                 f" t = 1 … {len(clipped) - 1}, but got shape {tuple(variance.shape)} and values {variance}"
             )
         return variance.to(clipped).log()
-    check_choice("variance", variance, get_args(Variance))
+    check_choice("variance", variance, get_args(FixedVariance))
     if variance == "fixed_small":
         return clipped
     return torch.cat([clipped[:2], schedule.beta[2:].log()])

@@ -16,9 +16,11 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from ddpm.checks import check_choice
 from ddpm.schedule import NoiseSchedule
 
-Variance = Literal["fixed_small", "fixed_large"]
+FixedVariance = Literal["fixed_small", "fixed_large"]
+Variance = Literal[FixedVariance, "learned"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -71,7 +73,7 @@ def ancestral(
     diffusion: Denoiser,
     x: Tensor,
     *,
-    variance: Variance = "fixed_small",
+    variance: Variance | None = None,
     labels: Tensor | None = None,
     clip_x0: bool = True,
     generator: Generators = None,
@@ -84,7 +86,8 @@ def ancestral(
     Args:
         diffusion: the model, or an exact denoiser.
         x: x_T, standard normal noise of shape (B, C, H, W); or x_t of the level `start`.
-        variance: "fixed_small" for β̃_t, "fixed_large" for β_t (the paper's choice for CIFAR-10).
+        variance: "fixed_small" for β̃_t, "fixed_large" for β_t (the paper's choice for CIFAR-10), "learned" for that
+            of a model which predicts it. None means "learned" for such a model and "fixed_small" for any other.
         labels: class labels, shape (B,), for a model that takes them.
         clip_x0: clip the predicted x_0 to [-1, 1] first; turn off for data of another range.
         generator: source of the noise: one for the batch or one per image.
@@ -94,23 +97,21 @@ def ancestral(
         `start` states, at t = start−1 … 0.
 
     Raises:
-        ValueError: if `variance` is unknown or `start` is out of range.
+        ValueError: if `variance` is unknown, the model has learned none, or `start` is out of range.
     """
-    if variance not in get_args(Variance):
-        raise ValueError(
-            f"unknown variance {variance!r}; choose one of {', '.join(map(repr, get_args(Variance)))}"
-        )
+    variance = choose_variance(diffusion, variance)
     schedule = diffusion.schedule
     start = schedule.timesteps if start is None else start
     check_steps(start, schedule.timesteps, name="start")
     predict = predictor(diffusion, labels, clip_x0=clip_x0)
-    variances = schedule.posterior_variance if variance == "fixed_small" else schedule.beta
+    variances = schedule.beta if variance == "fixed_large" else schedule.posterior_variance
     for t in range(start, 0, -1):
-        x0 = predict(x, t).x0
-        x = schedule.posterior_mean_coef_x0[t] * x0 + schedule.posterior_mean_coef_xt[t] * x
+        prediction = predict(x, t)
+        x = schedule.posterior_mean_coef_x0[t] * prediction.x0 + schedule.posterior_mean_coef_xt[t] * x
         if t > 1:
-            x = x + variances[t].sqrt() * randn_like(x, generator)
-        yield State(t - 1, x, x0)
+            deviation = (prediction.log_variance / 2).exp() if variance == "learned" else variances[t].sqrt()
+            x = x + deviation * randn_like(x, generator)
+        yield State(t - 1, x, prediction.x0)
 
 
 @torch.no_grad()
@@ -161,9 +162,16 @@ def ddim(
         yield State(s, x, prediction.x0)
 
 
-def predictor(
-    diffusion: Denoiser, labels: Tensor | None, *, clip_x0: bool
-) -> Callable[[Tensor, int], PredictionLike]:
+def choose_variance(diffusion: Denoiser, variance: Variance | None) -> Variance:
+    """The variance that was asked for, or the model's own; refused if there is no such thing."""
+    learned = bool(getattr(diffusion, "learned_variance", False))
+    if variance is None:
+        return "learned" if learned else "fixed_small"
+    check_choice("variance", variance, get_args(FixedVariance) + (("learned",) if learned else ()))
+    return variance
+
+
+def predictor(diffusion: Denoiser, labels: Tensor | None, *, clip_x0: bool) -> Callable[[Tensor, int], Any]:
     """`diffusion.predict` for the steps of one chain: a function of x_t, shape (B, C, H, W), and t, one whole number.
 
     A model with self-conditioning is handed the x_0 it predicted in the step before (Chen et al. 2023, *Analog Bits*),
@@ -172,7 +180,7 @@ def predictor(
     self_condition = bool(getattr(diffusion, "self_condition", False))
     before: dict[str, Any] = {"x_self_cond": None} if self_condition else {}
 
-    def predict(x: Tensor, t: int) -> PredictionLike:
+    def predict(x: Tensor, t: int) -> Any:
         prediction = diffusion.predict(x, levels(x, t), labels, clip_x0=clip_x0, **before)
         if self_condition:
             before["x_self_cond"] = prediction.x0

@@ -24,6 +24,7 @@ NETWORKS = st.fixed_dictionaries(
         "dim_mults": mostly([(1,), (1, 2), (2, 1, 1)], [(), (0, 1)]),
         "channels": mostly([1], [0, 2]),
         "self_condition": st.booleans(),
+        "learned_variance": st.booleans(),
         "resnet_block_groups": mostly([1, 2, 4], [3, 0]),
         "random_fourier_features": st.booleans(),
         "learned_sinusoidal_cond": mostly([False], [True]),

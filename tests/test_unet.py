@@ -422,11 +422,12 @@ def test_state_dict_round_trip():
 EVERY_OPTION = {
     "dim": 8,
     "init_dim": 12,
-    "out_dim": 2,
+    "out_dim": 4,
     "dim_mults": [1, 2],
     "channels": 2,
     "self_condition": True,
     "resnet_block_groups": 4,
+    "learned_variance": True,
     "learned_sinusoidal_cond": True,
     "random_fourier_features": False,
     "learned_sinusoidal_dim": 6,

@@ -381,9 +381,9 @@ UNET_PARAMETERS = Section(
         ),
         Row(
             "ddm.Unet(learned_variance)",
-            None,
-            "Does not exist. In the port it only doubled `out_dim`, which its `GaussianDiffusion` then refused."
-            " Leave it out.",
+            "ddpm.Unet(learned_variance)",
+            "It works: the variance is trained along, and sampling and the bound use it. In the port it only doubled"
+            " `out_dim`, which its `GaussianDiffusion` then refused.",
         ),
         Row(
             "ddm.Unet(learned_sinusoidal_cond, random_fourier_features, learned_sinusoidal_dim)",

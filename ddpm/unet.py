@@ -42,7 +42,7 @@ class SinusoidalEmbedding(nn.Module):
         self.register_buffer("frequencies", (LONGEST_PERIOD**-exponents).float(), persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Levels of shape (B,) → embeddings of shape (B, dim), in float32 whatever the precision around it."""
+        """Levels (B,) → embeddings (B, dim) (eq:time-embedding), in float32 whatever the precision around it."""
         angles = t.float()[:, None] * self.frequencies  # (B, dim/2)
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -104,7 +104,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(dim, dim_out, 1) if dim != dim_out else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, dim, H, W) and an activated embedding (B, time_dim) → (B, dim_out, H, W)."""
+        """(B, dim, H, W) and an activated embedding (B, time_dim) → (B, dim_out, H, W) (eq:residual-block)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time(time)[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
@@ -122,7 +122,7 @@ class AttentionBlock(nn.Module):
         self.out = zero_init(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, H, W) → the same shape."""
+        """(B, dim, H, W) → the same shape (eq:attention)."""
         h = self.norm(x).flatten(2).transpose(1, 2)  # (B, H·W, dim)
         q, k, v = self.qkv(h).chunk(3, dim=-1)
         h = self.out(F.scaled_dot_product_attention(q, k, v))
@@ -138,7 +138,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, H, W) → (B, dim, H/2, W/2)."""
+        """(B, dim, H, W) → (B, dim, H/2, W/2) (eq:downsample)."""
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
@@ -151,7 +151,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, dim, H, W) → (B, dim, 2H, 2W)."""
+        """(B, dim, H, W) → (B, dim, 2H, 2W) (eq:upsample)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -182,6 +182,7 @@ class Unet(nn.Module):
         config: the arguments it was built with, ready for JSON: `Unet(**network.config)` is its twin.
         channels: number of image channels.
         self_condition: whether it takes its own previous estimate of x_0 beside x_t.
+        learned_variance: whether its output has a second half, which says how uncertain the step back is.
         num_classes: number of classes, or None.
         downsampling: the factor between the finest and the coarsest level; H and W must be divisible by it.
     """
@@ -195,6 +196,7 @@ class Unet(nn.Module):
         channels: int = 3,
         self_condition: bool = False,
         resnet_block_groups: int = 8,
+        learned_variance: bool = False,
         learned_sinusoidal_cond: bool = False,
         random_fourier_features: bool = False,
         learned_sinusoidal_dim: int = 16,
@@ -208,12 +210,14 @@ class Unet(nn.Module):
         Args:
             dim: base width; the time embedding has 4·dim features.
             init_dim: channels after the first convolution; None means `dim`.
-            out_dim: channels of the output; None means `channels`.
+            out_dim: channels of the output; None means `channels`, or twice as many with `learned_variance`.
             dim_mults: width of each level as a multiple of `dim`, finest first; each level halves the resolution.
             channels: channels of the image.
             self_condition: take the previous estimate of x_0 as further channels beside x_t (self-conditioning; Chen,
                 Zhang & Hinton 2023, *Analog Bits*).
             resnet_block_groups: groups of every group normalisation; must divide every width.
+            learned_variance: give the output a second head of `channels` channels, from which `GaussianDiffusion` takes
+                the variance of the step back and which it trains along (Nichol & Dhariwal 2021, section 3.1).
             learned_sinusoidal_cond: embed the noise level by waves whose frequencies are learned, instead of the
                 paper's fixed ones. They see t/1000, whatever T is (see `FourierEmbedding`).
             random_fourier_features: the same with frequencies that are drawn once and saved with the weights, but not
@@ -240,6 +244,7 @@ class Unet(nn.Module):
             "channels": channels,
             "self_condition": self_condition,
             "resnet_block_groups": resnet_block_groups,
+            "learned_variance": learned_variance,
             "learned_sinusoidal_cond": learned_sinusoidal_cond,
             "random_fourier_features": random_fourier_features,
             "learned_sinusoidal_dim": learned_sinusoidal_dim,
@@ -259,6 +264,7 @@ class Unet(nn.Module):
         )
         self.channels = channels
         self.self_condition = self_condition
+        self.learned_variance = learned_variance
         self.num_classes = num_classes
         self.downsampling = factors[-1]
 
@@ -311,12 +317,15 @@ class Unet(nn.Module):
             if factor != 1:
                 self.up.append(Upsample(dim_out))
         self.last_norm = nn.GroupNorm(resnet_block_groups, width, eps=GROUP_NORM_EPS)
-        self.last = zero_init(nn.Conv2d(width, channels if out_dim is None else out_dim, 3, padding=1))
+        heads = 2 if learned_variance else 1
+        self.last = zero_init(
+            nn.Conv2d(width, heads * channels if out_dim is None else out_dim, 3, padding=1)
+        )
 
     def forward(
         self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, x_self_cond: Tensor | None = None
     ) -> Tensor:
-        """Predict noise, x_0 or v, whichever the network is trained for.
+        """Predict noise, x_0 or v, whichever the network is trained for, and with two heads the variance as well.
 
         Args:
             x_t: noisy images in the [-1, 1] scale, shape (B, channels, H, W); H and W divisible by `downsampling`.
@@ -326,7 +335,7 @@ class Unet(nn.Module):
                 None means that there is none yet, and counts as zeros.
 
         Returns:
-            Tensor of shape (B, out_dim, H, W).
+            Tensor of shape (B, out_dim, H, W); the second head's channels come after those of the first.
 
         Raises:
             ValueError: if the image does not fit the network, there is not one level per image, labels are missing,
@@ -342,7 +351,7 @@ class Unet(nn.Module):
 
         if self.self_condition:
             x_t = torch.cat([x_t, torch.zeros_like(x_t) if x_self_cond is None else x_self_cond], dim=1)
-        h = self.first(x_t)
+        h = self.look(x_t)
         skips = [h]
         for layer in self.down:
             h = layer(h) if isinstance(layer, Downsample) else layer(h, time)
@@ -352,6 +361,16 @@ class Unet(nn.Module):
         for layer in self.up:
             h = layer(h) if isinstance(layer, Upsample) else layer(torch.cat([h, skips.pop()], dim=1), time)
         return self.last(F.silu(self.last_norm(h)))
+
+    def look(self, x_t: Tensor) -> Tensor:
+        """The first convolution, in the precision of its weights also under autocast.
+
+        The noise in x_1 has a standard deviation of 0.01 or less; bfloat16 rounds pixels by up to 0.002, which would
+        drown it.
+        """
+        kind = "cpu" if x_t.is_meta else x_t.device.type  # autocast does not know the device `meta`
+        with torch.autocast(kind, enabled=False):
+            return self.first(x_t.to(self.first.weight.dtype))
 
     def check_input(self, x_t: Tensor, t: Tensor) -> None:
         """Refuse images that do not fit, and anything but one level per image."""

@@ -45,7 +45,9 @@ class DamagedCheckpointError(Exception):
 # Models
 
 
-def save_pretrained(diffusion: GaussianDiffusion, folder: str | os.PathLike[str]) -> None:
+def save_pretrained(
+    diffusion: GaussianDiffusion, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+) -> None:
     """Write a model that `load_pretrained` reads back.
 
     Each file is written under another name, synced and then renamed, so that a folder never holds half a file.
@@ -53,15 +55,19 @@ def save_pretrained(diffusion: GaussianDiffusion, folder: str | os.PathLike[str]
     Args:
         diffusion: the model; its network must be a `Unet`.
         folder: where to write `model.safetensors` and `config.json`; made if it does not exist.
+        dtype: the type in which floating-point weights are written, such as torch.float16 for a file of half the size;
+            None for their own. `load_pretrained` makes float32 of any.
 
     Raises:
         TypeError: if the network is not a `Unet`, whose arguments the configuration file records.
+        ValueError: if `dtype` is not one of floating-point numbers, or a weight is too large for it.
     """
     if not isinstance(diffusion.network, Unet):
         raise TypeError(f"only a Unet can be saved, but the network is a {type(diffusion.network).__name__}")
+    weights = to_bytes(in_type(diffusion.network.state_dict(), dtype))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {MODEL: to_bytes(diffusion.network.state_dict()), CONFIG: to_json(model_config(diffusion))}
+    files = {MODEL: weights, CONFIG: to_json(model_config(diffusion))}
     for name, content in files.items():
         write_synced(folder / f".{name}.part", content)
         (folder / f".{name}.part").replace(folder / name)
@@ -308,6 +314,23 @@ def to_bytes(tensors: Tensors) -> bytes:
             for name, tensor in tensors.items()
         }
     )
+
+
+def in_type(tensors: Tensors, dtype: torch.dtype | None) -> Tensors:
+    """The tensors with those of floating-point numbers in another type; None leaves all as they are."""
+    if dtype is None:
+        return tensors
+    if not dtype.is_floating_point:
+        raise ValueError(f"weights need a floating-point type such as torch.float16, but got {dtype}")
+    converted = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+    lost = [name for name, tensor in converted.items() if not tensor.isfinite().all()]
+    if lost:
+        raise ValueError(
+            f"some weights are too large for {dtype}: {', '.join(lost[:3])}; keep their own type"
+        )
+    return converted
 
 
 def to_json(content: object) -> bytes:

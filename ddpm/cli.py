@@ -1,4 +1,4 @@
-"""The command `ddpm`: train, resume, sample, evaluate, info."""
+"""The command `ddpm`: train, resume, sample, evaluate, export, info."""
 
 import functools
 import json
@@ -291,6 +291,27 @@ def evaluate(
         figures |= {"bits_per_dimension": mean, "standard_error": error, "of": of}
     (run / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     show(f"written to {run / 'evaluation.json'}")
+
+
+@app.command()
+@spoken
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Argument(help="The folder to write; it holds two files then.")],
+    half: Annotated[
+        bool, typer.Option("--half", help="16-bit weights, for a file of half the size.")
+    ] = False,
+    weights: WhichWeights = "ema",
+) -> None:
+    """Write a trained model by itself, without its run: model.safetensors and config.json."""
+    diffusion = load_pretrained(model, weights=checked_weights(weights))
+    if (out / checkpoints.MODEL).exists():
+        raise FileExistsError(f"{out} already holds a model; choose another folder, or delete that one")
+    if not this_process().is_main_process:
+        return
+    checkpoints.save_pretrained(diffusion, out, dtype=torch.float16 if half else None)
+    size_of_it = (out / checkpoints.MODEL).stat().st_size
+    show(f"{out / checkpoints.MODEL}, {size_of_it / 2**20:.1f} MiB; read it with ddpm.load_pretrained")
 
 
 @app.command()

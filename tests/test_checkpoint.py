@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from ddpm import P2, GaussianDiffusion, MinSNR, Unet
@@ -60,6 +61,36 @@ def test_round_trip(tmp_path):
     assert not loaded.training
     x, t, labels = torch.randn(4, 1, 8, 12), torch.tensor([1, 2, 30, 50]), torch.tensor([0, 1, 2, 0])
     torch.testing.assert_close(loaded.predict(x, t, labels).v, saved.predict(x, t, labels).v, rtol=0, atol=0)
+
+
+def test_half_precision_on_disk_is_single_precision_again(tmp_path):
+    """float16 keeps 11 bits: what it can hold exactly comes back unchanged."""
+    model = small_model()
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.copy_(parameter.half())
+    save_pretrained(model, tmp_path, dtype=torch.float16)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
+    for name, tensor in load_pretrained(tmp_path).network.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, model.network.state_dict()[name])
+    assert next(model.network.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (1e6, torch.float16, "too large for torch.float16: last.bias"),
+        (0.0, torch.int8, "floating-point type"),
+    ],
+)
+def test_a_type_that_would_lose_the_weights_is_refused(tmp_path, value, dtype, message):
+    model = small_model()
+    with torch.no_grad():
+        model.network.last.bias.fill_(value)
+    with pytest.raises(ValueError, match=message):
+        save_pretrained(model, tmp_path / "model", dtype=dtype)
+    assert not (tmp_path / "model").exists()
 
 
 def test_saving_again_replaces_and_leaves_no_scraps(tmp_path):

@@ -447,6 +447,39 @@ def test_a_model_that_takes_classes(ddpm, with_classes, tmp_path):
     assert err == "error: this model has the classes 0 … 9, but got the label 10\n"
 
 
+# export
+
+
+def test_export_writes_the_averaged_model_by_itself(ddpm, finished, tmp_path):
+    out, _ = ddpm("export", finished, tmp_path / "model")
+    assert out.startswith(f"{tmp_path / 'model' / 'model.safetensors'}, 0.")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    exported, averaged = load_pretrained(tmp_path / "model"), load_pretrained(finished)
+    assert exported.config == averaged.config
+    for name, tensor in averaged.state_dict().items():
+        assert torch.equal(exported.state_dict()[name], tensor), name
+
+
+def test_export_halves_the_file_and_keeps_three_digits(ddpm, finished, tmp_path):
+    ddpm("export", finished, tmp_path / "half", "--half", "--weights", "model")
+    ddpm("export", finished, tmp_path / "whole", "--weights", "model")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "whole")]
+    assert 0.45 < sizes[0] / sizes[1] < 0.6
+    half, whole = (load_pretrained(tmp_path / name).network.state_dict() for name in ("half", "whole"))
+    for name, tensor in whole.items():
+        assert half[name].dtype == torch.float32
+        torch.testing.assert_close(half[name], tensor, rtol=2**-11, atol=1e-7)
+
+
+def test_export_replaces_no_model(ddpm, finished, tmp_path):
+    ddpm("export", finished, tmp_path)
+    _, err = ddpm("export", finished, tmp_path, code=1)
+    assert f"{tmp_path} already holds a model" in err
+
+
 # evaluate
 
 

@@ -1,0 +1,130 @@
+"""Put a run's model among those that ship: averaged weights in float16, a card of measured figures, a grid of samples.
+
+    python tools/ship_model.py RUN NAME --hardware "one core of a shared CPU"
+
+All figures are measured here, on the weights as they ship, or read from the run's metrics.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.utils import make_grid, save_image
+
+from ddpm import GaussianDiffusion, load_pretrained, save_pretrained
+from ddpm.evaluation import bits_per_dimension, first_images, judge_samples
+from ddpm.generation import generate
+from ddpm.logbook import read_metrics
+from ddpm.presets import Recipe, choose_preset
+
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+LEVELS = 10  # drawn per test image for the bound
+JUDGED = 1000  # samples held against as many test images
+BATCH = 250
+# What a command need not say: the machine's paths, what follows from the data, and how often to look.
+UNSAID = ("root", "results_folder", "channels", "save_and_sample_every", "num_samples")
+
+
+def command_of(recipe: Recipe) -> str:
+    """The command that trains such a model: its data, and every option that is not its preset's."""
+    data = recipe.data["name_or_path"]
+    preset = choose_preset(data)[1]
+    changed = [
+        f"--set {part}.{option}={json.dumps(value, separators=(',', ':'))}"
+        for part in ("network", "diffusion", "training")
+        for option, value in getattr(recipe, part).items()
+        if option not in UNSAID and value != getattr(preset, part).get(option)
+    ]
+    return " ".join([f"ddpm train {data}", *changed])
+
+
+def measured(model: GaussianDiffusion, samples: Tensor, test: Dataset[Any]) -> dict[str, Any]:
+    """The bound on all test images, and the samples beside as many of them."""
+    images, _ = first_images(test, len(test))  # pyright: ignore[reportArgumentType]
+    bound = bits_per_dimension(model, images, levels=LEVELS)
+    judgement = judge_samples(samples, images[: len(samples)])
+    return {
+        "test_images": len(images),
+        "levels_per_image": LEVELS,
+        "bits_per_dimension": round(float(bound.mean), 4),
+        "standard_error": round(float(bound.standard_error), 4),
+        "samples": len(samples),
+        "network_calls": model.sampling_timesteps,
+        "frechet_distance": round(judgement.distance, 2),
+        "between_halves": round(judgement.halves, 2),
+    }
+
+
+def card(name: str, recipe: Recipe, model: GaussianDiffusion, run: Mapping[str, Any]) -> str:
+    """The model card, in Markdown."""
+    network = ", ".join(f"{option}={value}" for option, value in recipe.network.items())
+    training = recipe.training
+    rows = {
+        "data": f"{recipe.data['name_or_path']}, its {run['training_images']:,} training images,"
+        f" {' × '.join(map(str, model.image_shape))}",
+        "network": f"`Unet({network})`, {run['parameters']:,} parameters",
+        "diffusion": f"T = {model.schedule.timesteps}, {model.beta_schedule} schedule, {model.objective}",
+        "training": f"{run['steps']:,} steps of {training['train_batch_size']} images,"
+        f" {run['images'] / run['training_images']:.1f} passes over the data",
+        "command": f"`{run['command']}`",
+        "time": f"{run['seconds'] / 60:.0f} minutes on {run['hardware']}; torch {run['torch']}",
+        f"bound on the {run['test_images']:,} test images": f"{run['bits_per_dimension']:.3f} ±"
+        f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} levels each)",
+        f"{run['samples']:,} samples, {run['network_calls']} network calls each": "Fréchet distance on raw pixels"
+        f" {run['frechet_distance']} to as many test images; {run['between_halves']} between two halves of these",
+    }
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {key} | {value} |" for key, value in rows.items()),
+            "",
+            "![Samples](samples.png)",
+            "",
+            "The samples are those of seeds 0 to 63, none left out. `model.safetensors` holds the averaged weights in"
+            " float16, `config.json` the arguments, `run.json` the figures. Load with"
+            f' `ddpm.load_pretrained("{name}")`, which makes float32 of them. Code and weights are under the MIT'
+            " licence.",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Export, measure, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--hardware", required=True, help="where it was trained, in words")
+    options = parser.parse_args()
+    recipe, folder = Recipe.load(options.run), CHECKPOINTS / options.name
+    save_pretrained(load_pretrained(options.run), folder, dtype=torch.float16)
+    model = load_pretrained(folder)
+    samples = generate(model, range(JUDGED), batch_size=BATCH, progress=True)
+    save_image(make_grid(samples[:64], nrow=8, padding=1, pad_value=1.0), folder / "samples.png")
+    last = read_metrics(options.run)[-1]
+    run = {
+        "command": command_of(recipe),
+        "steps": last["step"],
+        "images": last["images"],
+        "training_images": len(recipe.load_data()),  # pyright: ignore[reportArgumentType]
+        "seconds": round(last["seconds"]),
+        "hardware": options.hardware,
+        "torch": torch.__version__,
+        "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+        **measured(model, samples, recipe.load_data(train=False)),
+    }
+    (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(options.name, recipe, model, run), encoding="utf-8")
+    print(json.dumps(run, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -59,7 +59,10 @@ WIDEST = 110
 
 Run = Annotated[Path, typer.Argument(help="The folder of a run.")]
 Model = Annotated[
-    Path, typer.Argument(help='The folder of a run, a checkpoint, an exported model, or "digits".')
+    Path,
+    typer.Argument(
+        help='The folder of a run, a checkpoint or an exported model, or a name such as "digits".'
+    ),
 ]
 Images = Annotated[int, typer.Option("-n", "--images", min=1, help="How many images.")]
 Steps = Annotated[

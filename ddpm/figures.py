@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from itertools import pairwise
 from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
@@ -16,10 +17,14 @@ import numpy as np
 import torch
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from ddpm.estimate import LayerCost
 
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "black")
@@ -846,4 +851,183 @@ def schedule_view(
     frame.imshow(to_bytes(picture[None], value_range)[0], interpolation="nearest")
     frame.set_title(f"$t = {t}$ of ${last}$")
     frame.axis("off")
+    return figure
+
+
+# The network
+
+
+@styled
+def signed_map(values: Numbers, *, xlabel: str, ylabel: str, limit: float = 1.0) -> Figure:
+    """Numbers of either sign as colours, such as the time embedding of every level (eq:time-embedding).
+
+    Args:
+        values: shape (N, M); the first axis goes to the right, the second downwards.
+        xlabel: what the first axis counts, from 0.
+        ylabel: what the second axis counts, from 0.
+        limit: the size at which the colours are strongest.
+
+    Returns:
+        The figure.
+    """
+    colours = LinearSegmentedColormap.from_list("signed", [BLUE, "white", VERMILION])
+    figure, axes = plt.subplots()
+    picture = axes.imshow(
+        to_array(values).T, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"
+    )
+    figure.colorbar(picture, ax=axes, pad=0.02)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(visible=False)
+    return figure
+
+
+@styled
+def heat_maps(maps: Mapping[str, Numbers], *, label: str, orders: int = 9) -> Figure:
+    """Maps of sizes, side by side on one logarithmic scale, such as the gradients of one pixel.
+
+    Args:
+        maps: title -> sizes of shape (H, W), at least 0. Zero is white.
+        label: what the sizes are.
+        orders: how many powers of ten below the largest size of all maps have colours of their own; what is smaller,
+            but not zero, has the palest.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if a size is negative, or all are zero.
+    """
+    arrays = {title: to_array(values) for title, values in maps.items()}
+    highest = max(array.max() for array in arrays.values())
+    if highest <= 0 or min(array.min() for array in arrays.values()) < 0:
+        raise ValueError("heat_maps shows sizes: none below zero, and not all of them zero")
+    norm = LogNorm(highest * 10.0**-orders, highest, clip=True)
+    shades = LinearSegmentedColormap.from_list("sizes", ["#dcebf7", SKY, BLUE, "#10103a"])
+    figure, row = plt.subplots(1, len(arrays), squeeze=False, figsize=(WIDTH, 0.9 + 4.6 / len(arrays)))
+    for axes, (title, array) in zip(row[0], arrays.items(), strict=True):
+        axes.imshow(np.ma.masked_equal(array, 0), norm=norm, cmap=shades, interpolation="nearest")
+        axes.set(title=title, xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set(
+            visible=True, color="#999999", linewidth=0.6
+        )  # where white ends, and the page begins
+    scale = ScalarMappable(norm=norm, cmap=shades)
+    bar = figure.colorbar(scale, ax=row, location="bottom", label=label, aspect=40, pad=0.03)
+    bar.ax.minorticks_off()
+    return figure
+
+
+@styled
+def grouped_bars(groups: Mapping[str, Numbers], categories: Sequence[str], *, ylabel: str) -> Figure:
+    """Bars side by side, one group of them for each category, such as parameters and arithmetic by resolution.
+
+    Args:
+        groups: name -> one value for each category.
+        categories: what stands below each group of bars.
+        ylabel: what the values are.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots()
+    width = 0.8 / len(groups)
+    for index, (name, values) in enumerate(groups.items()):
+        places = np.arange(len(categories)) + (index - (len(groups) - 1) / 2) * width
+        axes.bar(
+            places,
+            to_array(values),
+            width,
+            label=name,
+            color=PALETTE[index],
+            hatch=("", "//", "..", "xx")[index % 4],
+            edgecolor="white",
+        )
+    axes.set_xticks(range(len(categories)), categories)
+    axes.set(ylabel=ylabel)
+    axes.grid(visible=False, axis="x")
+    figure.legend(loc="outside upper center", ncols=len(groups))
+    return figure
+
+
+@styled
+def runs_with_bars(runs: Mapping[str, Numbers], *, ylabel: str) -> Figure:
+    """A dot for every run of each variant, and beside the dots their mean with its standard error.
+
+    Args:
+        runs: variant -> values of shape (N,), N at least 2, one for each seed.
+        ylabel: what the values are.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if a variant has fewer than two runs, whose spread says nothing.
+    """
+    figure, axes = plt.subplots()
+    for index, (name, values) in enumerate(runs.items()):
+        numbers = to_array(values)
+        if len(numbers) < 2:
+            raise ValueError(
+                f"a standard error needs at least two runs, but {name!r} has {len(numbers)}; add seeds"
+            )
+        axes.plot(
+            np.full(len(numbers), index - 0.1),
+            numbers,
+            MARKERS[index % len(MARKERS)],
+            color=PALETTE[index % len(PALETTE)],
+            alpha=0.7,
+            linestyle="none",
+        )
+        error = numbers.std(ddof=1) / math.sqrt(len(numbers))
+        axes.errorbar(index + 0.1, numbers.mean(), error, fmt="_", color="black", capsize=5, markersize=14)
+    axes.set_xticks(range(len(runs)), list(runs))
+    axes.set(ylabel=ylabel, xlim=(-0.6, len(runs) - 0.4))
+    axes.grid(visible=False, axis="x")
+    return figure
+
+
+@styled
+def unet_map(costs: Sequence[LayerCost]) -> Figure:
+    """The U of a U-Net: each part in the order in which it runs, one row for each resolution, with its channels.
+
+    Args:
+        costs: the network's ledger, from `ddpm.estimate.layer_costs`. Embeddings and norms are left out.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the ledger holds no map of an image.
+    """
+    parts = [cost for cost in costs if cost.kind not in ("embedding", "norm")]
+    if not parts:
+        raise ValueError("unet_map draws the ledger of a U-Net, but got one without any map of an image")
+    sizes = sorted({(part.height, part.width) for part in parts}, reverse=True)
+    looks = {
+        "stage": ("residual block", SKY),
+        "stage with attention": ("with attention", VERMILION),
+        "downsample": ("halve, double", GREEN),
+        "upsample": ("halve, double", GREEN),
+        "convolution": ("convolution", "#bbbbbb"),
+    }
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.72 * len(sizes)))
+    for place, part in enumerate(parts):
+        row, (name, colour) = -sizes.index((part.height, part.width)), looks[part.kind]
+        box = Rectangle(
+            (place - 0.44, row - 0.34), 0.88, 0.68, facecolor=colour, edgecolor="black", label=name
+        )
+        axes.add_patch(box)
+        axes.text(place, row, f"{part.channels}", rotation=90, ha="center", va="center", size=LETTERS - 3)
+    for row, size in enumerate(sizes[:-1]):  # what the way down hands to the way up
+        places = [place for place, part in enumerate(parts) if (part.height, part.width) == size]
+        left, right = max(pairwise(places), key=lambda pair: pair[1] - pair[0])
+        style = {"arrowstyle": "-|>", "linestyle": "--", "color": "black", "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (right - 0.44, -row), (left + 0.44, -row), arrowprops=style)
+    axes.set_yticks([-row for row in range(len(sizes))], [f"{height}×{width}" for height, width in sizes])
+    axes.set(xlim=(-0.7, len(parts) - 0.3), ylim=(0.5 - len(sizes), 0.5), xticks=[])
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    boxes = {str(box.get_label()): box for box in axes.patches if isinstance(box, Rectangle)}
+    figure.legend(boxes.values(), boxes.keys(), loc="outside upper center", ncols=2, handlelength=1.2)
     return figure

@@ -68,7 +68,8 @@ class TrainingSettings:
         checkpoints_to_keep: the newest so many stay, older ones are deleted.
         log_every: updates between two lines of metrics; only then does the CPU wait for the GPU.
         seed: of the order of the images, the noise levels, the noise, the dropout.
-        channels_last: keep the network's images with their channels last in memory, which convolutions like.
+        channels_last: keep the network's images with their channels last in memory, as a `Unet` does by itself;
+            convolutions like it.
         progress: show a progress bar.
         tensorboard: also write metrics for TensorBoard, if it is installed.
 

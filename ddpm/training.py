@@ -86,8 +86,8 @@ class Trainer(TrainingSettings):
         self.data = SeededBatches(self.open_data(), self.diffusion.image_shape, num_classes=classes)
         self.check_batch_size()
         self.diffusion.to(self.accelerator.device)
-        if self.channels_last:
-            self.diffusion.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        self.diffusion.network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
         self.try_network()
         self.averaged = AveragedModel(self.diffusion, multi_avg_fn=self.average)
         self.averaged.requires_grad_(False).eval()

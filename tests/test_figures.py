@@ -10,7 +10,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ddpm import figures
+from ddpm import Unet, figures
+from ddpm.estimate import layer_costs
 
 mpl.use("agg")
 GRID = torch.linspace(-4, 4, 401)
@@ -43,6 +44,13 @@ def shown(canvas, corner, size, shape):
     return canvas[row_centres[:, None], column_centres]
 
 
+def ledger(sizes):
+    """What a U-Net of these levels consists of."""
+    with torch.device("meta"):
+        network = Unet(8, dim_mults=sizes, channels=1, num_res_blocks=1)
+    return layer_costs(network, 16)
+
+
 def every_kind():
     """One figure of each kind, with a name."""
     x = torch.arange(1, 11)
@@ -63,6 +71,11 @@ def every_kind():
         "ellipses": lambda: figures.ellipses(
             {"one": (torch.zeros(2), torch.eye(2))}, points=torch.randn(50, 2), xlabel="x", ylabel="y"
         ),
+        "signed_map": lambda: figures.signed_map(torch.randn(10, 6), xlabel="t", ylabel="feature"),
+        "heat_maps": lambda: figures.heat_maps({"one": images[0, 0], "two": images[1, 0]}, label="size"),
+        "grouped_bars": lambda: figures.grouped_bars({"one": x, "two": x}, list("abcdefghij"), ylabel="%"),
+        "runs_with_bars": lambda: figures.runs_with_bars({"one": x, "two": 2 * x}, ylabel="loss"),
+        "unet_map": lambda: figures.unet_map(ledger((1, 2, 4))),
     }
 
 
@@ -345,3 +358,94 @@ def test_grouped_bars_add_up():
 def test_a_logarithmic_chart_refuses_what_it_cannot_show():
     with pytest.raises(ValueError, match="needs positive values, but the smallest is 0"):
         figures.bar_chart([1.0, 0.0], xlabel="t", ylabel="bits", log=True)
+
+
+# The network
+
+
+def test_signed_map_puts_the_first_axis_to_the_right_and_zero_in_white():
+    values = torch.zeros(5, 3)
+    values[4, 0], values[1, 2] = 0.5, -0.5
+    figure = figures.signed_map(values, xlabel="t", ylabel="feature", limit=0.5)
+    picture = figure.axes[0].images[0]
+    assert np.array_equal(picture.get_array(), values.T)
+    colours = picture.to_rgba(picture.get_array())
+    assert np.allclose(colours[0, 0], 1, atol=0.01)
+    assert np.allclose(colours[0, 4], mpl.colors.to_rgba(figures.VERMILION), atol=0.01)
+    assert np.allclose(colours[2, 1], mpl.colors.to_rgba(figures.BLUE), atol=0.01)
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("t", "feature")
+
+
+def test_heat_maps_share_a_scale_of_powers_of_ten_and_leave_zero_white():
+    one, two = torch.tensor([[1.0, 1e-3], [0.0, 1e-20]]), torch.full((2, 2), 1e-3)
+    figure = figures.heat_maps({"one": one, "two": two}, label="size", orders=6)
+    first, second = (axes.images[0] for axes in figure.axes[:2])
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["one", "two"]
+    left, right = (image.to_rgba(image.get_array()) for image in (first, second))
+    assert left[1, 0, 3] == 0  # transparent: the page shows through
+    assert np.array_equal(left[0, 1], right[0, 0])
+    assert left[0, 0, :3].sum() < left[0, 1, :3].sum() < left[1, 1, :3].sum() < 3
+    assert first.norm.vmin == pytest.approx(1e-6)
+    half_way = mpl.colors.LogNorm(1e-6, 1)(1e-3)
+    assert half_way == pytest.approx(first.norm(1e-3))
+
+
+@pytest.mark.parametrize("values", [torch.zeros(2, 2), torch.tensor([[1.0, -1e-9]])])
+def test_heat_maps_refuse_what_has_no_logarithm(values):
+    with pytest.raises(ValueError, match="none below zero, and not all of them zero"):
+        figures.heat_maps({"one": values}, label="size")
+
+
+def test_grouped_bars_stand_beside_each_other_over_their_category():
+    figure = figures.grouped_bars({"a": [1.0, 2, 3], "b": [4.0, 5, 6]}, ["x", "y", "z"], ylabel="%")
+    axes = figure.axes[0]
+    bars = sorted(axes.patches, key=lambda bar: bar.get_x())
+    assert [bar.get_height() for bar in bars] == [1, 4, 2, 5, 3, 6]
+    for left, right in itertools.pairwise(bars):
+        assert left.get_x() + left.get_width() <= right.get_x() + 1e-9
+    middles = [(bars[k].get_x() + bars[k + 1].get_x() + bars[k + 1].get_width()) / 2 for k in (0, 2, 4)]
+    assert middles == pytest.approx([0, 1, 2])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "y", "z"]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_runs_are_dots_and_their_bar_is_the_mean_and_its_standard_error():
+    axes = figures.runs_with_bars({"a": [1.0, 2.0, 6.0], "b": [5.0, 5.0]}, ylabel="loss").axes[0]
+    dots = [line for line in axes.lines if len(line.get_xdata()) > 1 and line.get_marker() in figures.MARKERS]
+    assert [line.get_ydata().tolist() for line in dots[:1]] == [[1, 2, 6]]
+    ends = [container.lines[2][0].get_segments()[0][:, 1] for container in axes.containers]
+    spread = np.std([1, 2, 6], ddof=1) / 3**0.5
+    assert ends[0] == pytest.approx([3 - spread, 3 + spread])
+    assert ends[1] == pytest.approx([5, 5])
+    with pytest.raises(ValueError, match="needs at least two runs, but 'b' has 1"):
+        figures.runs_with_bars({"a": [1.0, 2.0], "b": [1.0]}, ylabel="loss")
+
+
+@pytest.mark.parametrize("sizes", [(1,), (1, 2), (1, 2, 4)])
+def test_the_u_shows_every_part_of_the_network_in_its_row(sizes):
+    costs = ledger(sizes)
+    axes = figures.unet_map(costs).axes[0]
+    drawn = [cost for cost in costs if cost.kind not in ("embedding", "norm")]
+    boxes = [patch for patch in axes.patches if isinstance(patch, mpl.patches.Rectangle)]
+    channels = [text.get_text() for text in axes.texts if text.get_text()]
+    assert channels == [str(cost.channels) for cost in drawn]
+    heights = [16 // 2**row for row in range(len(sizes))]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"{h}×{h}" for h in heights]
+    for box, cost in zip(boxes, drawn, strict=True):
+        assert box.get_y() + box.get_height() / 2 == pytest.approx(-heights.index(cost.height))
+    starts = [box.get_x() for box in boxes]
+    assert starts == sorted(starts)
+    arrows = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
+    assert len(arrows) == len(sizes) - 1
+    for (
+        arrow
+    ) in arrows:  # from the left arm's last box of a row to the right arm's first, with nothing in between
+        between = [box for box in boxes if arrow.xyann[0] < box.get_x() + 0.44 < arrow.xy[0]]
+        assert between
+        assert all(abs(box.get_y() + 0.34 - arrow.xy[1]) > 0.5 for box in between)
+
+
+def test_the_u_needs_a_ledger():
+    with pytest.raises(ValueError, match="without any map of an image"):
+        figures.unet_map(ledger((1,))[:1])

@@ -516,7 +516,9 @@ def test_nothing_underflows(kind: str, dtype: torch.dtype) -> None:
 
 
 MEMORY = """
+import pathlib
 import resource
+import sys
 import torch
 from ddpm import EmpiricalOracle, NoiseSchedule
 images = torch.rand(60_000, 1, 28, 28, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
@@ -529,7 +531,12 @@ density = oracle.log_density(x, t)
 assert guess.isfinite().all() and density.isfinite().all()
 assert torch.allclose(guess[::4], images[59_000:59_064:4], atol=1e-6)
 assert guess[3::4].abs().max() < 0.1, "at t = T all that is left is the mean of the data, which is near 0"
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# On Linux the maximum of `getrusage` includes what the process was before it became this program: a copy of the tests.
+if sys.platform == "linux":
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    print(1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")))
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS
 """
 
 
@@ -539,8 +546,7 @@ def test_sixty_thousand_images_fit_in_two_gigabytes() -> None:
         [sys.executable, "-c", MEMORY], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
     assert run.returncode == 0, run.stderr
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
-    assert int(run.stdout) * unit < 2 * 1024**3
+    assert int(run.stdout) < 2 * 1024**3
 
 
 # In place of a network

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddpm import Unet, save_diffusers_unet
 from tests.runs import pictures
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -17,6 +18,8 @@ def test_example_runs(example, tmp_path, monkeypatch):
     """As it stands there, apart from the numbers of steps."""
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "pictures", 33, (40, 36))
+    # Where a folder has a name of the Hub, the folder is meant, so this runs without a network.
+    save_diffusers_unet(Unet(8, dim_mults=(1, 2), resnet_block_groups=4), "google/ddpm-cifar10-32")
     example = re.sub(r"(train_num_steps|sampling_timesteps)=[\d_]+", r"\1=2", example)
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
@@ -27,7 +30,7 @@ def test_example_runs(example, tmp_path, monkeypatch):
 
 
 def test_the_readme_has_its_examples():
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 def test_every_path_in_the_map_exists():

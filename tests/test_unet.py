@@ -549,12 +549,16 @@ def test_autocast_to_bfloat16():
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
-def test_channels_last_gives_the_same():
+def test_channels_come_last_in_memory_and_change_nothing():
     network = small(attention_resolutions=(1, 2))
+    weight = network.down[0].block.conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
     x, t = images(2, 1, 8, 8), torch.tensor([1, 500])
-    expected = network(x, t)
-    got = network.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last), t)
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    got = network(x, t)
+    channels_first = network.to(memory_format=torch.contiguous_format)
+    assert channels_first.down[0].block.conv2.weight.is_contiguous()
+    torch.testing.assert_close(got, channels_first(x, t), rtol=1e-4, atol=1e-5)
 
 
 # Bad input

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 RESULTS = Path(__file__).with_suffix(".json")
-REPEATS = 7
+REPEATS = 5
 KINDS = {  # part of an operation's name -> what it is called in the table; the first that fits counts
     "convolution": "convolutions",
     "group_norm": "normalisation",

@@ -104,7 +104,7 @@ NETWORKS = {
         unet={"dim": 32, "dim_mults": (1, 2, 3), "channels": 1},
         peer={"dim": 32, "dim_mults": (1, 2, 4), "channels": 1},
         batches={"train": 32, "evaluate": 64},
-        rounds=5,
+        rounds=4,
     ),
     "paper": Network(  # Ho et al. 2020, appendix B, for CIFAR-10
         shape=(3, 32, 32),
@@ -646,7 +646,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="float32; on a GPU also bf16")
     parser.add_argument("--device", choices=tuple(CALLS), default="cpu")
     parser.add_argument(
-        "--rounds", type=at_least_one, help="how often; 5 for the small network, 3 for the paper's"
+        "--rounds", type=at_least_one, help="how often; 4 for the small network, 3 for the paper's"
     )
     parser.add_argument(
         "--steps", type=at_least_one, default=Job("").steps, help="at least so many in a round"

@@ -59,6 +59,8 @@ from network_speed_report import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpm.presets import CIFAR10
+
 HERE = Path(__file__).parent
 MATCHED = 0.05  # how far the FLOPs of another architecture may lie from ours
 LONGEST = 1800  # seconds that a process may take to answer, compiling included
@@ -108,13 +110,7 @@ NETWORKS = {
     ),
     "paper": Network(  # Ho et al. 2020, appendix B, for CIFAR-10
         shape=(3, 32, 32),
-        unet={
-            "dim": 128,
-            "dim_mults": (1, 2, 2, 2),
-            "resnet_block_groups": 32,
-            "attention_resolutions": (2,),
-            "dropout": 0.1,
-        },
+        unet=CIFAR10.network,
         peer={"dim": 152, "dim_mults": (1, 2, 2, 2), "dropout": 0.1},
         batches={"train": 8, "evaluate": 16},
         rounds=3,

@@ -25,7 +25,7 @@ LossType = Literal["l1", "l2"]
 Sampler = Literal["ancestral", "ddim"]
 # The smallest T for which the linear schedule, rescaled by 1000/T, keeps every β below 1.
 SHORTEST_LINEAR = 21
-BOUND_SHARE = 0.001  # λ of L_hybrid = L_simple + λ L_vlb (Nichol & Dhariwal 2021)
+VLB_WEIGHT = 0.001  # λ of L_hybrid = L_simple + λ L_vlb (Nichol & Dhariwal 2021)
 
 
 def default_schedule(timesteps: int) -> str:
@@ -591,10 +591,10 @@ class GaussianDiffusion(nn.Module):
             per_image = self.loss_weighting(self.schedule, t, self.objective) * per_image
         if log_variance is not None:
             mean_only = self.start_from_output(x_t, t, output.detach())
-            per_image = per_image + self.bound_term(x0, x_t, t, mean_only, log_variance)
+            per_image = per_image + self.vlb_loss(x0, x_t, t, mean_only, log_variance)
         return per_image.mean()
 
-    def bound_term(self, x0: Tensor, x_t: Tensor, t: Tensor, guess: Tensor, log_variance: Tensor) -> Tensor:
+    def vlb_loss(self, x0: Tensor, x_t: Tensor, t: Tensor, guess: Tensor, log_variance: Tensor) -> Tensor:
         """λ L_vlb, shape (B,), for a drawn t: a share of what the step back costs in the bound (eq:loss-t, eq:decoder).
 
         The whole bound is T times the mean of its terms, and λ = 0.001, in bits per dimension: the numbers of
@@ -612,7 +612,7 @@ class GaussianDiffusion(nn.Module):
         divergence = gaussians.kl_divergence(true_mean, true_log_variance, mean, log_variance)
         decoder = -gaussians.bin_log_probability(x0, mean, log_variance)
         term = torch.where(t.view(-1, 1, 1, 1) > 1, divergence, decoder)
-        return BOUND_SHARE * self.schedule.timesteps * term.flatten(1).mean(1) / math.log(2)
+        return VLB_WEIGHT * self.schedule.timesteps * term.flatten(1).mean(1) / math.log(2)
 
     def first_guess(
         self,

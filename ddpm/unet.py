@@ -353,7 +353,7 @@ class Unet(nn.Module):
 
         if self.self_condition:
             x_t = torch.cat([x_t, torch.zeros_like(x_t) if x_self_cond is None else x_self_cond], dim=1)
-        h = self.look(x_t)
+        h = self.stem(x_t)
         skips = [h]
         for layer in self.down:
             h = layer(h) if isinstance(layer, Downsample) else layer(h, time)
@@ -364,7 +364,7 @@ class Unet(nn.Module):
             h = layer(h) if isinstance(layer, Upsample) else layer(torch.cat([h, skips.pop()], dim=1), time)
         return self.last(F.silu(self.last_norm(h)))
 
-    def look(self, x_t: Tensor) -> Tensor:
+    def stem(self, x_t: Tensor) -> Tensor:
         """The first convolution, in the precision of its weights also under autocast.
 
         The noise in x_1 has a standard deviation of 0.01 or less; bfloat16 rounds pixels by up to 0.002, which would

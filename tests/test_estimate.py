@@ -10,6 +10,7 @@ from torch import nn
 from ddpm import GaussianDiffusion, Unet
 from ddpm import estimate as costs
 from ddpm.estimate import count_flops, estimate, layer_costs, saved_bytes
+from ddpm.presets import CIFAR10
 from ddpm.unet import AttentionBlock
 
 SIDE, CHANNELS, WIDTH = 8, 2, 5
@@ -113,14 +114,6 @@ def test_precision_is_that_of_the_run():
 
 # The network, part by part
 
-CIFAR10 = {
-    "dim": 128,
-    "dim_mults": (1, 2, 2, 2),
-    "resnet_block_groups": 32,
-    "attention_resolutions": (2,),
-    "dropout": 0.1,
-}
-
 
 def on_meta(**options):
     with torch.device("meta"):
@@ -197,7 +190,7 @@ def test_the_ledger_of_the_papers_network_against_a_count_by_hand():
         (2 * 128, 0),
         convolution_by_hand(128, 3, p32),
     ]
-    ledger = layer_costs(on_meta(**CIFAR10), 32)
+    ledger = layer_costs(on_meta(**CIFAR10.network), 32)
     assert [(cost.parameters, cost.flops) for cost in ledger] == expected
     assert sum(cost.parameters for cost in ledger) == 35_746_307
 

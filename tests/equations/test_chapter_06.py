@@ -1,6 +1,7 @@
 """The equations of chapter 6: the clock, the parts of the U-Net, how far it sees and what it costs."""
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -399,6 +400,17 @@ def read(x: Tensor, picture: int, i: int, j: int) -> np.ndarray:
     return x[picture, :, i, j].numpy() if inside else np.zeros(x.shape[1])
 
 
+def check_sums(got: Tensor, conv: nn.Conv2d, x: Tensor, place: Callable[[int, int], int]) -> None:
+    """Every output is the bias and nine products with weights m, n = 0 … 2, which read x where `place` says."""
+    weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
+    for picture, i, j in product(*(range(got.shape[axis]) for axis in (0, 2, 3))):
+        expected = bias + sum(
+            weight[:, :, m, n] @ read(x, picture, place(i, m), place(j, n))
+            for m, n in product(range(3), range(3))
+        )
+        np.testing.assert_allclose(got[picture, :, i, j].detach().numpy(), expected, atol=1e-12)
+
+
 @equation(
     "eq:downsample",
     how="exact",
@@ -417,15 +429,9 @@ def read(x: Tensor, picture: int, i: int, j: int) -> np.ndarray:
 def test_downsample(formula):
     """The sum on the page, place by place."""
     layer, x = drawn(Downsample(2)), maps(2, 2, 6, 4)
-    weight, bias = layer.conv.weight.detach().numpy(), layer.conv.bias.detach().numpy()
-    got = formula(x, layer).detach().numpy()
+    got = formula(x, layer)
     assert got.shape == (2, 2, 3, 2)
-    for picture, i, j in product(range(2), range(3), range(2)):
-        expected = bias + sum(
-            weight[:, :, m, n] @ read(x, picture, 2 * i + m, 2 * j + n)
-            for m, n in product(range(3), range(3))
-        )
-        np.testing.assert_allclose(got[picture, :, i, j], expected, atol=1e-12)
+    check_sums(got, layer.conv, x, lambda i, m: 2 * i + m)
 
 
 @equation(
@@ -447,15 +453,9 @@ def test_downsample(formula):
 def test_upsample(formula):
     """The two lines on the page, place by place."""
     layer, x = drawn(Upsample(2)), maps(2, 2, 3, 2)
-    weight, bias = layer.conv.weight.detach().numpy(), layer.conv.bias.detach().numpy()
-    got = formula(x, layer).detach().numpy()
+    got = formula(x, layer)
     assert got.shape == (2, 2, 6, 4)
-    for picture, i, j in product(range(2), range(6), range(4)):
-        expected = bias + sum(
-            weight[:, :, m + 1, n + 1] @ read(x, picture, (i + m) // 2, (j + n) // 2)
-            for m, n in product((-1, 0, 1), (-1, 0, 1))
-        )
-        np.testing.assert_allclose(got[picture, :, i, j], expected, atol=1e-12)
+    check_sums(got, layer.conv, x, lambda i, m: (i + m - 1) // 2)
 
 
 # eq:receptive-field and eq:reach

@@ -814,3 +814,14 @@ def test_the_signature_is_that_of_the_port_and_more():
     ]
     defaults = [16, 1, True, 1e-4, 100_000, 10, 0.995, (0.9, 0.99), 1000, 25, "./results"]
     assert [parameter.default for parameter in list(parameters.values())[2:13]] == defaults
+
+
+# Memory
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_channels_lie_in_memory_as_asked(tmp_path, last):
+    run = runs.trainer(tmp_path, channels_last=last)
+    weight = run.diffusion.network.down[0].block.conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) == last
+    assert weight.is_contiguous() != last

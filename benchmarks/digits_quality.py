@@ -28,10 +28,10 @@ import torch
 from torchvision.utils import save_image
 
 from ddpm import load_pretrained
-from ddpm.checkpoint import newest_checkpoint
 from ddpm.data import digits
-from ddpm.generation import generate
-from ddpm.metrics import DigitJudge, frechet_distance
+from ddpm.evaluation.metrics import DigitJudge, frechet_distance
+from ddpm.io.checkpoint import newest_checkpoint
+from ddpm.training.distributed import generate
 
 RESULTS = Path(__file__).with_suffix(".json")
 CALLS, BATCH = 100, 599  # 1,797 samples in three batches

@@ -59,7 +59,7 @@ from network_speed_report import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm.presets import CIFAR10
+from ddpm.cli.presets import CIFAR10
 
 HERE = Path(__file__).parent
 MATCHED = 0.05  # how far the FLOPs of another architecture may lie from ours
@@ -73,7 +73,7 @@ ERROR = re.compile(
     r"^[\w.]*(?:Error|Exception|Exit)\b.*", re.MULTILINE
 )  # the line of a traceback that says why
 LOADED_FIRST = {  # so that their own memory does not count as the network's
-    "ours": ("ddpm.training",),
+    "ours": ("ddpm.training.trainer",),
     "diffusers": ("diffusers.models.unets.unet_2d", "diffusers.schedulers.scheduling_ddpm"),
     "denoising-diffusion-pytorch": ("denoising_diffusion_pytorch",),
 }
@@ -411,7 +411,7 @@ def count(job: Job) -> Iterator[Figures]:
     Raises:
         ValueError: if the architecture of diffusers is not ours, or the FLOPs of the other are too far from ours.
     """
-    from ddpm.estimate import count_flops
+    from ddpm.cli.cost import count_flops
 
     spec = NETWORKS[job.network]
     x_t, t = torch.randn(1, *spec.shape), torch.tensor([500])

@@ -155,7 +155,7 @@ class GaussianDiffusion(nn.Module):
             FileNotFoundError: if there is no such model.
             DamagedCheckpointError: if it is a checkpoint whose checksums do not hold.
         """
-        from ddpm.checkpoint import (
+        from ddpm.io.checkpoint import (
             load_pretrained,  # files are not the method's business: only when asked for
         )
 

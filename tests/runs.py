@@ -7,8 +7,8 @@ from PIL import Image
 from torch import nn
 
 from ddpm import GaussianDiffusion, Trainer, Unet
-from ddpm.checkpoint import list_checkpoints
 from ddpm.data import digits
+from ddpm.io.checkpoint import list_checkpoints
 
 
 def model(seed: int = 0, *, network: dict | None = None, **options) -> GaussianDiffusion:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ddpm import Unet, figures
-from ddpm.estimate import layer_costs
+from ddpm import Unet
+from ddpm.book import figures
+from ddpm.book.layer_costs import layer_costs
 
 mpl.use("agg")
 GRID = torch.linspace(-4, 4, 401)

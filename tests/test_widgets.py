@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from ddpm import NoiseSchedule
-from ddpm.widgets import (
+from ddpm.book.widgets import (
     EXPLORED,
     EXPLORED_TIMESTEPS,
     GREYS,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ddpm import ancestral, load_pretrained
-from ddpm.figures import image_strip
+from ddpm.book.figures import image_strip
 from ddpm.samplers import image_generators, randn
 
 PICTURE = Path(__file__).parents[1] / "chapters" / "images" / "snow-to-digits.png"

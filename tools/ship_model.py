@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
 from ddpm import GaussianDiffusion, load_pretrained, save_pretrained
-from ddpm.evaluation import bits_per_dimension, first_images, judge_samples
-from ddpm.generation import generate
-from ddpm.logbook import read_metrics
-from ddpm.presets import Recipe, choose_preset
+from ddpm.cli.presets import Recipe, choose_preset
+from ddpm.evaluation.report import bits_per_dimension, first_images, judge_samples
+from ddpm.training.distributed import generate
+from ddpm.training.metrics_logger import read_metrics
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 LEVELS = 10  # drawn per test image for the bound

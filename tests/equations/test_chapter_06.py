@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpm import Unet
-from ddpm.estimate import layer_costs
+from ddpm.book.layer_costs import layer_costs
 from ddpm.unet import AttentionBlock, Downsample, ResidualBlock, SinusoidalEmbedding, Stage, Upsample
 from tests.equations.ledger import equation
 
@@ -350,7 +350,7 @@ def attention_by_ledger(pixels: int, d: int) -> int:
 @equation(
     "eq:attention-flops",
     how="exact",
-    where="ddpm.estimate.layer_costs",
+    where="ddpm.book.layer_costs.layer_costs",
     implementation=attention_by_ledger,
     mutants={
         "multiplications only": lambda n, d: 4 * n * d**2 + 2 * n**2 * d,
@@ -575,7 +575,7 @@ def convolution_by_ledger(c_in: int, c_out: int, height: int, width: int) -> int
 @equation(
     "eq:conv-flops",
     how="exact",
-    where="ddpm.estimate.layer_costs",
+    where="ddpm.book.layer_costs.layer_costs",
     implementation=convolution_by_ledger,
     mutants={
         "multiplications only": lambda c_in, c_out, h, w: 9 * c_in * c_out * h * w,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddpm import GaussianDiffusion
-from ddpm.metrics import frechet_distance
+from ddpm.evaluation.metrics import frechet_distance
 from ddpm.weighting import spread_levels
 from tests.equations.ledger import equation
 
@@ -220,7 +220,7 @@ def product_root(a: np.ndarray, b: np.ndarray) -> float:
 @equation(
     "eq:frechet",
     how="exact",
-    where="ddpm.metrics.frechet_distance",
+    where="ddpm.evaluation.metrics.frechet_distance",
     implementation=frechet_distance,
     mutants={
         "means not squared": frechet_mutant(lambda a, b: 2 * product_root(a, b), mean_power=1),

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from ddpm import Unet, load_diffusers_unet, save_diffusers_unet, to_diffusers
-from ddpm.diffusers_config import OPTIONS
-from ddpm.interop import to_their_names, turn
+from ddpm.io.diffusers import to_their_names, turn
+from ddpm.io.diffusers_config import OPTIONS
 from ddpm.unet import SinusoidalEmbedding
-from tests.test_interop import AT_256, CIFAR10, SMALL, draw, small
+from tests.io.test_diffusers import AT_256, CIFAR10, SMALL, draw, small
 
 REASON = "diffusers is not installed; it comes with the extra `peers`: pip install -e '.[peers]'"
 pytest.importorskip("diffusers", reason=REASON)

@@ -1,0 +1,1 @@
+"""Drawing for the book; nothing else in the package imports it."""

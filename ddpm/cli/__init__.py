@@ -1,0 +1,5 @@
+"""The command `ddpm`."""
+
+from ddpm.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,5 @@
+"""Pictures to learn from, by name or from a folder."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

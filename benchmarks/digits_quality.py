@@ -5,8 +5,8 @@
 For every seed, ours is trained by its command with its preset, and then theirs by its own Trainer for as much wall time
 as our whole process took, from the same digits as PNG files. From each, 1,797 samples are drawn with 100 network calls
 and its own default of η (theirs 0, that of our preset 1), and from ours with η = 0 as well. They are held against all
-1,797 digits: the Fréchet distance on raw pixels and the share of samples that `DigitJudge` is sure of. The figures go
-to digits_quality.json.
+1,797 digits: the Fréchet distance on raw pixels and the share of samples that `DigitClassifier` is sure of. The
+figures go to digits_quality.json.
 
 Theirs has its documented defaults (v-prediction, sigmoid schedule, average of the weights) apart from what a user would
 change for pictures of 8×8: two levels, as narrow a network as ours, no mirroring, and the better of two learning rates
@@ -29,9 +29,9 @@ from torchvision.utils import save_image
 
 from ddpm import load_pretrained
 from ddpm.data import digits
-from ddpm.evaluation.metrics import DigitJudge, frechet_distance
+from ddpm.evaluation.metrics import DigitClassifier, frechet_distance
 from ddpm.io.checkpoint import newest_checkpoint
-from ddpm.training.distributed import generate
+from ddpm.training.distributed import draw_images
 
 RESULTS = Path(__file__).with_suffix(".json")
 CALLS, BATCH = 100, 599  # 1,797 samples in three batches
@@ -50,7 +50,7 @@ def train_ours(seed: int, run: Path) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
         "steps": newest_checkpoint(run).step,
         "samples": {
-            eta: generate(
+            eta: draw_images(
                 model, range(len(IMAGES)), batch_size=BATCH, sampling_timesteps=CALLS, sampler="ddim", eta=eta
             )
             for eta in (0.0, 1.0)
@@ -114,7 +114,7 @@ def judged(figures: dict[str, Any]) -> dict[str, Any]:
     for eta, images in samples.items():
         figures[f"eta {eta:g}"] = {
             "distance": round(frechet_distance(images, IMAGES), 4),
-            "recognised": round(JUDGE.share_recognised(images), 4),
+            "recognised": round(JUDGE.fraction_recognised(images), 4),
         }
     return figures | {"seconds": round(figures["seconds"], 1)}
 
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 IMAGES, LABELS = digits().tensors
-JUDGE = DigitJudge(IMAGES, LABELS)
+JUDGE = DigitClassifier(IMAGES, LABELS)
 
 if __name__ == "__main__":
     main()

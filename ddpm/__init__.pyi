@@ -22,6 +22,6 @@ from .training.trainer import Trainer as Trainer
 from .unet import Unet as Unet
 from .weighting import P2 as P2
 from .weighting import MinSNR as MinSNR
-from .weighting import spread_levels as spread_levels
+from .weighting import stratified_timesteps as stratified_timesteps
 
 __version__: str

@@ -118,7 +118,7 @@ def weighting_from_config(config: dict[str, object] | None) -> Weighting | None:
     return NAMED[name](**numbers)  # pyright: ignore[reportArgumentType]  # out of JSON; the class checks the range
 
 
-def spread_levels(
+def stratified_timesteps(
     count: int,
     timesteps: int,
     *,

@@ -14,7 +14,7 @@ from ddpm.likelihood import VariationalBound, decoder_term, denoising_term, prio
 from ddpm.oracle import GaussianMixtureOracle
 from ddpm.reverse import OptimalVariance, Reverse, reverse_log_variance, variance_rule
 from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas
-from ddpm.weighting import spread_levels
+from ddpm.weighting import stratified_timesteps
 
 ERROR_BARS = 4.5  # how many standard errors a Monte Carlo mean may be off: about 1 in 150,000
 
@@ -341,7 +341,9 @@ def test_one_shift_for_the_batch_would_make_the_error_a_lie(monkeypatch: pytest.
 
 def test_levels_even_in_t_would_miss_where_the_cost_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def even(schedule: NoiseSchedule, count: int, source: list) -> tuple[Tensor, Tensor]:
-        rows = [1 + spread_levels(count, schedule.timesteps - 1, generator=stream) for stream in source]
+        rows = [
+            1 + stratified_timesteps(count, schedule.timesteps - 1, generator=stream) for stream in source
+        ]
         return torch.stack(rows), torch.full((schedule.timesteps + 1,), (schedule.timesteps - 1) / count)
 
     model = eight_pixels()

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
 from ddpm import GaussianDiffusion, load_pretrained, save_pretrained
-from ddpm.cli.presets import Recipe, choose_preset
-from ddpm.evaluation.report import bits_per_dimension, first_images, judge_samples
-from ddpm.training.distributed import generate
+from ddpm.cli.presets import RunConfig, choose_preset
+from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
+from ddpm.training.distributed import draw_images
 from ddpm.training.metrics_logger import read_metrics
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
@@ -30,14 +30,14 @@ BATCH = 250
 UNSAID = ("root", "results_folder", "channels", "save_and_sample_every", "num_samples")
 
 
-def command_of(recipe: Recipe) -> str:
+def command_of(run_config: RunConfig) -> str:
     """The command that trains such a model: its data, and every option that is not its preset's."""
-    data = recipe.data["name_or_path"]
+    data = run_config.data["name_or_path"]
     preset = choose_preset(data)[1]
     changed = [
         f"--set {part}.{option}={json.dumps(value, separators=(',', ':'))}"
         for part in ("network", "diffusion", "training")
-        for option, value in getattr(recipe, part).items()
+        for option, value in getattr(run_config, part).items()
         if option not in UNSAID and value != getattr(preset, part).get(option)
     ]
     return " ".join([f"ddpm train {data}", *changed])
@@ -47,7 +47,7 @@ def measured(model: GaussianDiffusion, samples: Tensor, test: Dataset[Any]) -> d
     """The bound on all test images, and the samples beside as many of them."""
     images, _ = first_images(test, len(test))  # pyright: ignore[reportArgumentType]
     bound = bits_per_dimension(model, images, levels=LEVELS)
-    judgement = judge_samples(samples, images[: len(samples)])
+    judgement = report_on_samples(samples, images[: len(samples)])
     return {
         "test_images": len(images),
         "levels_per_image": LEVELS,
@@ -60,12 +60,12 @@ def measured(model: GaussianDiffusion, samples: Tensor, test: Dataset[Any]) -> d
     }
 
 
-def card(name: str, recipe: Recipe, model: GaussianDiffusion, run: Mapping[str, Any]) -> str:
+def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mapping[str, Any]) -> str:
     """The model card, in Markdown."""
-    network = ", ".join(f"{option}={value}" for option, value in recipe.network.items())
-    training = recipe.training
+    network = ", ".join(f"{option}={value}" for option, value in run_config.network.items())
+    training = run_config.training
     rows = {
-        "data": f"{recipe.data['name_or_path']}, its {run['training_images']:,} training images,"
+        "data": f"{run_config.data['name_or_path']}, its {run['training_images']:,} training images,"
         f" {' × '.join(map(str, model.image_shape))}",
         "network": f"`Unet({network})`, {run['parameters']:,} parameters",
         "diffusion": f"T = {model.schedule.timesteps}, {model.beta_schedule} schedule, {model.objective}",
@@ -104,25 +104,25 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--hardware", required=True, help="where it was trained, in words")
     options = parser.parse_args()
-    recipe, folder = Recipe.load(options.run), CHECKPOINTS / options.name
+    run_config, folder = RunConfig.load(options.run), CHECKPOINTS / options.name
     save_pretrained(load_pretrained(options.run), folder, dtype=torch.float16)
     model = load_pretrained(folder)
-    samples = generate(model, range(JUDGED), batch_size=BATCH, progress=True)
+    samples = draw_images(model, range(JUDGED), batch_size=BATCH, progress=True)
     save_image(make_grid(samples[:64], nrow=8, padding=1, pad_value=1.0), folder / "samples.png")
     last = read_metrics(options.run)[-1]
     run = {
-        "command": command_of(recipe),
+        "command": command_of(run_config),
         "steps": last["step"],
         "images": last["images"],
-        "training_images": len(recipe.load_data()),  # pyright: ignore[reportArgumentType]
+        "training_images": len(run_config.load_data()),  # pyright: ignore[reportArgumentType]
         "seconds": round(last["seconds"]),
         "hardware": options.hardware,
         "torch": torch.__version__,
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
-        **measured(model, samples, recipe.load_data(train=False)),
+        **measured(model, samples, run_config.load_data(train=False)),
     }
     (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(options.name, recipe, model, run), encoding="utf-8")
+    (folder / "README.md").write_text(card(options.name, run_config, model, run), encoding="utf-8")
     print(json.dumps(run, indent=2))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from ddpm.data import load_dataset
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.training.config import TrainingSettings
+from ddpm.training.config import TrainingConfig
 from ddpm.unet import Unet
 from ddpm.weighting import Weighting
 
@@ -18,7 +18,7 @@ PARTS: dict[str, Callable[..., object]] = {  # part -> what its options are argu
     "data": load_dataset,
     "network": Unet,
     "diffusion": GaussianDiffusion,
-    "training": TrainingSettings,
+    "training": TrainingConfig,
 }
 OBJECTS = {
     "network",

@@ -22,7 +22,7 @@ RUN = "run.json"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RunConfig:
     """Everything that a run is made from, ready for JSON.
 
     Attributes:
@@ -45,10 +45,10 @@ class Recipe:
         for part in PARTS:
             check_options(part, getattr(self, part))
 
-    def changed(self, part: str, **options: Any) -> "Recipe":
-        """A recipe with other options in one of its parts; None leaves an option as it is."""
+    def changed(self, part: str, **options: Any) -> "RunConfig":
+        """A run_config with other options in one of its parts; None leaves an option as it is."""
         given = {name: value for name, value in options.items() if value is not None}
-        return Recipe(**{**asdict(self), part: {**getattr(self, part), **given}})
+        return RunConfig(**{**asdict(self), part: {**getattr(self, part), **given}})
 
     def build_diffusion(self) -> GaussianDiffusion:
         """A fresh model.
@@ -91,12 +91,12 @@ class Recipe:
         unfinished.replace(folder / RUN)
 
     @classmethod
-    def load(cls, folder: Path) -> "Recipe":
+    def load(cls, folder: Path) -> "RunConfig":
         """Read it from a run's `run.json`.
 
         Raises:
             FileNotFoundError: if the folder is not that of a run that `ddpm train` began.
-            ValueError: if the file was changed into something that is no recipe.
+            ValueError: if the file was changed into something that is no run_config.
         """
         try:
             return cls(**json.loads((folder / RUN).read_text(encoding="utf-8")))
@@ -111,7 +111,7 @@ class Recipe:
 
 
 # Two cores, under two minutes. A short run needs a high rate, a quick average and a schedule that ends at zero.
-DIGITS = Recipe(
+DIGITS = RunConfig(
     data={"name_or_path": "digits", "channels": 1},
     network={"dim": 16, "dim_mults": [1, 2], "num_res_blocks": 1, "attention_resolutions": []},
     diffusion={
@@ -134,7 +134,7 @@ DIGITS = Recipe(
     },
 )
 # Small grey pictures: a network of about 1.5 million parameters, for a night on a CPU or minutes on a GPU.
-FASHION_MNIST = Recipe(
+FASHION_MNIST = RunConfig(
     data={"name_or_path": "FashionMNIST", "channels": 1},
     network={"dim": 32, "dim_mults": [1, 2, 2], "num_res_blocks": 2, "dropout": 0.1},
     diffusion={
@@ -155,7 +155,7 @@ FASHION_MNIST = Recipe(
     },
 )
 # The paper's own (Ho et al. 2020, appendix B).
-CIFAR10 = Recipe(
+CIFAR10 = RunConfig(
     data={"name_or_path": "CIFAR10", "channels": 3, "augment_horizontal_flip": True},
     network={
         "dim": 128,
@@ -177,7 +177,7 @@ CIFAR10 = Recipe(
         "num_samples": 64,
     },
 )
-FOLDER = Recipe(
+FOLDER = RunConfig(
     data={"channels": 3, "augment_horizontal_flip": True},
     network={"dim": 64, "dim_mults": [1, 2, 4, 8], "dropout": 0.1},
     diffusion={
@@ -217,7 +217,7 @@ def is_path(data: str) -> bool:
     return "/" in data or os.sep in data
 
 
-def choose_preset(data: str, preset: str | None = None) -> tuple[str, Recipe]:
+def choose_preset(data: str, preset: str | None = None) -> tuple[str, RunConfig]:
     """The preset that suits the data, or the one that was asked for, with the data in its place.
 
     Args:
@@ -225,7 +225,7 @@ def choose_preset(data: str, preset: str | None = None) -> tuple[str, Recipe]:
         preset: a preset's name.
 
     Returns:
-        Its name and the recipe. The path of a folder is an absolute one there, so that the run can be taken up from
+        Its name and the run_config. The path of a folder is an absolute one there, so that the run can be taken up from
         anywhere. Data sets whose images mean something else in a mirror are not mirrored.
 
     Raises:
@@ -236,16 +236,16 @@ def choose_preset(data: str, preset: str | None = None) -> tuple[str, Recipe]:
     name = name if preset is None else preset
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
-    recipe = PRESETS[name]
+    run_config = PRESETS[name]
     if by_name and plain(data) not in MIRRORED:
-        recipe = recipe.changed("data", augment_horizontal_flip=False)
+        run_config = run_config.changed("data", augment_horizontal_flip=False)
     path = Path(data).expanduser()
     source = str(path.absolute()) if not by_name and (is_path(data) or path.is_dir()) else data
-    return name, recipe.changed("data", name_or_path=source)
+    return name, run_config.changed("data", name_or_path=source)
 
 
-def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """The recipe with options given as text, such as "network.dropout=0.2".
+def with_overrides(run_config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The run_config with options given as text, such as "network.dropout=0.2".
 
     Raises:
         ValueError: if one is not of the form part.option=value, its part has no such option, or its value is of the
@@ -255,20 +255,20 @@ def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         part, option, value = read_override(text)
         if option == "loss_weighting" and isinstance(value, str):
             value = {"name": value}  # with the numbers that are its defaults
-        recipe = Recipe(**{**asdict(recipe), part: {**getattr(recipe, part), option: value}})
-    return recipe
+        run_config = RunConfig(**{**asdict(run_config), part: {**getattr(run_config, part), option: value}})
+    return run_config
 
 
-def completed(recipe: Recipe) -> Recipe:
-    """The recipe with what follows from other parts of it and from the machine.
+def completed(run_config: RunConfig) -> RunConfig:
+    """The run_config with what follows from other parts of it and from the machine.
 
     The network gets the data's channels, the data the model's size, and a GPU bf16 and processes that load images.
     """
-    recipe = recipe.changed("network", channels=recipe.data.get("channels"))
-    recipe = recipe.changed("data", image_size=recipe.diffusion["image_size"])
+    run_config = run_config.changed("network", channels=run_config.data.get("channels"))
+    run_config = run_config.changed("data", image_size=run_config.diffusion["image_size"])
     machine: Mapping[str, Any] = {}
     if torch.cuda.is_available():
         precision = "bf16" if torch.cuda.is_bf16_supported() else "no"
-        in_memory = recipe.data.get("name_or_path") == "digits"
+        in_memory = run_config.data.get("name_or_path") == "digits"
         machine = {"mixed_precision": precision, "num_workers": 0 if in_memory else 4}
-    return Recipe(**{**asdict(recipe), "training": {**machine, **recipe.training}})
+    return RunConfig(**{**asdict(run_config), "training": {**machine, **run_config.training}})

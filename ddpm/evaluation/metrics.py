@@ -49,7 +49,7 @@ def covariance_root(rows: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.clip(values, 0, None))).T
 
 
-class DigitJudge:
+class DigitClassifier:
     """A classifier trained on real images that says how sure it is of a sample.
 
     A support-vector machine with a Gaussian kernel; for each pair of classes its score is calibrated to a probability
@@ -79,6 +79,6 @@ class DigitJudge:
         """Probability of the likeliest class, shape (N,), for images in [0, 1] of shape (N, C, H, W)."""
         return torch.from_numpy(self.classifier.predict_proba(images.flatten(1).cpu().numpy()).max(1))
 
-    def share_recognised(self, images: Tensor, threshold: float = 0.9) -> float:
+    def fraction_recognised(self, images: Tensor, threshold: float = 0.9) -> float:
         """Share of the images, between 0 and 1, of which the judge is more than `threshold` sure."""
         return float((self.confidence(images) > threshold).double().mean())

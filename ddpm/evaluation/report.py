@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
-from ddpm.evaluation.metrics import DigitJudge, frechet_distance
+from ddpm.evaluation.metrics import DigitClassifier, frechet_distance
 from ddpm.likelihood import Estimate, vlb_terms
 
 
 @dataclass(frozen=True)
-class Judgement:
+class SampleReport:
     """Figures of one set of samples beside one set of images of the same number.
 
     Attributes:
@@ -24,7 +24,7 @@ class Judgement:
         halves: the same between two random halves of the data, which differ by chance alone.
         nearest: median distance from a sample to its nearest image, over that between an image and its nearest other;
             far below 1 means copies.
-        recognised: share of samples of which `DigitJudge` is sure; None for data other than the digits.
+        recognised: share of samples of which `DigitClassifier` is sure; None for data other than the digits.
     """
 
     images: int
@@ -42,7 +42,7 @@ def first_images(dataset: Dataset[Any], count: int) -> tuple[Tensor, Tensor | No
     return torch.stack(items), None
 
 
-def judge_samples(samples: Tensor, images: Tensor, judge: DigitJudge | None = None) -> Judgement:
+def report_on_samples(samples: Tensor, images: Tensor, judge: DigitClassifier | None = None) -> SampleReport:
     """Hold samples against real images.
 
     Args:
@@ -64,12 +64,12 @@ def judge_samples(samples: Tensor, images: Tensor, judge: DigitJudge | None = No
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     half = len(images) // 2
     among = nearest_distances(images, images, leave_out_itself=True)
-    return Judgement(
+    return SampleReport(
         images=len(images),
         distance=frechet_distance(samples, images),
         halves=frechet_distance(images[order[:half]], images[order[half : 2 * half]]),
         nearest=float(nearest_distances(samples, images).median() / among.median()),
-        recognised=None if judge is None else judge.share_recognised(samples),
+        recognised=None if judge is None else judge.fraction_recognised(samples),
     )
 
 

@@ -39,7 +39,7 @@ FREE_TO_CHANGE = {
 
 
 @dataclass(kw_only=True)
-class TrainingSettings:
+class TrainingConfig:
     """Everything about a training run that is not the model and not the data.
 
     Attributes:
@@ -125,7 +125,7 @@ class TrainingSettings:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings by name, ready for JSON."""
-        values = {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
+        values = {field.name: getattr(self, field.name) for field in fields(TrainingConfig)}
         return values | {
             "results_folder": str(self.results_folder),
             "adam_betas": list(self.adam_betas),

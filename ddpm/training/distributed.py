@@ -22,7 +22,7 @@ def this_process() -> PartialState:
     return PartialState(cpu=meet_on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def generate(
+def draw_images(
     diffusion: GaussianDiffusion,
     seeds: Sequence[int],
     *,

@@ -15,7 +15,7 @@ METRICS = "metrics.jsonl"
 ALL_SKIPPED = 20  # updates in a row without a finite gradient that a loss scaler is allowed at most
 
 
-class Logbook:
+class MetricsLogger:
     """Collects the figures of every update on the device, and reads them all at once when a line is due.
 
     Each line of `metrics.jsonl` is a JSON object: `step`, `loss` (mean since the line before), `grad_norm`, `lr`,

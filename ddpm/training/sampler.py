@@ -52,7 +52,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Shuffled(Sampler[Batch]):
+class ShuffledBatches(Sampler[Batch]):
     """Batches for one process, without end: every image once before any image comes again.
 
     Attributes:
@@ -199,7 +199,7 @@ def leave_signals_alone(_: int) -> None:
 
 
 def loader(
-    batches: SeededBatches, order: Shuffled, *, num_workers: int, pin_memory: bool
+    batches: SeededBatches, order: ShuffledBatches, *, num_workers: int, pin_memory: bool
 ) -> DataLoader[tuple[Tensor, Tensor | None]]:
     """Loads the batches of `order`, ahead of time if there are workers."""
     return DataLoader(

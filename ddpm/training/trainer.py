@@ -26,12 +26,12 @@ from ddpm.data.folder import image_folder
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
 from ddpm.io import checkpoint as checkpoints
 from ddpm.io.checkpoint import Checkpoint
-from ddpm.training.config import FREE_TO_CHANGE, TrainingSettings, advises
-from ddpm.training.distributed import generate, this_process
-from ddpm.training.metrics_logger import Logbook
-from ddpm.training.sampler import Purpose, SeededBatches, Shuffled, loader, mixed_seed
+from ddpm.training.config import FREE_TO_CHANGE, TrainingConfig, advises
+from ddpm.training.distributed import draw_images, this_process
+from ddpm.training.metrics_logger import MetricsLogger
+from ddpm.training.sampler import Purpose, SeededBatches, ShuffledBatches, loader, mixed_seed
 from ddpm.training.signals import Interrupts
-from ddpm.weighting import spread_levels
+from ddpm.weighting import stratified_timesteps
 
 Batches = Iterator[tuple[Tensor, Tensor | None]]
 
@@ -51,10 +51,10 @@ WORKER_DIED = re.compile(r"DataLoader worker \(pid")
 
 @advises(PORT_KEYWORDS)
 @dataclass(eq=False, repr=False)
-class Trainer(TrainingSettings):
+class Trainer(TrainingConfig):
     """Trains a diffusion model and keeps everything that a run needs to be taken up again.
 
-    The settings are those of `TrainingSettings`. A run's folder holds `checkpoints/`, `samples/` (grids of images drawn
+    The settings are those of `TrainingConfig`. A run's folder holds `checkpoints/`, `samples/` (grids of images drawn
     with the averaged weights), `metrics.jsonl` and `tensorboard/`.
 
     On several GPUs or machines, start the same program with `accelerate launch` or `torchrun`: every process then takes
@@ -150,7 +150,7 @@ class Trainer(TrainingSettings):
 
     def batches(self) -> Batches:
         """This process's batches from the run's position on, without end."""
-        order = Shuffled(
+        order = ShuffledBatches(
             len(self.data),
             self.train_batch_size,
             self.seed,
@@ -211,7 +211,7 @@ class Trainer(TrainingSettings):
         first = count * self.accelerator.process_index
         mine = slice(first, first + count)
         generator = torch.Generator().manual_seed(mixed_seed(Purpose.LEVELS, *place))
-        levels = spread_levels(everyone, self.diffusion.schedule.timesteps, generator=generator)
+        levels = stratified_timesteps(everyone, self.diffusion.schedule.timesteps, generator=generator)
         generator = torch.Generator(device).manual_seed(mixed_seed(Purpose.NOISE, *place))
         shape = (everyone, *self.diffusion.image_shape)
         noise = torch.randn(shape, generator=generator, device=device)[mine]
@@ -247,22 +247,22 @@ class Trainer(TrainingSettings):
         with self.locked(), Interrupts() as interrupts, self.explained(), self.running() as network:
             if self.step == 0:
                 set_seed(self.seed, device_specific=True)  # of dropout: the rest has generators of its own
-            with contextlib.closing(self.open_logbook()) as logbook:
-                self.loop(network, logbook, interrupts)
+            with contextlib.closing(self.open_metrics_logger()) as metrics_logger:
+                self.loop(network, metrics_logger, interrupts)
         interrupts.deliver()
 
-    def loop(self, network: torch.nn.Module, logbook: Logbook, interrupts: Interrupts) -> None:
+    def loop(self, network: torch.nn.Module, metrics_logger: MetricsLogger, interrupts: Interrupts) -> None:
         """Step after step, with a line of metrics, a checkpoint and samples when they are due."""
         batches, asked = self.batches(), False
         while self.step < self.train_num_steps and not asked:
             try:
-                logbook.note(*self.training_step(network, batches))
+                metrics_logger.note(*self.training_step(network, batches))
             except RuntimeError as error:
                 # A signal to the whole group has ended the processes that load images too. No update is lost by that.
                 alone = self.accelerator.num_processes == 1
                 if interrupts.received is None or not alone or not WORKER_DIED.search(str(error)):
                     raise
-                self.keep(logbook)
+                self.keep(metrics_logger)
                 break
             self.step += 1
             self.images_seen += self.images_per_step
@@ -272,26 +272,26 @@ class Trainer(TrainingSettings):
             looking = saving or self.step % self.log_every == 0
             asked = self.asked_to_stop(interrupts, looking=looking)
             if saving or asked:
-                self.keep(logbook)
+                self.keep(metrics_logger)
             elif looking:
-                self.record(logbook)
+                self.record(metrics_logger)
             if saving and not asked:
-                logbook.show_images(self.draw_samples())
-                logbook.resume_clock()
+                metrics_logger.show_images(self.draw_samples())
+                metrics_logger.resume_clock()
         if interrupts.received is not None:
             self.accelerator.print(f"Saved at step {self.step}. {self.how_to_resume()}")
 
-    def record(self, logbook: Logbook) -> None:
+    def record(self, metrics_logger: MetricsLogger) -> None:
         """Write a line of metrics, which stops the run if a figure is not finite."""
         lr = self.learning_rate(max(0, self.step - 1))
-        logbook.write(lr, gradients_may_overflow=self.mixed_precision == "fp16")
-        self.seconds = logbook.seconds
+        metrics_logger.write(lr, gradients_may_overflow=self.mixed_precision == "fp16")
+        self.seconds = metrics_logger.seconds
 
-    def keep(self, logbook: Logbook) -> None:
+    def keep(self, metrics_logger: MetricsLogger) -> None:
         """Write a line of metrics, and a checkpoint if all is well."""
-        self.record(logbook)
+        self.record(metrics_logger)
         self.save()
-        logbook.resume_clock()
+        metrics_logger.resume_clock()
 
     def asked_to_stop(self, interrupts: Interrupts, *, looking: bool) -> bool:
         """Whether the run should stop; several processes agree on it, where they meet anyway."""
@@ -405,9 +405,9 @@ class Trainer(TrainingSettings):
         """What to type."""
         return f"To take the run up: trainer.resume(), or `ddpm resume {self.results_folder}`."
 
-    def open_logbook(self) -> Logbook:
+    def open_metrics_logger(self) -> MetricsLogger:
         """The record of the run, from where it stands."""
-        return Logbook(
+        return MetricsLogger(
             Path(self.results_folder),
             step=self.step,
             total=self.train_num_steps,
@@ -434,7 +434,7 @@ class Trainer(TrainingSettings):
         Returns:
             The grid, shape (C, H, W) in [0, 1].
         """
-        images = generate(
+        images = draw_images(
             self.ema_model,
             range(self.num_samples),
             batch_size=self.train_batch_size,

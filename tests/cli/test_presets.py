@@ -8,26 +8,27 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm import MinSNR, data
+from ddpm import MinSNR
 from ddpm.cli import presets
 from ddpm.cli.overrides import PARTS, parameters, read_override
-from ddpm.cli.presets import CIFAR10, PRESETS, Recipe, choose_preset, completed, with_overrides
-from ddpm.training.config import TrainingSettings
+from ddpm.cli.presets import CIFAR10, PRESETS, RunConfig, choose_preset, completed, with_overrides
+from ddpm.data import datasets
+from ddpm.training.config import TrainingConfig
 
 
-def parameter_count(recipe):
-    return sum(parameter.numel() for parameter in recipe.build_diffusion().network.parameters())
+def parameter_count(run_config):
+    return sum(parameter.numel() for parameter in run_config.build_diffusion().network.parameters())
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_and_survives_json(name, tmp_path):
-    recipe = completed(choose_preset("cifar10", name)[1])
-    model = recipe.build_diffusion()
-    assert model.image_shape == (recipe.data["channels"], *[recipe.diffusion["image_size"]] * 2)
-    TrainingSettings(**recipe.training)
-    recipe.save(tmp_path)
-    assert Recipe.load(tmp_path) == recipe
-    assert json.loads((tmp_path / "run.json").read_text()) == asdict(recipe)
+    run_config = completed(choose_preset("cifar10", name)[1])
+    model = run_config.build_diffusion()
+    assert model.image_shape == (run_config.data["channels"], *[run_config.diffusion["image_size"]] * 2)
+    TrainingConfig(**run_config.training)
+    run_config.save(tmp_path)
+    assert RunConfig.load(tmp_path) == run_config
+    assert json.loads((tmp_path / "run.json").read_text()) == asdict(run_config)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
@@ -39,7 +40,7 @@ def test_sizes_of_the_networks():
 
 def test_the_preset_of_the_paper_says_what_the_paper_says():
     """Ho et al. 2020, appendix B: T = 1000, linear, noise, dropout 0.1, batches of 128, 2e-4, decay 0.9999, flips."""
-    model, training = completed(CIFAR10).build_diffusion(), TrainingSettings(**CIFAR10.training)
+    model, training = completed(CIFAR10).build_diffusion(), TrainingConfig(**CIFAR10.training)
     assert (model.schedule.timesteps, model.beta_schedule, model.objective) == (1000, "linear", "pred_noise")
     assert model.network.config["dropout"] == 0.1
     assert model.network.config["attention_resolutions"] == [2]  # at 16×16
@@ -97,9 +98,11 @@ def test_only_what_means_the_same_in_a_mirror_is_mirrored(word, preset, mirrored
 
 
 def test_the_parts_agree_once_the_recipe_is_completed():
-    recipe = with_overrides(choose_preset("digits")[1], ["data.channels=3", "diffusion.image_size=[8, 12]"])
-    recipe = completed(recipe)
-    model, dataset = recipe.build_diffusion(), recipe.load_data()
+    run_config = with_overrides(
+        choose_preset("digits")[1], ["data.channels=3", "diffusion.image_size=[8, 12]"]
+    )
+    run_config = completed(run_config)
+    model, dataset = run_config.build_diffusion(), run_config.load_data()
     assert model.image_shape == tuple(dataset[0][0].shape) == (3, 8, 12)
 
 
@@ -156,15 +159,15 @@ def test_options_as_text(text, value):
 
 
 def test_the_last_of_several_counts():
-    recipe = with_overrides(CIFAR10, ["network.dropout=0.3", "training.seed=4", "network.dropout=0"])
-    assert (recipe.network["dropout"], recipe.training["seed"]) == (0, 4)
+    run_config = with_overrides(CIFAR10, ["network.dropout=0.3", "training.seed=4", "network.dropout=0"])
+    assert (run_config.network["dropout"], run_config.training["seed"]) == (0, 4)
     assert CIFAR10.network["dropout"] == 0.1
 
 
 @pytest.mark.parametrize("text", ["MinSNR", '{"name": "MinSNR"}', '{"name": "MinSNR", "gamma": 5}'])
 def test_a_weighting_by_its_name(text):
-    recipe = completed(with_overrides(choose_preset("digits")[1], [f"diffusion.loss_weighting={text}"]))
-    assert recipe.build_diffusion().loss_weighting == MinSNR(5)
+    run_config = completed(with_overrides(choose_preset("digits")[1], [f"diffusion.loss_weighting={text}"]))
+    assert run_config.build_diffusion().loss_weighting == MinSNR(5)
 
 
 @pytest.mark.parametrize(
@@ -214,20 +217,20 @@ def test_what_is_no_option_is_refused(text, message):
 
 def test_every_preset_option_could_be_set_as_text():
     """The reader of text and the check of options know the same words."""
-    for recipe in PRESETS.values():
+    for run_config in PRESETS.values():
         for part in PARTS:
-            for option, value in getattr(recipe, part).items():
+            for option, value in getattr(run_config, part).items():
                 assert option in parameters(part)
                 if f"{part}.{option}" != "data.name_or_path":
                     assert read_override(f"{part}.{option}={json.dumps(value)}") == (part, option, value)
 
 
 def test_images_that_the_network_cannot_halve_are_refused_before_work_starts():
-    recipe = completed(choose_preset("./cats")[1].changed("diffusion", image_size=30))
+    run_config = completed(choose_preset("./cats")[1].changed("diffusion", image_size=30))
     with pytest.raises(
         ValueError, match=r"30×30 do not fit .* 4 levels need sides divisible by 8: .*such as 32"
     ):
-        recipe.build_diffusion()
+        run_config.build_diffusion()
 
 
 # run.json
@@ -237,9 +240,9 @@ def test_a_folder_without_recipe_says_what_is_missing(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"holds no run.json: give the folder of a run that `ddpm train` began"
     ):
-        Recipe.load(tmp_path)
+        RunConfig.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
-        Recipe.load(tmp_path / "nowhere")
+        RunConfig.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_a_folder_without_recipe_says_what_is_missing(tmp_path):
 def test_a_recipe_that_was_spoiled_is_named(tmp_path, text, message):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        Recipe.load(tmp_path)
+        RunConfig.load(tmp_path)
 
 
 # Data
@@ -275,14 +278,14 @@ def fashion_mnist(tmp_path):
 
 def test_fashion_mnist_is_loaded_by_its_preset(fashion_mnist):
     root, pixels = fashion_mnist
-    recipe = completed(choose_preset("fashion-mnist")[1].changed("data", root=str(root)))
-    for dataset in (recipe.load_data(), recipe.data_at_hand()):
+    run_config = completed(choose_preset("fashion-mnist")[1].changed("data", root=str(root)))
+    for dataset in (run_config.load_data(), run_config.data_at_hand()):
         assert len(dataset) == 6
         image, label = dataset[4]
-        assert image.shape == recipe.build_diffusion().image_shape == (1, 28, 28)
+        assert image.shape == run_config.build_diffusion().image_shape == (1, 28, 28)
         assert np.array_equal((image[0] * 255).round().numpy(), pixels[4])
         assert label == 4
-    assert len(recipe.load_data(train=False)) == 3
+    assert len(run_config.load_data(train=False)) == 3
 
 
 def test_nothing_is_downloaded_to_see_whether_data_are_at_hand(tmp_path, monkeypatch):
@@ -291,8 +294,8 @@ def test_nothing_is_downloaded_to_see_whether_data_are_at_hand(tmp_path, monkeyp
 
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", refuse)
     for word in ("cifar10", "fashion-mnist"):
-        recipe = completed(choose_preset(word)[1].changed("data", root=str(tmp_path)))
-        assert recipe.data_at_hand() is None
+        run_config = completed(choose_preset(word)[1].changed("data", root=str(tmp_path)))
+        assert run_config.data_at_hand() is None
     assert list(tmp_path.iterdir()) == []
     assert len(completed(choose_preset("digits")[1]).data_at_hand()) == 1797
 
@@ -300,9 +303,9 @@ def test_nothing_is_downloaded_to_see_whether_data_are_at_hand(tmp_path, monkeyp
 def test_test_images_are_never_mirrored(monkeypatch):
     asked = []
     monkeypatch.setattr(presets, "load_dataset", lambda **options: asked.append(options))
-    recipe = completed(choose_preset("cifar10")[1])
-    recipe.load_data()
-    recipe.load_data(train=False)
+    run_config = completed(choose_preset("cifar10")[1])
+    run_config.load_data()
+    run_config.load_data(train=False)
     usual = {"name_or_path": "cifar10", "channels": 3, "image_size": 32}
     assert asked == [
         usual | {"augment_horizontal_flip": True, "train": True},
@@ -311,5 +314,5 @@ def test_test_images_are_never_mirrored(monkeypatch):
 
 
 def test_mirrored_names_are_names_of_torchvision():
-    assert set(data.torchvision_names()) >= presets.MIRRORED
-    assert set(data.torchvision_names()) | {"digits"} >= set(presets.ALIKE)
+    assert set(datasets.torchvision_names()) >= presets.MIRRORED
+    assert set(datasets.torchvision_names()) | {"digits"} >= set(presets.ALIKE)

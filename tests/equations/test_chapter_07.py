@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddpm import GaussianDiffusion
 from ddpm.evaluation.metrics import frechet_distance
-from ddpm.weighting import spread_levels
+from ddpm.weighting import stratified_timesteps
 from tests.equations.ledger import equation
 
 # eq:low-discrepancy
@@ -19,8 +19,8 @@ from tests.equations.ledger import equation
 @equation(
     "eq:low-discrepancy",
     how="exact",
-    where="ddpm.weighting.spread_levels",
-    implementation=lambda count, timesteps, shift: spread_levels(count, timesteps, shift=shift),
+    where="ddpm.weighting.stratified_timesteps",
+    implementation=lambda count, timesteps, shift: stratified_timesteps(count, timesteps, shift=shift),
     mutants={
         "levels from 0": lambda n, T, u: (T * (torch.arange(n) + u) / n).long(),
         "its own shift left out": lambda n, T, u: 1 + (T * torch.arange(n) / n).long() + 0 * int(u),

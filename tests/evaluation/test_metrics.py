@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from ddpm.data import digits
-from ddpm.evaluation.metrics import DigitJudge, frechet_distance
+from ddpm.evaluation.metrics import DigitClassifier, frechet_distance
 
 
 def test_frechet_distance_of_a_set_from_itself_is_zero():
@@ -55,11 +55,11 @@ def test_judge_is_sure_of_unseen_digits_and_not_of_noise():
     images, labels = digits().tensors
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     seen, unseen = order[:1200], order[1200:]
-    judge = DigitJudge(images[seen], labels[seen])
+    judge = DigitClassifier(images[seen], labels[seen])
     noise = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     scrambled = images[unseen].flatten(1)[:, torch.randperm(64, generator=torch.Generator().manual_seed(1))]
     assert judge.confidence(images[unseen]).shape == (597,)
-    assert judge.share_recognised(images[unseen]) > 0.6
-    assert judge.share_recognised(noise) == 0
-    assert judge.share_recognised(scrambled) < 0.02
-    assert judge.share_recognised(images[unseen], threshold=1.0) == 0
+    assert judge.fraction_recognised(images[unseen]) > 0.6
+    assert judge.fraction_recognised(noise) == 0
+    assert judge.fraction_recognised(scrambled) < 0.02
+    assert judge.fraction_recognised(images[unseen], threshold=1.0) == 0

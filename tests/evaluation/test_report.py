@@ -5,8 +5,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ddpm import GaussianDiffusion, Unet, data
-from ddpm.evaluation.metrics import DigitJudge, frechet_distance
-from ddpm.evaluation.report import bits_per_dimension, first_images, judge_samples, nearest_distances
+from ddpm.evaluation.metrics import DigitClassifier, frechet_distance
+from ddpm.evaluation.report import bits_per_dimension, first_images, nearest_distances, report_on_samples
 from ddpm.likelihood import vlb_terms
 from tests.exact import Pointwise
 
@@ -36,7 +36,7 @@ def test_nearest_distances_are_those_of_brute_force(chunk):
 
 def test_copies_are_found_out():
     images = pictures(20).float()
-    judgement = judge_samples(images.clone(), images)
+    judgement = report_on_samples(images.clone(), images)
     assert judgement.images == 20
     assert abs(judgement.distance) < 1e-6
     assert judgement.nearest < 1e-3  # torch.cdist loses half of the digits of a distance near 0
@@ -45,30 +45,30 @@ def test_copies_are_found_out():
 
 def test_the_figures_are_what_they_say():
     samples, images = pictures(30), pictures(30)
-    judgement = judge_samples(samples, images)
+    judgement = report_on_samples(samples, images)
     among = brute_force(images, images, leave_out_itself=True)
     assert judgement.nearest == pytest.approx(float(brute_force(samples, images).median() / among.median()))
     assert judgement.distance == pytest.approx(frechet_distance(samples, images))
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
     halves = frechet_distance(images[order[:15]], images[order[15:]])
     assert judgement.halves == pytest.approx(halves)
-    assert judge_samples(pictures(30), images).halves == judgement.halves
-    assert judge_samples(samples / 2, images).distance > judgement.distance
+    assert report_on_samples(pictures(30), images).halves == judgement.halves
+    assert report_on_samples(samples / 2, images).distance > judgement.distance
 
 
 def test_digits_are_recognised_and_noise_is_not():
     """The judge's own docstring: of real digits that it has not seen it is sure of about three in four."""
     images, labels = data.digits().tensors
-    judge = DigitJudge(images[300:], labels[300:])
-    judged = judge_samples(images[:300], images[300:600], judge)
-    assert judged.recognised == judge.share_recognised(images[:300]) > 0.6
-    assert judge_samples(torch.rand(300, 1, 8, 8), images[:300], judge).recognised < 0.05
+    judge = DigitClassifier(images[300:], labels[300:])
+    judged = report_on_samples(images[:300], images[300:600], judge)
+    assert judged.recognised == judge.fraction_recognised(images[:300]) > 0.6
+    assert report_on_samples(torch.rand(300, 1, 8, 8), images[:300], judge).recognised < 0.05
 
 
 @pytest.mark.parametrize(("samples", "images"), [(4, 5), (3, 3)])
 def test_unequal_or_too_few_images_are_refused(samples, images):
     with pytest.raises(ValueError, match=rf"equally many, at least 4.*\({samples}, 1, 4, 4\)"):
-        judge_samples(pictures(samples), pictures(images))
+        report_on_samples(pictures(samples), pictures(images))
 
 
 def test_first_images_with_labels_and_without():

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from ddpm import load_pretrained
-from ddpm.training.distributed import generate
+from ddpm.training.distributed import draw_images
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 NAMES = sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
@@ -57,7 +57,7 @@ def test_the_fashion_samples_are_those_of_the_model():
     """Drawn again from the first four seeds, within two grey levels: what another CPU rounds differently."""
     grid = np.asarray(Image.open(CHECKPOINTS / "fashion-mnist" / "samples.png").convert("L"))
     assert grid.shape == (8 * 29 + 1, 8 * 29 + 1)
-    for place, image in enumerate(generate(load_pretrained("fashion-mnist"), range(4))):
+    for place, image in enumerate(draw_images(load_pretrained("fashion-mnist"), range(4))):
         left = 1 + 29 * place
         shown = grid[1:29, left : left + 28].astype(int)
         assert np.abs(shown - 255 * image[0].numpy()).max() < 2.6

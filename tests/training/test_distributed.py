@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ddpm import GaussianDiffusion
-from ddpm.training.distributed import generate, this_process
-from ddpm.training.trainer import distributed as generation
+from ddpm.training import distributed as generation
+from ddpm.training.distributed import draw_images, this_process
 from tests.exact import Pointwise
 
 SEEDS = [5, 3, 11, 8, 2, 40, 7]
@@ -43,7 +43,7 @@ def generate_together(monkeypatch, world_size, *arguments, **options):
     results = {}
 
     def process(rank):
-        results[rank] = generate(*arguments, rank=rank, world_size=world_size, **options)
+        results[rank] = draw_images(*arguments, rank=rank, world_size=world_size, **options)
 
     threads = [threading.Thread(target=process, args=(rank,)) for rank in range(world_size)]
     for thread in threads:
@@ -56,7 +56,7 @@ def generate_together(monkeypatch, world_size, *arguments, **options):
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_image_i_is_that_of_seed_i_in_any_batch(batch_size):
     model = make_model()
-    images = generate(model, SEEDS, batch_size=batch_size)
+    images = draw_images(model, SEEDS, batch_size=batch_size)
     assert images.shape == (7, 1, 4, 4)
     assert torch.equal(images, one_by_one(model, [None] * 7))
     assert len({image.sum().item() for image in images}) == 7
@@ -76,18 +76,18 @@ def test_processes_share_the_work_and_keep_the_order(monkeypatch, world_size, ba
 
 def test_labels_go_in_turn_or_as_given():
     model = make_model(num_classes=3)
-    assert torch.equal(generate(model, SEEDS, batch_size=2), one_by_one(model, [0, 1, 2, 0, 1, 2, 0]))
+    assert torch.equal(draw_images(model, SEEDS, batch_size=2), one_by_one(model, [0, 1, 2, 0, 1, 2, 0]))
     given = [2, 2, 0, 1, 1, 0, 2]
-    images = generate(model, SEEDS, labels=given, batch_size=2)
+    images = draw_images(model, SEEDS, labels=given, batch_size=2)
     assert torch.equal(images, one_by_one(model, given))
-    assert not torch.equal(images, generate(model, SEEDS))
+    assert not torch.equal(images, draw_images(model, SEEDS))
 
 
 def test_options_reach_the_sampler():
     model = make_model()
-    generate(model, [0], sampling_timesteps=5)
+    draw_images(model, [0], sampling_timesteps=5)
     assert len(model.network.calls) == 5
-    assert not torch.equal(generate(model, [0], eta=0.0), generate(model, [0], eta=1.0))
+    assert not torch.equal(draw_images(model, [0], eta=0.0), draw_images(model, [0], eta=1.0))
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def test_options_reach_the_sampler():
 )
 def test_what_makes_no_sense_is_refused(classes, options, message):
     with pytest.raises(ValueError, match=message):
-        generate(make_model(classes), [1, 2], **options)
+        draw_images(make_model(classes), [1, 2], **options)
 
 
 def test_no_seeds_are_refused():
     with pytest.raises(ValueError, match="at least one seed"):
-        generate(make_model(), [])
+        draw_images(make_model(), [])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
-from ddpm.training.sampler import Purpose, SeededBatches, Shuffled, loader, mixed_seed, seeded
+from ddpm.training.sampler import Purpose, SeededBatches, ShuffledBatches, loader, mixed_seed, seeded
 
 
 def first(order, count):
@@ -47,17 +47,17 @@ def images(count, *, shape=(1, 2, 2)):
 
 
 def test_every_image_comes_once_before_any_comes_again():
-    seen = indices(Shuffled(10, 4, seed=0), 10)  # four epochs
+    seen = indices(ShuffledBatches(10, 4, seed=0), 10)  # four epochs
     for epoch in range(4):
         assert sorted(seen[10 * epoch : 10 * epoch + 10]) == list(range(10))
     assert seen[:10] != seen[10:20]  # and each in an order of its own
-    assert seen[:10] != indices(Shuffled(10, 5, seed=1), 2)
+    assert seen[:10] != indices(ShuffledBatches(10, 5, seed=1), 2)
 
 
 def test_the_orders_are_uniform():
     """Each image is as likely in each place: 2,000 epochs of 5 images, within 5 standard errors."""
     counts = np.zeros((5, 5))
-    for place, index in enumerate(indices(Shuffled(5, 5, seed=3), 2000)):
+    for place, index in enumerate(indices(ShuffledBatches(5, 5, seed=3), 2000)):
         counts[place % 5, index] += 1
     error = (2000 * 0.2 * 0.8) ** 0.5
     assert abs(counts - 400).max() < 5 * error
@@ -65,13 +65,13 @@ def test_the_orders_are_uniform():
 
 @pytest.mark.parametrize("before", [1, 2, 7])
 def test_a_start_in_the_middle_goes_on_as_before(before):
-    whole = first(Shuffled(10, 4, seed=0), 12)
-    assert first(Shuffled(10, 4, seed=0, start=4 * before), 12 - before) == whole[before:]
+    whole = first(ShuffledBatches(10, 4, seed=0), 12)
+    assert first(ShuffledBatches(10, 4, seed=0, start=4 * before), 12 - before) == whole[before:]
 
 
 def test_two_processes_share_what_one_takes_with_twice_the_batch():
-    one = first(Shuffled(10, 6, seed=0, start=12), 5)
-    two = [first(Shuffled(10, 3, seed=0, start=12, rank=rank, world_size=2), 5) for rank in (0, 1)]
+    one = first(ShuffledBatches(10, 6, seed=0, start=12), 5)
+    two = [first(ShuffledBatches(10, 3, seed=0, start=12, rank=rank, world_size=2), 5) for rank in (0, 1)]
     for together, left, right in zip(one, *two, strict=True):
         assert together.indices == left.indices + right.indices
         assert left.seed != right.seed
@@ -107,7 +107,7 @@ def test_what_a_transform_draws_depends_on_the_position_alone(workers):
     data = SeededBatches(Random(), (1, 2, 2), num_classes=None)
 
     def load(start, count, workers):
-        order = Shuffled(20, 4, seed=0, start=start)
+        order = ShuffledBatches(20, 4, seed=0, start=start)
         return [x for x, _ in first(loader(data, order, num_workers=workers, pin_memory=False), count)]
 
     whole = load(0, 8, 0)
@@ -121,13 +121,13 @@ def test_loading_takes_nothing_from_the_global_generator():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    first(loader(data, Shuffled(20, 4, seed=0), num_workers=0, pin_memory=False), 3)
+    first(loader(data, ShuffledBatches(20, 4, seed=0), num_workers=0, pin_memory=False), 3)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_images_and_labels_stay_together():
     data = SeededBatches(TensorDataset(images(20), torch.arange(20)), (1, 2, 2), num_classes=20)
-    for x, labels in first(loader(data, Shuffled(20, 6, seed=0), num_workers=0, pin_memory=False), 5):
+    for x, labels in first(loader(data, ShuffledBatches(20, 6, seed=0), num_workers=0, pin_memory=False), 5):
         assert labels is not None
         assert labels.dtype == torch.int64
         assert torch.equal(x[:, 0, 0, 0] * 255, labels.float())
@@ -159,7 +159,7 @@ class Items(Dataset):
     ],
 )
 def test_every_usual_kind_of_image_is_taken(item):
-    x, labels = SeededBatches(Items(item), (3, 4, 4), num_classes=None)[next(iter(Shuffled(1, 2, 0)))]
+    x, labels = SeededBatches(Items(item), (3, 4, 4), num_classes=None)[next(iter(ShuffledBatches(1, 2, 0)))]
     assert labels is None
     torch.testing.assert_close(x, torch.full((2, 3, 4, 4), 0.2))
 
@@ -206,4 +206,4 @@ def test_images_outside_the_unit_interval_are_named(value):
         Items(torch.zeros(1, 2, 2), torch.full((1, 2, 2), value)), (1, 2, 2), num_classes=None
     )
     with pytest.raises(ValueError, match=r"must be in \[0, 1\], but the data set's image number 1 is not"):
-        data[next(iter(Shuffled(2, 2, 0)))]
+        data[next(iter(ShuffledBatches(2, 2, 0)))]

@@ -14,11 +14,11 @@ from safetensors.torch import load
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
-from ddpm import P2, GaussianDiffusion, MinSNR, Trainer, Unet, spread_levels
+from ddpm import P2, GaussianDiffusion, MinSNR, Trainer, Unet, stratified_timesteps
 from ddpm.data import digits
 from ddpm.io.checkpoint import list_checkpoints
 from ddpm.training.metrics_logger import read_metrics
-from ddpm.training.sampler import Purpose, Shuffled, mixed_seed
+from ddpm.training.sampler import Purpose, ShuffledBatches, mixed_seed
 from tests import runs
 from tests.io.mounts import run_on_disk
 from tests.runs import model, pictures, saved_files, trainer, weights
@@ -86,7 +86,7 @@ def by_hand(diffusion, images, *, steps, batch, accumulate, settings, decay):
     network = copy.deepcopy(diffusion.network).train()
     T, schedule = diffusion.schedule.timesteps, diffusion.schedule
     optimiser = torch.optim.Adam(network.parameters(), lr=settings["train_lr"], betas=(0.9, 0.99))
-    order = iter(Shuffled(len(images), batch, seed=0))
+    order = iter(ShuffledBatches(len(images), batch, seed=0))
     average, telling = None, torch.tensor(True)
     for step in range(steps):
         optimiser.zero_grad()
@@ -96,7 +96,7 @@ def by_hand(diffusion, images, *, steps, batch, accumulate, settings, decay):
                 torch.Generator().manual_seed(mixed_seed(purpose, 0, step, number))
                 for purpose in (Purpose.LEVELS, Purpose.NOISE)
             )
-            t = spread_levels(batch, T, generator=of_levels)
+            t = stratified_timesteps(batch, T, generator=of_levels)
             noise = torch.randn(x0.shape, generator=of_noise)
             alpha_bar = schedule.alpha_bar[t].view(-1, 1, 1, 1)
             x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
@@ -227,7 +227,7 @@ def test_x_t_is_formed_in_float32_and_only_the_network_runs_in_bf16(tmp_path):
     first = ours.diffusion.network.calls[0]
     assert first["x_t"].dtype == torch.float32
     assert first["type"] == torch.bfloat16
-    x0 = digits().tensors[0][list(next(iter(Shuffled(1797, 8, 0))).indices)] * 2 - 1
+    x0 = digits().tensors[0][list(next(iter(ShuffledBatches(1797, 8, 0))).indices)] * 2 - 1
     ours.step = 0
     t, noise, _ = ours.draw(8, 0)
     assert torch.equal(first["x_t"], ours.diffusion.q_sample(x0, t, noise))
@@ -262,7 +262,7 @@ def test_labels_reach_a_network_that_takes_them(tmp_path):
     ours = trainer(tmp_path, model(network={"num_classes": 10}), train_num_steps=2)
     given = next(ours.batches())[1]
     assert given is not None
-    assert torch.equal(given, labels[list(next(iter(Shuffled(1797, 8, 0))).indices)])
+    assert torch.equal(given, labels[list(next(iter(ShuffledBatches(1797, 8, 0))).indices)])
     ours.train()
     assert (tmp_path / "samples" / "step-00000002.png").is_file()
     with pytest.raises(ValueError, match="the network takes class labels"):
@@ -408,10 +408,10 @@ def test_the_cpu_waits_for_the_device_once_per_line(tmp_path, monkeypatch):
     ours = trainer(tmp_path, train_num_steps=20, log_every=10, save_and_sample_every=100, ema_update_every=1)
     monkeypatch.setattr(ours, "draw_samples", lambda: torch.zeros(1, 8, 8))
     monkeypatch.setattr(ours, "save", lambda: None)
-    data = ours.data[next(iter(Shuffled(1797, 8, 0)))]
+    data = ours.data[next(iter(ShuffledBatches(1797, 8, 0)))]
     monkeypatch.setattr(ours, "batches", lambda: iter(lambda: data, None))
     # A CPU may look at its own shift for the levels; an accelerator's tensors are left alone.
-    monkeypatch.setattr("ddpm.training.trainer.spread_levels", lambda *_, **__: torch.arange(1, 9))
+    monkeypatch.setattr("ddpm.training.trainer.stratified_timesteps", lambda *_, **__: torch.arange(1, 9))
     reads.clear()
     ours.train()
     assert reads.count("tolist") == 2

@@ -22,16 +22,16 @@ from torchvision.utils import make_grid, save_image
 
 from ddpm.cli.cost import Cost, estimate
 from ddpm.cli.overrides import PARTS
-from ddpm.cli.presets import PRESETS, RUN, Recipe, choose_preset, completed, with_overrides
+from ddpm.cli.presets import PRESETS, RUN, RunConfig, choose_preset, completed, with_overrides
 from ddpm.data import digits
 from ddpm.data.datasets import plain
 from ddpm.data.folder import IMAGE_EXTENSIONS
 from ddpm.diffusion import GaussianDiffusion, Sampler
-from ddpm.evaluation.metrics import DigitJudge
-from ddpm.evaluation.report import bits_per_dimension, first_images, judge_samples
+from ddpm.evaluation.metrics import DigitClassifier
+from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
 from ddpm.io import checkpoint as checkpoints
 from ddpm.io.checkpoint import DamagedCheckpointError, Weights, load_pretrained
-from ddpm.training.distributed import generate, this_process
+from ddpm.training.distributed import draw_images, this_process
 from ddpm.training.metrics_logger import read_metrics
 from ddpm.training.trainer import Trainer
 
@@ -129,10 +129,10 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
 ) -> None:
     """Train a model, from settings that suit the data."""
-    name, recipe = choose_preset(data, preset)
-    recipe = recipe.changed("data", root=data_root and os.path.expanduser(data_root))  # noqa: PTH111 (it is text)
-    recipe = recipe.changed("diffusion", image_size=image_size)
-    recipe = recipe.changed(
+    name, run_config = choose_preset(data, preset)
+    run_config = run_config.changed("data", root=data_root and os.path.expanduser(data_root))  # noqa: PTH111 (it is text)
+    run_config = run_config.changed("diffusion", image_size=image_size)
+    run_config = run_config.changed(
         "training",
         train_num_steps=steps,
         train_batch_size=batch_size,
@@ -140,29 +140,29 @@ def train(
         seed=seed,
         mixed_precision=mixed_precision,
     )
-    recipe = completed(with_overrides(recipe, change or []))
-    folder = out or Path("runs") / (Path(recipe.data["name_or_path"]).name or "all")
-    recipe = recipe.changed("training", results_folder=str(folder))
-    torch.manual_seed(recipe.training.get("seed", 0))
-    diffusion = recipe.build_diffusion()
+    run_config = completed(with_overrides(run_config, change or []))
+    folder = out or Path("runs") / (Path(run_config.data["name_or_path"]).name or "all")
+    run_config = run_config.changed("training", results_folder=str(folder))
+    torch.manual_seed(run_config.training.get("seed", 0))
+    diffusion = run_config.build_diffusion()
     if dry_run:
-        there = recipe.data_at_hand()
+        there = run_config.data_at_hand()
         trainer = Trainer(
-            diffusion, stand_in(diffusion, recipe) if there is None else there, **recipe.training
+            diffusion, stand_in(diffusion, run_config) if there is None else there, **run_config.training
         )
-        show(f"preset {name}", *described(recipe, trainer, known=there is not None))
+        show(f"preset {name}", *described(run_config, trainer, known=there is not None))
         with trainer.explained():
             cost = estimate(
                 diffusion, batch_size=trainer.train_batch_size, precision=TYPES[trainer.mixed_precision]
             )
         show(*costs(cost, trainer), "dry run: nothing was trained, nothing was written")
         return
-    check_folder(folder, recipe)
-    trainer = Trainer(diffusion, recipe.load_data(), **recipe.training)
-    show(f"preset {name}", *described(recipe, trainer))
+    check_folder(folder, run_config)
+    trainer = Trainer(diffusion, run_config.load_data(), **run_config.training)
+    show(f"preset {name}", *described(run_config, trainer))
     with trainer.locked():  # so that a run which is under way there keeps its settings
         if this_process().is_main_process:
-            recipe.save(folder)
+            run_config.save(folder)
     trainer.train()
     finish(trainer)
 
@@ -174,13 +174,13 @@ def resume(
     steps: Annotated[int | None, typer.Option(min=1, help="Train up to this many updates.")] = None,
 ) -> None:
     """Take up a run where its newest whole checkpoint left it."""
-    recipe = Recipe.load(run).changed("training", results_folder=str(run), train_num_steps=steps)
+    run_config = RunConfig.load(run).changed("training", results_folder=str(run), train_num_steps=steps)
     if not checkpoints.list_checkpoints(run):
         raise FileNotFoundError(
             f"{run} holds no checkpoint yet, so there is nothing to take up: begin again with `ddpm train"
-            f" {recipe.data['name_or_path']} --out {run}` and the options you gave; {run / RUN} has them"
+            f" {run_config.data['name_or_path']} --out {run}` and the options you gave; {run / RUN} has them"
         )
-    trainer = Trainer(recipe.build_diffusion(), recipe.load_data(), **recipe.training)
+    trainer = Trainer(run_config.build_diffusion(), run_config.load_data(), **run_config.training)
     trainer.load()
     if trainer.step >= trainer.train_num_steps:
         more = f"`ddpm resume {run} --steps {2 * trainer.step}`"
@@ -194,7 +194,7 @@ def resume(
     show(f"taking up {run} at step {trainer.step} of {trainer.train_num_steps}")
     with trainer.locked():
         if this_process().is_main_process:
-            recipe.save(run)
+            run_config.save(run)
     trainer.train()
     finish(trainer)
 
@@ -222,7 +222,7 @@ def sample(
     if sampler == "ancestral" and steps is None:
         steps = diffusion.schedule.timesteps
     prepare_output(out)
-    drawn = generate(
+    drawn = draw_images(
         diffusion.to(state.device),
         range(seed, seed + images),
         labels=None if label is None else [label] * images,
@@ -257,13 +257,13 @@ def evaluate(
     batch_size: BatchSize = 64,
 ) -> None:
     """Judge a run's model by its samples and by its bound, and write the figures to evaluation.json."""
-    recipe, state = Recipe.load(run), this_process()
+    run_config, state = RunConfig.load(run), this_process()
     diffusion = load_pretrained(run, weights=checked_weights(weights)).to(state.device)
-    data = recipe.changed("data", augment_horizontal_flip=False).load_data()
+    data = run_config.changed("data", augment_horizontal_flip=False).load_data()
     count = min(images, size(data))
     real, labels = first_images(data, count)
-    takes_classes = recipe.network.get("num_classes") is not None
-    drawn = generate(
+    takes_classes = run_config.network.get("num_classes") is not None
+    drawn = draw_images(
         diffusion,
         range(seed, seed + count),
         labels=labels.tolist() if takes_classes and labels is not None else None,
@@ -275,7 +275,7 @@ def evaluate(
     )
     if not state.is_main_process:
         return
-    judgement = judge_samples(drawn, real, judge_for(recipe))
+    judgement = report_on_samples(drawn, real, judge_for(run_config))
     calls = counted(steps or diffusion.sampling_timesteps, "network call")
     between = f"{judgement.halves:.4f} between halves of the data"
     show(
@@ -287,7 +287,7 @@ def evaluate(
     if judgement.recognised is not None:
         show(f"  recognised        {judgement.recognised:.0%} of the samples as a digit")
     if bound_images:
-        chosen, classes, part = bound_data(recipe, bound_images)
+        chosen, classes, part = bound_data(run_config, bound_images)
         bound = bits_per_dimension(diffusion, chosen, classes if takes_classes else None, levels=levels)
         mean, error = float(bound.mean), float(bound.standard_error)
         of = counted(len(chosen), f"{part} image")
@@ -322,18 +322,18 @@ def export(
 @spoken
 def info(run: Run) -> None:
     """Say what a run is, how far it got and which of its checkpoints are whole."""
-    recipe = Recipe.load(run) if (run / RUN).is_file() else None
+    run_config = RunConfig.load(run) if (run / RUN).is_file() else None
     there = checkpoints.list_checkpoints(run)
-    if not there and recipe is None:
+    if not there and run_config is None:
         raise FileNotFoundError(f"{run} is not the folder of a run: it holds neither {RUN} nor checkpoints")
     problems = {folder: problem_of(folder) for folder in there}
     whole = [folder for folder, problem in problems.items() if problem is None]
     if whole:
-        show(*described_checkpoint(run, checkpoints.read_checkpoint(whole[-1]), recipe))
+        show(*described_checkpoint(run, checkpoints.read_checkpoint(whole[-1]), run_config))
     else:
         show(f"{run}: {'no checkpoint is whole' if there else 'no checkpoint yet'}")
-        if recipe is not None:
-            show(*[paragraph(part, options(getattr(recipe, part))) for part in PARTS])
+        if run_config is not None:
+            show(*[paragraph(part, options(getattr(run_config, part))) for part in PARTS])
     for line in read_metrics(run)[-1:]:
         figures = f"loss {line['loss']:.4f}, {line['images_per_second']:,.0f} images/s"
         show(paragraph("metrics", f"step {line['step']:,}: {figures}"))
@@ -363,26 +363,28 @@ def finish(trainer: Trainer) -> None:
     )
 
 
-def described(recipe: Recipe, trainer: Trainer, *, known: bool = True) -> Iterable[str]:
+def described(run_config: RunConfig, trainer: Trainer, *, known: bool = True) -> Iterable[str]:
     """The settings of a run, a paragraph each; the data are not `known` where they have to be downloaded."""
     count = sum(parameter.numel() for parameter in trainer.diffusion.network.parameters())
     images = f"{len(trainer.data):,} images" if known else "to be downloaded"
-    yield paragraph("data", f"{images}; {options(recipe.data)}")
-    yield paragraph("network", f"{count:,} parameters; {options(recipe.network)}")
+    yield paragraph("data", f"{images}; {options(run_config.data)}")
+    yield paragraph("network", f"{count:,} parameters; {options(run_config.network)}")
     yield paragraph("diffusion", options(trainer.diffusion.config))
-    yield paragraph("training", options(recipe.training))
+    yield paragraph("training", options(run_config.training))
     yield paragraph(
         "on", f"{trainer.accelerator.device}, {counted(trainer.accelerator.num_processes, 'process')}"
     )
 
 
-def described_checkpoint(run: Path, newest: checkpoints.Checkpoint, recipe: Recipe | None) -> Iterable[str]:
+def described_checkpoint(
+    run: Path, newest: checkpoints.Checkpoint, run_config: RunConfig | None
+) -> Iterable[str]:
     """What a run is and how far it got, a paragraph each."""
     config, state = newest.documents["config"], newest.documents["state"]
-    training = config["training"] | ({} if recipe is None else recipe.training)
+    training = config["training"] | ({} if run_config is None else run_config.training)
     count = sum(tensor.numel() for tensor in newest.tensors["model"].values())
     yield f"{run}: step {state['step']:,} of {training['train_num_steps']:,}"
-    yield paragraph("data", options(config["data"] if recipe is None else recipe.data))
+    yield paragraph("data", options(config["data"] if run_config is None else run_config.data))
     yield paragraph("network", f"{count:,} parameters; {options(config['network'])}")
     yield paragraph("diffusion", options(config["diffusion"]))
     yield paragraph("training", options(training))
@@ -455,7 +457,7 @@ def byte_count(number: int) -> str:
 # Checks, and data
 
 
-def check_folder(folder: Path, recipe: Recipe) -> None:
+def check_folder(folder: Path, run_config: RunConfig) -> None:
     """Refuse a folder that holds a run, and one among the images, which would take its samples for data."""
     there = checkpoints.list_checkpoints(folder)
     if there:
@@ -463,7 +465,7 @@ def check_folder(folder: Path, recipe: Recipe) -> None:
             f"{folder} already holds a run, up to step {checkpoints.step_of(there[-1])}: take it up with `ddpm resume"
             f" {folder}`, or choose another folder by --out"
         )
-    source = Path(recipe.data["name_or_path"])
+    source = Path(run_config.data["name_or_path"])
     if source.is_absolute() and folder.resolve().is_relative_to(source.resolve()):
         raise ValueError(
             f"{folder} lies within the data, {source}, so that the run's samples would be taken for images of it;"
@@ -471,9 +473,9 @@ def check_folder(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def stand_in(diffusion: GaussianDiffusion, recipe: Recipe) -> Dataset[Any]:
+def stand_in(diffusion: GaussianDiffusion, run_config: RunConfig) -> Dataset[Any]:
     """Data of the right form, just enough for one batch, for a dry run before the data are here."""
-    count = recipe.training["train_batch_size"] * this_process().num_processes
+    count = run_config.training["train_batch_size"] * this_process().num_processes
     return TensorDataset(torch.zeros(1).expand(count, *diffusion.image_shape), torch.zeros(count).long())
 
 
@@ -497,22 +499,22 @@ def is_png(out: Path) -> bool:
     return out.suffix.lower() == ".png"
 
 
-def bound_data(recipe: Recipe, count: int) -> tuple[torch.Tensor, torch.Tensor | None, str]:
+def bound_data(run_config: RunConfig, count: int) -> tuple[torch.Tensor, torch.Tensor | None, str]:
     """Images and labels for the bound: test images where there are some, else training images."""
     try:
-        data, part = recipe.load_data(train=False), "test"
+        data, part = run_config.load_data(train=False), "test"
     except ValueError:
-        data, part = recipe.changed("data", augment_horizontal_flip=False).load_data(), "training"
+        data, part = run_config.changed("data", augment_horizontal_flip=False).load_data(), "training"
     return *first_images(data, min(count, size(data))), part
 
 
-def judge_for(recipe: Recipe) -> DigitJudge | None:
+def judge_for(run_config: RunConfig) -> DigitClassifier | None:
     """A judge that has seen all the digits, if those are the data."""
-    if plain(recipe.data["name_or_path"]) != "digits":
+    if plain(run_config.data["name_or_path"]) != "digits":
         return None
-    side = recipe.diffusion["image_size"]
-    images, labels = digits(side, channels=recipe.data["channels"]).tensors
-    return DigitJudge(images, labels)
+    side = run_config.diffusion["image_size"]
+    images, labels = digits(side, channels=run_config.data["channels"]).tensors
+    return DigitClassifier(images, labels)
 
 
 def size(data: Dataset[Any]) -> int:

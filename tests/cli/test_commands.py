@@ -19,11 +19,12 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from ddpm import cli, data, load_pretrained
-from ddpm.cli.presets import Recipe
+from ddpm import data, load_pretrained
+from ddpm.cli import commands as cli
+from ddpm.cli.presets import RunConfig
 from ddpm.evaluation.metrics import frechet_distance
 from ddpm.likelihood import vlb_terms
-from ddpm.training.distributed import generate
+from ddpm.training.distributed import draw_images
 
 TINY = {
     "network.dim": 8,
@@ -187,7 +188,7 @@ def test_a_run_that_never_reached_a_checkpoint_is_begun_again(ddpm, finished, tm
         in err
     )
     ddpm("train", "digits", *SMALL, "--seed", "6", "--out", tmp_path / "run")
-    assert Recipe.load(tmp_path / "run").training["seed"] == 6
+    assert RunConfig.load(tmp_path / "run").training["seed"] == 6
 
 
 def test_options_of_every_part_reach_the_model(ddpm, tmp_path):
@@ -260,7 +261,7 @@ def test_a_folder_of_pictures_from_home_with_one_that_is_broken(ddpm, tmp_path, 
     assert "9 images" in out
     assert f"warning: left out: 1 of 10 images in {tmp_path / 'pictures'} cannot be read: " in err
     assert len([line for line in err.splitlines() if "warning" in line]) == 1
-    assert Recipe.load(tmp_path / "run").data["name_or_path"] == str(tmp_path / "pictures")
+    assert RunConfig.load(tmp_path / "run").data["name_or_path"] == str(tmp_path / "pictures")
     out, _ = ddpm("info", "~/run")
     assert "step 4 of 4" in out
     ddpm("sample", "~/run", "-n", "2", "--out", "~/drawn/new.png")
@@ -284,7 +285,7 @@ def test_resume_extends_a_run_and_records_it(ddpm, run):
     assert f"taking up {run} at step 4 of 6" in out
     assert "done: 6 steps" in out
     assert "warning: the run goes on with other settings: train_num_steps was 4 and is 6" in err
-    assert Recipe.load(run).training["train_num_steps"] == 6
+    assert RunConfig.load(run).training["train_num_steps"] == 6
     assert "step 6 of 6" in ddpm("info", run)[0]
     out, _ = ddpm("resume", run)
     assert out == f"{run} is finished, at step 6; to train on: `ddpm resume {run} --steps 12`\n"
@@ -296,7 +297,7 @@ def test_resume_goes_no_way_back(ddpm, run):
         f"error: --steps 3 is not beyond step 4, where the run stands; give a larger number, as in `ddpm resume {run}"
         in err
     )
-    assert Recipe.load(run).training["train_num_steps"] == 4
+    assert RunConfig.load(run).training["train_num_steps"] == 4
 
 
 @pytest.mark.parametrize("command", ["resume", "evaluate", "info"])
@@ -347,7 +348,7 @@ def test_sample_draws_a_grid(ddpm, finished, tmp_path):
     assert out == f"6 images in {tmp_path / 'grid.png'}\n"
     grid = pixels(tmp_path / "grid.png")
     assert grid.shape == (19, 28)  # two rows of three, a pixel of white around each
-    images = generate(load_pretrained(finished), range(3, 9))
+    images = draw_images(load_pretrained(finished), range(3, 9))
     for place, image in enumerate(images):
         row, column = divmod(place, 3)
         cell = grid[1 + 9 * row : 9 + 9 * row, 1 + 9 * column : 9 + 9 * column]
@@ -376,16 +377,16 @@ def test_sample_draws_into_a_folder_and_each_image_is_its_seeds(ddpm, finished, 
 def test_options_of_sample(ddpm, finished, tmp_path, options, drawn):
     ddpm("sample", finished, "-n", "1", "--out", tmp_path, *options)
     model = load_pretrained(finished, weights="model" if "model" in options else "ema")
-    expected = generate(model, [0], **drawn)[0, 0].numpy()
+    expected = draw_images(model, [0], **drawn)[0, 0].numpy()
     assert np.abs(pixels(tmp_path / "000000.png") / 255 - expected).max() < 0.51 / 255
-    usual = generate(load_pretrained(finished), [0])[0, 0].numpy()
+    usual = draw_images(load_pretrained(finished), [0])[0, 0].numpy()
     assert np.abs(usual - expected).max() > 1e-6
 
 
 def test_sample_from_a_model_that_ships(ddpm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ddpm("sample", "digits", "-n", "2", "--steps", "3")
-    expected = generate(load_pretrained("digits"), [0, 1], sampling_timesteps=3)
+    expected = draw_images(load_pretrained("digits"), [0, 1], sampling_timesteps=3)
     assert (
         np.abs(pixels(tmp_path / "samples.png")[1:9, 10:18] / 255 - expected[1, 0].numpy()).max() < 0.51 / 255
     )
@@ -487,7 +488,7 @@ def test_evaluate_judges_samples_and_the_bound(ddpm, run):
     out, _ = ddpm("evaluate", run, "-n", "40", "--steps", "2", "--bound-images", "3", "--levels", "5")
     figures = json.loads((run / "evaluation.json").read_text())
     images, model = data.digits().tensors[0], load_pretrained(run)
-    drawn = generate(model, range(40), sampling_timesteps=2)
+    drawn = draw_images(model, range(40), sampling_timesteps=2)
     assert figures["images"] == 40
     assert figures["distance"] == pytest.approx(frechet_distance(drawn, images[:40]), rel=1e-4)
     bound = vlb_terms(model, images[:3] * 2 - 1, levels=5, seeds=range(3))
@@ -506,7 +507,7 @@ def test_evaluate_a_model_that_takes_classes(ddpm, with_classes):
     figures = json.loads((with_classes / "evaluation.json").read_text())
     images, labels = (tensor[:40] for tensor in data.digits().tensors)
     model = load_pretrained(with_classes)
-    drawn = generate(model, range(40), labels=labels.tolist())
+    drawn = draw_images(model, range(40), labels=labels.tolist())
     assert figures["distance"] == pytest.approx(frechet_distance(drawn, images), rel=1e-4)
     bound = vlb_terms(model, images[:3] * 2 - 1, labels=labels[:3], seeds=range(3))
     assert figures["bits_per_dimension"] == pytest.approx(float(bound.bits_per_dim(bound.total).mean))
@@ -615,13 +616,13 @@ SPY = """
 import os
 import sys
 import torch
-from ddpm import cli
-draw = cli.generate
+from ddpm.cli import commands as cli
+draw = cli.draw_images
 def kept(*arguments, **options):
     images = draw(*arguments, **options)
     torch.save((images, options["world_size"]), sys.argv[1] + str(options["rank"]))
     return images
-cli.generate = kept
+cli.draw_images = kept
 if os.environ["RANK"] != "0":
     cli.save_image = None  # it is the first process that writes
 cli.main(sys.argv[2:])
@@ -638,7 +639,7 @@ def test_two_processes_draw_what_one_draws(ddpm, finished, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"5 images in {tmp_path / 'two'}\n"
     ddpm(*options, "--out", tmp_path / "one")
-    one = generate(load_pretrained(finished), range(5))
+    one = draw_images(load_pretrained(finished), range(5))
     for rank in range(2):
         images, world_size = torch.load(f"{kept}{rank}")
         assert world_size == 2

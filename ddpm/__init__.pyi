@@ -1,5 +1,4 @@
 from .diffusion import GaussianDiffusion as GaussianDiffusion
-from .diffusion import Prediction as Prediction
 from .diffusion import to_image_scale as to_image_scale
 from .diffusion import to_model_scale as to_model_scale
 from .io.checkpoint import DamagedCheckpointError as DamagedCheckpointError
@@ -8,8 +7,9 @@ from .io.checkpoint import save_pretrained as save_pretrained
 from .io.diffusers import load_diffusers_unet as load_diffusers_unet
 from .io.diffusers import save_diffusers_unet as save_diffusers_unet
 from .io.diffusers import to_diffusers as to_diffusers
+from .mixture_oracle import GaussianMixtureOracle as GaussianMixtureOracle
 from .oracle import EmpiricalOracle as EmpiricalOracle
-from .oracle import GaussianMixtureOracle as GaussianMixtureOracle
+from .prediction import Prediction as Prediction
 from .samplers import State as State
 from .samplers import ancestral as ancestral
 from .samplers import ddim as ddim

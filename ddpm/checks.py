@@ -1,9 +1,14 @@
-"""Checks of what callers hand in: each names what was given and what is allowed."""
+"""The guards: each says what was given and what is allowed. Public entry points call them; the maths below does not."""
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+
+LEVEL_TOLERANCE = 1e-3  # of an 8-bit grey level
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
@@ -12,12 +17,21 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, allowed))}")
 
 
-def is_whole(t: Tensor) -> bool:
-    """Whether the type of `t` is one of the integers."""
-    return not (t.is_floating_point() or t.is_complex() or t.dtype == torch.bool)
+def check_whole(name: str, value: Any, lowest: int = 1, highest: int | None = None) -> None:
+    """Refuse anything but a whole number (and no bool) in the range."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < lowest or (highest is not None and value > highest):
+        allowed = f"of at least {lowest}" if highest is None else f"in {lowest} … {highest}"
+        raise ValueError(f"{name} must be a whole number {allowed}, but got {value!r}")
 
 
-def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
+def check_unit(name: str, value: float, meaning: str) -> None:
+    """Refuse a number outside [0, 1]; `meaning` says what the ends stand for."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1]: {meaning}; but got {value!r}")
+
+
+def check_image_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) from one number or a pair, each at least 1."""
     size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(size) != 2 or any(
@@ -29,11 +43,15 @@ def check_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-def check_images(name: str, x: Tensor) -> None:
-    """Refuse anything but floating-point tensors of shape (B, C, H, W)."""
+def check_images(name: str, x: Tensor, shape: Sequence[int] | None = None) -> None:
+    """Refuse anything but floating-point tensors of shape (B, C, H, W), with (C, H, W) = `shape` if given."""
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(
             f"{name} must be a floating-point tensor of shape (B, C, H, W), but got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
+        raise ValueError(
+            f"{name} must have shape (B, {', '.join(map(str, shape))}), but got {tuple(x.shape)}"
         )
 
 
@@ -47,26 +65,40 @@ def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
         )
 
 
-def check_heads(output: Tensor, x_t: Tensor) -> None:
-    """Refuse the output of a network with a second head for the variance that is not (B, 2C, H, W)."""
-    wanted = (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:])
-    if tuple(output.shape) != wanted:
+def check_within(name: str, x: Tensor, low: float, high: float, advice: str) -> None:
+    """Refuse values outside [low, high], and NaN; on the CPU only, as an accelerator would have to wait."""
+    if x.device.type != "cpu" or not x.numel():
+        return
+    smallest, largest = x.min().item(), x.max().item()
+    # Asked this way round, so that NaN is refused as well.
+    if not (smallest >= low and largest <= high):
         raise ValueError(
-            f"a network that predicts its variance must return shape {wanted}, the prediction and as many channels for"
-            f" the variance, but got {tuple(output.shape)}"
+            f"{name} must lie in [{low:g}, {high:g}], but ranges from {smallest:g} to {largest:g}; {advice}"
         )
 
 
-def check_levels(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tensor:
-    """Refuse levels that are not integers of shape (B,) in `lowest` … T; returns them as int64 on the device of x.
+def check_8bit(name: str, x: Tensor) -> None:
+    """Refuse pixels that are not 8-bit grey levels scaled to [-1, 1]."""
+    check_within(name, x, -1 - 1e-6, 1 + 1e-6, "8-bit pixels are scaled to [-1, 1]")
+    grey = (x + 1) * 127.5
+    if x.numel() and (grey - grey.round()).abs().max() > LEVEL_TOLERANCE:
+        raise ValueError(
+            f"{name} must hold exact 8-bit pixels, k / 127.5 - 1 for k = 0 … 255, but some lie between two grey"
+            " levels: give the original images, neither resized, augmented nor noised"
+        )
+
+
+def check_t(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tensor:
+    """Refuse anything but one timestep in `lowest` … T per image; returns them as int64 on the device of x.
 
     The range is checked on the CPU only: on an accelerator the look itself would make every step wait.
     """
     if not isinstance(t, Tensor):
         raise TypeError(
-            f"t must be a tensor with one level per image, torch.full(({len(x)},), 1 … T), but got {t!r}"
+            f"t must be a tensor with one timestep per image, torch.full(({len(x)},), 1 … T), but got {t!r}"
         )
-    if t.shape != (len(x),) or not is_whole(t):
+    not_whole = t.is_floating_point() or t.is_complex() or t.dtype == torch.bool
+    if t.shape != (len(x),) or not_whole:
         raise ValueError(
             f"t must hold one whole number per image, shape ({len(x)},), but got {t.dtype} of shape {tuple(t.shape)}"
         )
@@ -75,4 +107,53 @@ def check_levels(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tenso
             f"t must lie in {lowest} … {timesteps} (0 is the clean image), but got values from"
             f" {t.min().item()} to {t.max().item()}"
         )
-    return t.to(x.device, torch.long)  # other integer types index differently: uint8 as a mask
+    # Other integer types index differently: uint8 as a mask.
+    return t.to(x.device, torch.long)
+
+
+def check_grid(grid: Sequence[int], timesteps: int) -> None:
+    """Refuse timesteps that do not fall strictly from T to 0."""
+    falls = len(grid) > 1 and all(t > s for t, s in pairwise(grid))
+    if not falls or grid[0] != timesteps or grid[-1] != 0:
+        raise ValueError(f"the timesteps must fall strictly from {timesteps} (T) to 0, but got {list(grid)}")
+
+
+def check_log_variance(log_variance: Tensor, x_t: Tensor) -> None:
+    """Refuse what would broadcast to something else than one variance per pixel, or is not finite."""
+    sides = zip(log_variance.shape, x_t.shape, strict=False)
+    if log_variance.ndim != x_t.ndim or not all(given in (1, wanted) for given, wanted in sides):
+        raise ValueError(
+            f"a rule for the variance must return log-variances of shape {tuple(x_t.shape)}, or 1 in place of any side,"
+            f" but got {tuple(log_variance.shape)}"
+        )
+    if not log_variance.isfinite().all():
+        raise ValueError(
+            "a rule for the variance returned a log-variance that is not finite; the variance must be positive"
+        )
+
+
+def check_mixture(mean: Tensor, covariance: Tensor, weights: Tensor) -> None:
+    """Refuse means that are no finite (K, D), and covariances or weights that do not fit them."""
+    if mean.ndim != 2 or mean.numel() == 0 or not mean.isfinite().all():
+        raise ValueError(f"means must be finite numbers of shape (K, D), but got shape {tuple(mean.shape)}")
+    components, dimensions = mean.shape
+    allowed = [(components, dimensions, dimensions), (components, dimensions), (components,)]
+    if tuple(covariance.shape) not in allowed or not covariance.isfinite().all():
+        raise ValueError(
+            f"means of shape {tuple(mean.shape)} need finite covariances of shape {allowed[0]} (full), {allowed[1]}"
+            f" (diagonal) or {allowed[2]} (one variance each), but got {tuple(covariance.shape)}"
+        )
+    asymmetry = (covariance - covariance.mT).abs().max() if covariance.ndim == 3 else torch.zeros(())
+    if asymmetry > 1e-6 * covariance.abs().max():
+        raise ValueError(
+            f"every covariance must be symmetric, but entries differ by up to {asymmetry.item():.3g}"
+        )
+    if (
+        weights.shape != (components,)
+        or not (weights >= 0).all()
+        or not math.isclose(weights.sum(), 1, abs_tol=1e-6)
+    ):
+        raise ValueError(
+            f"weights must be {components} numbers, one per mean, not negative and of sum 1, but got"
+            f" {weights.tolist()} of sum {weights.sum().item():g}"
+        )

@@ -1,7 +1,7 @@
 """What the derivations need to know about Gaussians: density, KL divergence, product, conditioning, 8-bit likelihood.
 
-Everything here is elementwise on diagonal Gaussians, given by mean and variance (or log-variance), except
-`condition`, which takes a full covariance.
+Everything here is elementwise on diagonal Gaussians, except `condition`, which takes a full covariance. Arguments
+broadcast, a log-variance is the natural logarithm of a variance, and results are in nats.
 """
 
 import math
@@ -9,53 +9,29 @@ import math
 import torch
 from torch import Tensor
 
-BIN_HALF_WIDTH = 1 / 255  # the 256 levels of an 8-bit image, scaled to [-1, 1], lie 2/255 apart
-LOWEST_LOG_PROBABILITY = math.log(1e-12)  # floor of one pixel's likelihood, as in the DDPM paper's code
+from ddpm.checks import check_8bit
+
+# The 256 grey levels of an 8-bit image, scaled to [-1, 1], lie 2/255 apart.
+BIN_HALF_WIDTH = 1 / 255
+# The floor of one pixel's likelihood, as in the DDPM paper's code.
+LOWEST_LOG_PROBABILITY = math.log(1e-12)
 
 
 def log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log N(x; mean, variance), elementwise, in nats (eq:gaussian).
-
-    Args:
-        x: where to evaluate, any shape.
-        mean: mean, broadcastable to `x`.
-        log_variance: natural logarithm of the variance, broadcastable to `x`.
-
-    Returns:
-        The log-density of every element, in the broadcast shape.
-    """
+    """log N(x; mean, variance) (eq:gaussian)."""
     return -0.5 * (math.log(2 * math.pi) + log_variance + (x - mean) ** 2 * torch.exp(-log_variance))
 
 
 def kl_divergence(mean_p: Tensor, log_variance_p: Tensor, mean_q: Tensor, log_variance_q: Tensor) -> Tensor:
-    """KL(p ‖ q) between two diagonal Gaussians, elementwise, in nats (eq:kl-gaussians).
-
-    Args:
-        mean_p: mean of p, any shape.
-        log_variance_p: natural logarithm of p's variance.
-        mean_q: mean of q.
-        log_variance_q: natural logarithm of q's variance.
-
-    Returns:
-        One divergence per element, in the broadcast shape; sum over elements for the divergence of the vectors.
-    """
+    """KL(p ‖ q) of every element; their sum is the divergence of the vectors (eq:kl-gaussians)."""
     log_ratio = log_variance_p - log_variance_q
     return 0.5 * (torch.exp(log_ratio) - 1 - log_ratio + (mean_p - mean_q) ** 2 * torch.exp(-log_variance_q))
 
 
 def product(mean_a: Tensor, variance_a: Tensor, mean_b: Tensor, variance_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the Gaussian proportional to N(x; a) · N(x; b), elementwise (eq:gaussian-product).
+    """Mean and variance of the Gaussian proportional to N(x; a) · N(x; b) (eq:gaussian-product).
 
     Precisions (1/variance) add; the mean is the average of the two means weighted by precision.
-
-    Args:
-        mean_a: mean of the first factor.
-        variance_a: its variance, positive.
-        mean_b: mean of the second factor.
-        variance_b: its variance, positive.
-
-    Returns:
-        `(mean, variance)` of the normalised product, in the broadcast shape.
     """
     total = variance_a + variance_b
     return (mean_a * variance_b + mean_b * variance_a) / total, variance_a * variance_b / total
@@ -115,16 +91,16 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) ->
 
     Args:
         x: pixels in [-1, 1] that lie on the 256 levels −1, −1 + 2/255, …, 1, any shape.
-        mean: mean of the Gaussian, broadcastable to `x`.
-        log_variance: natural logarithm of its variance, broadcastable to `x`.
+        mean: mean of the Gaussian.
+        log_variance: its log-variance.
 
     Returns:
-        log-probability of each pixel in nats, at least log(1e-12), in the broadcast shape.
+        log-probability of each pixel in nats, at least log(1e-12).
 
     Raises:
         ValueError: if a pixel lies outside [-1, 1] or between two levels.
     """
-    check_8bit(x)
+    check_8bit("x", x)
     return bin_log_probability(x, mean, log_variance)
 
 
@@ -144,17 +120,3 @@ def bin_log_probability(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor
     probability = torch.where(reaches_down, normal_cdf(upper), inside)
     probability = torch.where(reaches_up, normal_cdf(-lower), probability)
     return probability.clamp(min=math.exp(LOWEST_LOG_PROBABILITY)).log()
-
-
-def check_8bit(x: Tensor) -> None:
-    """Refuse pixels that are not 8-bit levels scaled to [-1, 1]; the message says what was found."""
-    levels = (x + 1) * 127.5
-    if x.numel() and not (x.min() >= -1 - 1e-6 and x.max() <= 1 + 1e-6):  # so that NaN is refused as well
-        raise ValueError(
-            f"8-bit pixels must be scaled to [-1, 1], but these range from {x.min().item():g} to {x.max().item():g}"
-        )
-    if x.numel() and (levels - levels.round()).abs().max() > 1e-3:
-        raise ValueError(
-            "the discrete decoder needs exact 8-bit pixels, k / 127.5 - 1 for k = 0 … 255, but some lie between two"
-            " levels: give it the original images, neither resized, augmented nor noised"
-        )

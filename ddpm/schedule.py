@@ -5,12 +5,17 @@ else in this module follows from them, is computed once in float64, and is store
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-LINEAR_SCALE_STEPS = 1000  # the T for which the DDPM paper chose β from 1e-4 to 0.02
+from ddpm.checks import check_choice, check_whole
+
+# The T for which the DDPM paper chose β from 1e-4 to 0.02.
+LINEAR_SCALE_STEPS = 1000
+# The smallest T for which the linear schedule, rescaled by 1000/T, keeps every β below 1.
+SHORTEST_LINEAR = 21
 
 
 def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
@@ -26,11 +31,8 @@ def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.0
 
     Returns:
         float64 tensor of shape (T,): β_1 … β_T.
-
-    Raises:
-        ValueError: if `timesteps` is not a whole number of at least 1.
     """
-    check_timesteps(timesteps)
+    check_whole("timesteps", timesteps)
     scale = LINEAR_SCALE_STEPS / timesteps
     # Counted down and turned round, so that T = 1 gets the last β (and is refused), not a first one that adds no noise.
     return torch.linspace(scale * beta_end, scale * beta_start, timesteps, dtype=torch.float64).flip(0)
@@ -46,11 +48,8 @@ def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999)
 
     Returns:
         float64 tensor of shape (T,): β_1 … β_T.
-
-    Raises:
-        ValueError: if `timesteps` is not a whole number of at least 1.
     """
-    check_timesteps(timesteps)
+    check_whole("timesteps", timesteps)
     time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
     alpha_bar = torch.cos((time + offset) / (1 + offset) * torch.pi / 2) ** 2
     return betas_from_alpha_bar(alpha_bar, max_beta)
@@ -70,11 +69,8 @@ def sigmoid_betas(
 
     Returns:
         float64 tensor of shape (T,): β_1 … β_T.
-
-    Raises:
-        ValueError: if `timesteps` is not a whole number of at least 1.
     """
-    check_timesteps(timesteps)
+    check_whole("timesteps", timesteps)
     time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
     curve = torch.sigmoid((start + time * (end - start)) / tau)
     alpha_bar = (curve[-1] - curve) / (curve[-1] - curve[0])
@@ -86,17 +82,17 @@ def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float) -> Tensor:
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
 
 
-BETA_SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+BETA_SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "linear": linear_betas,
     "cosine": cosine_betas,
     "sigmoid": sigmoid_betas,
 }
 
 
-def check_timesteps(timesteps: int) -> None:
-    """Refuse a T that is not a whole number of at least 1, with a message that says so."""
-    if isinstance(timesteps, bool) or not isinstance(timesteps, int) or timesteps < 1:
-        raise ValueError(f"timesteps (T) must be a whole number of at least 1, but got {timesteps!r}")
+def default_schedule(timesteps: int) -> str:
+    """The schedule where none is named: the paper's, if T is long enough for it."""
+    check_whole("timesteps", timesteps)
+    return "linear" if timesteps >= SHORTEST_LINEAR else "cosine"
 
 
 class NoiseSchedule(nn.Module):
@@ -104,12 +100,13 @@ class NoiseSchedule(nn.Module):
 
     All tables have length T+1. Index 0 is clean data (`alpha_bar[0] == 1`, `beta[0] == 0`) and 1 … T are the noise
     levels, so `schedule.alpha_bar[t]` is ᾱ_t and nothing is ever shifted by one. They are computed in float64 and
-    stored as float32 buffers, which move with `.to(device)`.
+    stored as float32 buffers, which move with `.to(device)`. The methods take images of shape (B, C, H, W) and t of
+    shape (B,); they check nothing and compute in float32 at least.
 
     Attributes:
         beta: β_t, the variance added by step t (eq:forward-step).
         alpha: α_t = 1 − β_t.
-        alpha_bar: ᾱ_t = α_1 ⋯ α_t, the share of the signal's power left at t (eq:alpha-bar).
+        alpha_bar: ᾱ_t = α_1 ⋯ α_t, the fraction of the signal's power left at t (eq:alpha-bar).
         sqrt_alpha_bar: √ᾱ_t.
         sigma: √(1 − ᾱ_t), the standard deviation of the noise in x_t (eq:q-sample).
         snr: ᾱ_t / (1 − ᾱ_t), the signal-to-noise ratio (eq:snr); infinite at t = 0.
@@ -134,13 +131,11 @@ class NoiseSchedule(nn.Module):
     posterior_mean_coef_x0: Tensor
     posterior_mean_coef_xt: Tensor
 
-    def __init__(
-        self, betas: Tensor | Sequence[float] | np.ndarray, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, betas: Tensor | Sequence[float] | Any, dtype: torch.dtype = torch.float32) -> None:
         """Build the tables.
 
         Args:
-            betas: β_1 … β_T, shape (T,), each strictly between 0 and 1.
+            betas: β_1 … β_T, shape (T,), each strictly between 0 and 1; a tensor, an array or a list.
             dtype: type of the stored buffers; float64 keeps full precision for experiments.
 
         Raises:
@@ -149,33 +144,22 @@ class NoiseSchedule(nn.Module):
         """
         super().__init__()
         betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
-        check_betas(betas)
-        tables = schedule_tables(betas)
+        _check_betas(betas)
+        tables = _schedule_tables(betas)
         for name, table in tables.items():
             self.register_buffer(name, table.to(dtype), persistent=False)
-        # A plain float64 tensor on the CPU, not a buffer: samplers that jump over levels take their coefficients from
-        # here as Python numbers, at full precision and without asking the accelerator for anything.
+        # A plain float64 tensor on the CPU, not a buffer: samplers that jump over timesteps take their coefficients
+        # from here as Python numbers, at full precision and without asking the accelerator for anything.
         self.exact_alpha_bar: Tensor = tables["alpha_bar"]
 
     @classmethod
     def from_name(cls, name: str, timesteps: int, **options: float) -> "NoiseSchedule":
-        """Build a schedule by name.
-
-        Args:
-            name: "linear", "cosine" or "sigmoid".
-            timesteps: T, at least 1.
-            **options: passed on to `linear_betas`, `cosine_betas` or `sigmoid_betas`.
-
-        Returns:
-            The schedule.
+        """Build "linear", "cosine" or "sigmoid"; `options` go to the function of that name.
 
         Raises:
             ValueError: if the name is unknown or the resulting β leave (0, 1).
         """
-        if name not in BETA_SCHEDULES:
-            raise ValueError(
-                f"unknown beta_schedule {name!r}; choose one of {', '.join(map(repr, BETA_SCHEDULES))}"
-            )
+        check_choice("beta_schedule", name, list(BETA_SCHEDULES))
         return cls(BETA_SCHEDULES[name](timesteps, **options))
 
     @property
@@ -183,12 +167,33 @@ class NoiseSchedule(nn.Module):
         """T, the number of noise levels."""
         return len(self.beta) - 1
 
+    def at(self, table: str, t: Tensor, x: Tensor) -> Tensor:
+        """The table's entries at t as (B, 1, 1, 1), ready to multiply x: in its type, but in float32 at least."""
+        # In half precision the smallest steps would add no noise.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return getattr(self, table)[t].view(-1, 1, 1, 1).to(dtype)
+
+    def signal_and_sigma(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and σ_t, the two factors in x_t = √ᾱ_t x_0 + σ_t ε, ready to multiply x."""
+        return self.at("sqrt_alpha_bar", t, x), self.at("sigma", t, x)
+
+    def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε: t steps of noise at once (eq:q-sample; Ho et al. 2020, eq. 4)."""
+        signal, sigma = self.signal_and_sigma(t, x0)
+        return signal * x0 + sigma * noise
+
+    def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """μ̃_t(x_t, x_0), the mean of q(x_{t−1} | x_t, x_0) (eq:posterior-mean)."""
+        return (
+            self.at("posterior_mean_coef_x0", t, x_t) * x0 + self.at("posterior_mean_coef_xt", t, x_t) * x_t
+        )
+
     def extra_repr(self) -> str:
         """Show T and how much signal is left at its end."""
         return f"timesteps={self.timesteps}, alpha_bar_T={self.alpha_bar[-1].item():.3g}"
 
 
-def schedule_tables(betas: Tensor) -> dict[str, Tensor]:
+def _schedule_tables(betas: Tensor) -> dict[str, Tensor]:
     """All tables of `NoiseSchedule`, in float64, from β_1 … β_T of shape (T,); each has shape (T+1,)."""
     beta = torch.cat([betas.new_zeros(1), betas])
     alpha = 1 - beta
@@ -201,11 +206,11 @@ def schedule_tables(betas: Tensor) -> dict[str, Tensor]:
     alpha_bar_prev = torch.cat([alpha_bar[:1], alpha_bar[:-1]])
     one_minus_alpha_bar_prev = torch.cat([one_minus_alpha_bar[:1], one_minus_alpha_bar[:-1]])
     divisor = one_minus_alpha_bar.clone()
-    divisor[0] = 1  # at t = 0 every numerator below is 0, apart from the one set by hand
+    # At t = 0 every numerator below is 0; "the state before clean data" is the clean data, so its factor is 1.
+    divisor[0] = 1
     posterior_variance = beta * one_minus_alpha_bar_prev / divisor
     coef_x0 = beta * alpha_bar_prev.sqrt() / divisor
-    coef_xt = alpha.sqrt() * one_minus_alpha_bar_prev / divisor
-    coef_x0[0] = 1  # "the state before clean data" is the clean data
+    coef_x0[0] = 1
     smallest = posterior_variance[2] if len(betas) > 1 else beta[1]
     return {
         "beta": beta,
@@ -218,11 +223,11 @@ def schedule_tables(betas: Tensor) -> dict[str, Tensor]:
         "posterior_variance": posterior_variance,
         "posterior_log_variance_clipped": torch.cat([smallest.repeat(2), posterior_variance[2:]]).log(),
         "posterior_mean_coef_x0": coef_x0,
-        "posterior_mean_coef_xt": coef_xt,
+        "posterior_mean_coef_xt": alpha.sqrt() * one_minus_alpha_bar_prev / divisor,
     }
 
 
-def check_betas(betas: Tensor) -> None:
+def _check_betas(betas: Tensor) -> None:
     """Refuse β that are not a non-empty list of numbers in (0, 1), naming the first offending step."""
     if betas.ndim != 1 or len(betas) < 1:
         raise ValueError(f"betas must have shape (T,) with T >= 1, but got shape {tuple(betas.shape)}")

@@ -1,22 +1,18 @@
-"""Which noise levels count for how much in training: weights w(t) on the loss, and how t is drawn."""
+"""Which timesteps count for how much in training: weights w(t) on the loss, and how t is drawn."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddpm.checks import check_whole
+from ddpm.prediction import Objective
 from ddpm.schedule import NoiseSchedule
 
-Objective = Literal["pred_noise", "pred_x0", "pred_v"]
-
-
-class Weighting(Protocol):
-    """A weight w(t) for the loss of each image."""
-
-    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
-        """Weights of shape (B,) for levels t of shape (B,)."""
-        ...
+# Weights w(t) for the loss of each image, shape (B,), from (schedule, t, objective).
+Weighting = Callable[[NoiseSchedule, Tensor, Objective], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,20 +26,20 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse a ceiling that is not positive."""
         if not self.gamma > 0:
             raise ValueError(f"MinSNR needs gamma > 0, but got {self.gamma!r}")
 
     def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
-        """Weights of shape (B,) for levels t of shape (B,)."""
+        """Weights of shape (B,) for t of shape (B,)."""
         snr = schedule.snr[t]
-        error_per_x0_error = {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}
-        return snr.clamp(max=self.gamma) / error_per_x0_error[objective]
+        # An error of the output, as a multiple of that of x_0.
+        output_error = {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}
+        return snr.clamp(max=self.gamma) / output_error[objective]
 
 
 @dataclass(frozen=True)
 class P2:
-    """P2 weighting (k + SNR)^−γ: less weight on the almost clean levels (Choi et al. 2022).
+    """P2 weighting (k + SNR)^−γ: less weight on the almost clean timesteps (Choi et al. 2022).
 
     Attributes:
         gamma: exponent γ; 0 means no weighting.
@@ -54,52 +50,37 @@ class P2:
     k: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what would weight the cleanest levels most, or not at all."""
         if not (self.gamma >= 0 and self.k >= 0):
             raise ValueError(f"P2 needs gamma >= 0 and k >= 0, but got gamma={self.gamma!r}, k={self.k!r}")
 
     def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:  # noqa: ARG002
-        """Weights of shape (B,) for levels t of shape (B,); the same for every objective."""
+        """Weights of shape (B,) for t of shape (B,); the same for every objective."""
         return (self.k + schedule.snr[t]) ** -self.gamma
 
 
-NAMED: dict[str, type[MinSNR | P2]] = {"MinSNR": MinSNR, "P2": P2}
+_NAMED: dict[str, type[MinSNR | P2]] = {"MinSNR": MinSNR, "P2": P2}
 
 
 def weighting_config(weighting: Weighting | None) -> dict[str, object] | None:
-    """A weighting as its name and its numbers, ready for JSON; `weighting_from_config` builds it again.
+    """A weighting as its name and its numbers, ready for JSON, such as `{"name": "MinSNR", "gamma": 5.0}`.
 
-    Args:
-        weighting: None, `MinSNR` or `P2`.
-
-    Returns:
-        None, or for example `{"name": "MinSNR", "gamma": 5.0}`.
-
-    Raises:
-        TypeError: if it is any other function, which no configuration can hold.
+    A function of the user's own, which no configuration can hold, is recorded as `{"name": "custom", "repr": …}`.
     """
     if weighting is None:
         return None
     # Not a subclass, which may compute something else from the same numbers.
-    if isinstance(weighting, MinSNR | P2) and type(weighting) in NAMED.values():
+    if isinstance(weighting, MinSNR | P2) and type(weighting) in _NAMED.values():
         return {"name": type(weighting).__name__, **asdict(weighting)}
-    raise TypeError(
-        f"only None, {' and '.join(NAMED)} can be written to a configuration, but the weighting is {weighting!r}"
-    )
+    named: Any = weighting if hasattr(weighting, "__qualname__") else type(weighting)
+    return {"name": "custom", "repr": f"{named.__module__}.{named.__qualname__}"}
 
 
-def weighting_from_config(config: dict[str, object] | None) -> Weighting | None:
-    """The weighting that `weighting_config` wrote down.
-
-    Args:
-        config: None, or a name and the weighting's numbers; numbers that are left out take their defaults.
-
-    Returns:
-        The weighting.
+def weighting_from_config(config: Mapping[str, Any] | None) -> Weighting | None:
+    """The weighting that `weighting_config` wrote down; numbers that are left out take their defaults.
 
     Raises:
-        ValueError: if there is no such weighting or it has no such number, or a number is out of range; also for
-            "custom", under which `GaussianDiffusion.config` records a function of your own.
+        ValueError: if there is no such weighting, it has no such number, or a number is out of range; also for a
+            function of the user's own.
     """
     if config is None:
         return None
@@ -110,12 +91,12 @@ def weighting_from_config(config: dict[str, object] | None) -> Weighting | None:
             f"this loss weighting was a function of the user's own, {config.get('repr')}, which a configuration cannot"
             " bring back; build it and give it to GaussianDiffusion as `loss_weighting`"
         )
-    if not isinstance(name, str) or name not in NAMED:
-        raise ValueError(f"unknown loss weighting {config!r}; its name must be one of {', '.join(NAMED)}")
-    known = [field.name for field in fields(NAMED[name])]
+    if not isinstance(name, str) or name not in _NAMED:
+        raise ValueError(f"unknown loss weighting {config!r}; its name must be one of {', '.join(_NAMED)}")
+    known = [field.name for field in fields(_NAMED[name])]
     if not set(numbers) <= set(known):
         raise ValueError(f"{name} takes {' and '.join(known)}, but got {sorted(numbers)}")
-    return NAMED[name](**numbers)  # pyright: ignore[reportArgumentType]  # out of JSON; the class checks the range
+    return _NAMED[name](**numbers)
 
 
 def stratified_timesteps(
@@ -125,28 +106,29 @@ def stratified_timesteps(
     shift: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Noise levels for a batch, spread evenly over 1 … T with one common random shift (eq:low-discrepancy).
+    """Timesteps for a batch, spread evenly over 1 … T with one common random shift (eq:low-discrepancy).
 
-    Each level has probability 1/T for each image of a shuffled batch, as with independent draws, but every batch covers
-    the whole range, so its loss wanders less (Kingma et al. 2021, appendix I).
+    Each timestep has probability 1/T for each image of a shuffled batch, as with independent draws, but every batch
+    covers the whole range, so its loss wanders less (Kingma et al. 2021, appendix I).
 
     Args:
-        count: number of levels B, at least 1.
+        count: number of timesteps B, at least 1.
         timesteps: T, at least 1.
         shift: the common shift u in [0, 1); drawn if not given.
         generator: source of `shift` where it is drawn.
 
     Returns:
-        Levels of shape (B,), int64, in rising order.
+        Timesteps of shape (B,), int64, in rising order.
 
     Raises:
         ValueError: if a number is out of range.
     """
-    if count < 1 or timesteps < 1:
-        raise ValueError(f"count and timesteps must be at least 1, but got {count} and {timesteps}")
+    check_whole("count", count)
+    check_whole("timesteps", timesteps)
     if shift is None:
         shift = float(torch.rand((), generator=generator, dtype=torch.float64))
     if not 0 <= shift < 1:
         raise ValueError(f"shift must lie in [0, 1), but got {shift}")
     position = (torch.arange(count, dtype=torch.float64) + shift) / count
-    return 1 + (timesteps * position).long().clamp(max=timesteps - 1)  # the clamp is for rounding only
+    # The clamp is for rounding only.
+    return 1 + (timesteps * position).long().clamp(max=timesteps - 1)

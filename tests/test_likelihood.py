@@ -11,8 +11,8 @@ from torch.distributions import Normal, kl_divergence
 
 from ddpm import GaussianDiffusion, Unet, likelihood
 from ddpm.likelihood import VariationalBound, decoder_term, denoising_term, prior_term, vlb_terms
-from ddpm.oracle import GaussianMixtureOracle
-from ddpm.reverse import OptimalVariance, Reverse, reverse_log_variance, variance_rule
+from ddpm.mixture_oracle import GaussianMixtureOracle
+from ddpm.reverse_process import OptimalVariance, Reverse, reverse_log_variance, variance_rule
 from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas
 from ddpm.weighting import stratified_timesteps
 
@@ -303,7 +303,7 @@ def sampled_totals(model: GaussianDenoiser, levels: int) -> Tensor:
     generator = torch.Generator().manual_seed(4)
     x0 = model.draw(REPEATS * GROUP)
     options = {"clip_x0": False, "decoder": "continuous", "generator": generator, "batch_size": len(x0)}
-    return vlb_terms(model, x0, levels=levels, **options).total.view(REPEATS, GROUP)
+    return vlb_terms(model, x0, timesteps_per_image=levels, **options).total.view(REPEATS, GROUP)
 
 
 def coverage(totals: Tensor, truth: float) -> float:
@@ -319,7 +319,7 @@ def eight_pixels() -> GaussianDenoiser:
 def test_few_levels_estimate_the_same_bound_with_an_honest_error() -> None:
     model = eight_pixels()
     truth = expected_bounds(model, "fixed_small").mean().item()
-    totals = sampled_totals(model, levels=3)
+    totals = sampled_totals(model, timesteps_per_image=3)
     error = totals.std().item() / math.sqrt(totals.numel())
     assert error < 0.01 * truth
     assert abs(totals.mean().item() - truth) < ERROR_BARS * error
@@ -336,7 +336,7 @@ def test_one_shift_for_the_batch_would_make_the_error_a_lie(monkeypatch: pytest.
     monkeypatch.setattr(likelihood, "denoising_levels", shared)
     model = eight_pixels()
     truth = expected_bounds(model, "fixed_small").mean().item()
-    assert coverage(sampled_totals(model, levels=3), truth) < 0.8
+    assert coverage(sampled_totals(model, timesteps_per_image=3), truth) < 0.8
 
 
 def test_levels_even_in_t_would_miss_where_the_cost_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,9 +347,9 @@ def test_levels_even_in_t_would_miss_where_the_cost_is(monkeypatch: pytest.Monke
         return torch.stack(rows), torch.full((schedule.timesteps + 1,), (schedule.timesteps - 1) / count)
 
     model = eight_pixels()
-    ours = sampled_totals(model, levels=3).std()
+    ours = sampled_totals(model, timesteps_per_image=3).std()
     monkeypatch.setattr(likelihood, "denoising_levels", even)
-    totals = sampled_totals(model, levels=3)
+    totals = sampled_totals(model, timesteps_per_image=3)
     assert totals.std() > 4 * ours
     assert coverage(totals, expected_bounds(model, "fixed_small").mean().item()) < 0.88
 
@@ -358,7 +358,7 @@ def test_levels_even_in_t_would_miss_where_the_cost_is(monkeypatch: pytest.Monke
 def test_every_term_of_few_levels_has_the_right_mean(levels: int) -> None:
     model = denoiser(uniform_log_snr_betas(10, last=-2.0))  # no level too rare to be drawn
     options = {"clip_x0": False, "decoder": "continuous", "generator": torch.Generator().manual_seed(1)}
-    bound = vlb_terms(model, model.draw(8000), levels=levels, batch_size=8000, **options)
+    bound = vlb_terms(model, model.draw(8000), timesteps_per_image=levels, batch_size=8000, **options)
     assert bound.steps[:, 2:].isfinite().all()
     check_steps_against_closed_form(bound, model)
 
@@ -382,7 +382,7 @@ def test_levels_that_are_spread_wander_less_than_independent_ones() -> None:
     options = {"clip_x0": False, "decoder": "continuous", "batch_size": 2000}
     one, eight = (
         vlb_terms(
-            model, x0, levels=count, generator=torch.Generator().manual_seed(3), **options
+            model, x0, timesteps_per_image=count, generator=torch.Generator().manual_seed(3), **options
         ).denoising.std()
         for count in (1, 8)
     )
@@ -396,7 +396,7 @@ def test_few_levels_cost_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
         "predict",
         lambda self, x, t, *_, **how: (calls.append(t), predict(self, x, t, **how))[1],
     )
-    vlb_terms(denoiser(linear_betas(25)), eight_bit_images(3, 1), levels=4)
+    vlb_terms(denoiser(linear_betas(25)), eight_bit_images(3, 1), timesteps_per_image=4)
     assert len(calls) == 5
     assert all(len(t) == 3 for t in calls)
 
@@ -606,7 +606,9 @@ def test_an_image_does_not_depend_on_the_batch() -> None:
     alone = vlb_terms(model, x0[4:5], seeds=seeds[4:5])
     torch.testing.assert_close(parts.steps, whole.steps, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(alone.total, whole.total[4:5], rtol=1e-10, atol=1e-12)
-    few, fewer = (vlb_terms(model, x0, seeds=seeds, levels=5, batch_size=size) for size in (7, 3))
+    few, fewer = (
+        vlb_terms(model, x0, seeds=seeds, timesteps_per_image=5, batch_size=size) for size in (7, 3)
+    )
     torch.testing.assert_close(few.steps, fewer.steps, rtol=1e-10, atol=1e-12)
     by_generator = [
         vlb_terms(model, x0, generator=torch.Generator().manual_seed(2), batch_size=size).total
@@ -657,9 +659,9 @@ def test_network_without_dropout_or_gradients(diffusion: GaussianDiffusion) -> N
 
 def test_network_in_full_precision_wherever_it_is_asked(diffusion: GaussianDiffusion) -> None:
     x0 = torch.randint(0, 256, (2, 1, 8, 8)).float() / 127.5 - 1
-    plain = vlb_terms(diffusion, x0, seeds=[1, 2], levels=3)
+    plain = vlb_terms(diffusion, x0, seeds=[1, 2], timesteps_per_image=3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(vlb_terms(diffusion, x0, seeds=[1, 2], levels=3).steps, plain.steps)
+        assert torch.equal(vlb_terms(diffusion, x0, seeds=[1, 2], timesteps_per_image=3).steps, plain.steps)
 
 
 def test_untrained_network_costs_far_more_than_the_raw_bytes(diffusion: GaussianDiffusion) -> None:

@@ -22,8 +22,8 @@ from ddpm import (
     gaussians,
 )
 from ddpm.likelihood import vlb_terms
-from ddpm.oracle import choose
-from ddpm.samplers import levels
+from ddpm.mixture_oracle import choose
+from ddpm.prediction import full_timesteps
 from tests.exact import GaussianDenoiser, schedule_64
 
 ROOT = Path(__file__).parents[1]
@@ -110,9 +110,9 @@ def test_density_and_posterior_mean_against_quadrature(t: int) -> None:
     points = np.array([-2.5, -1.1, -0.4, 0.0, 0.31, 0.77, 1.9])
     joint = np.stack([joint_density(x, t) for x in points])
     x = column(points)
-    density = line().log_density(x, levels(x, t)).exp().numpy()
+    density = line().log_density(x, full_timesteps(t, x)).exp().numpy()
     np.testing.assert_allclose(density, joint.sum(1) * STEP, rtol=1e-9)
-    mean = line().posterior_mean(x, levels(x, t)).flatten().numpy()
+    mean = line().expected_x0(x, full_timesteps(t, x)).flatten().numpy()
     np.testing.assert_allclose(mean, (joint * GRID).sum(1) / joint.sum(1), rtol=1e-9, atol=1e-12)
 
 
@@ -120,7 +120,7 @@ def test_density_of_the_data_itself() -> None:
     x = column(np.linspace(-2, 2, 9))
     want = np.log(data_density(x.flatten().numpy()))
     np.testing.assert_allclose(line().log_likelihood(x).numpy(), want, rtol=1e-12)
-    np.testing.assert_allclose(line().log_density(x, levels(x, 0)).numpy(), want, rtol=1e-12)
+    np.testing.assert_allclose(line().log_density(x, full_timesteps(0, x)).numpy(), want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("t", [1, 2, 3, 5])
@@ -142,7 +142,7 @@ def test_step_back_against_quadrature(t: int, x_t: float) -> None:
 
     count = 20_000
     x = column(np.full(count, x_t))
-    draws = line().sample_posterior(x, levels(x, t), seeded(t)).flatten().numpy()
+    draws = line().sample_posterior(x, full_timesteps(t, x), seeded(t)).flatten().numpy()
     test = stats.kstest(draws, lambda x: np.interp(x, GRID, distribution))
     assert test.pvalue > 1e-4
     mean = (GRID * density).sum() * STEP
@@ -164,9 +164,9 @@ def test_log_density_against_torch(t: int) -> None:
     )
     want = MixtureSameFamily(Categorical(weights), components)
     x = torch.randn(50, 3, 1, 1, generator=seeded(3), dtype=torch.float64)
-    torch.testing.assert_close(space().log_density(x, levels(x, t)), want.log_prob(x.flatten(1)))
+    torch.testing.assert_close(space().log_density(x, full_timesteps(t, x)), want.log_prob(x.flatten(1)))
     joint = components.log_prob(x.flatten(1)[:, None]) + weights.log()
-    torch.testing.assert_close(space().responsibilities(x, levels(x, t)), joint.softmax(1))
+    torch.testing.assert_close(space().responsibilities(x, full_timesteps(t, x)), joint.softmax(1))
     mixture = space().marginal(t)
     torch.testing.assert_close(mixture[0], torch.tensor(WEIGHTS, dtype=torch.float64))
     torch.testing.assert_close(mixture[1], components.mean)
@@ -189,15 +189,15 @@ def test_posterior_mean_by_conditioning(t: int) -> None:
         conditionals.append(gaussians.condition(torch.cat([mean, a * mean]), joint, observed, x)[0])
         log_weights.append(weight.log() + MultivariateNormal(a * mean, spread).log_prob(x))
     want = torch.stack(log_weights).softmax(0) @ torch.stack(conditionals)
-    got = space().posterior_mean(x.view(1, 3, 1, 1), torch.tensor([t]))
+    got = space().expected_x0(x.view(1, 3, 1, 1), torch.tensor([t]))
     torch.testing.assert_close(got.flatten(), want)
 
 
 @pytest.mark.parametrize("t", [0, 1, 2, 5])
 def test_score_is_the_gradient_of_log_density(t: int) -> None:
     x = torch.randn(20, 3, 1, 1, generator=seeded(5), dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(space().log_density(x, levels(x, t)).sum(), x)
-    torch.testing.assert_close(space().score(x, levels(x, t)), gradient)
+    (gradient,) = torch.autograd.grad(space().log_density(x, full_timesteps(t, x)).sum(), x)
+    torch.testing.assert_close(space().score(x, full_timesteps(t, x)), gradient)
 
 
 @pytest.mark.parametrize("clip_x0", [False, True])
@@ -205,7 +205,7 @@ def test_the_four_coordinates_agree(clip_x0: bool) -> None:
     x = 2 * torch.randn(20, 3, 1, 1, generator=seeded(6), dtype=torch.float64)
     t = torch.arange(20) % 5 + 1
     belief = space().predict(x, t, clip_x0=clip_x0)
-    x0 = space().posterior_mean(x, t)
+    x0 = space().expected_x0(x, t)
     assert x0.abs().max() > 1  # otherwise clipping would change nothing
     torch.testing.assert_close(belief.x0, x0.clamp(-1, 1) if clip_x0 else x0)
     signal = torch.tensor([alpha_bar(level) for level in t.tolist()], dtype=torch.float64).view(-1, 1, 1, 1)
@@ -222,7 +222,7 @@ def test_posterior_mean_is_the_best_guess_of_simulated_data(t: int) -> None:
     generator = seeded(7)
     x0 = space().sample_data(100_000, generator)
     x_t = noised(x0, t, generator)
-    residual = (x0 - space().posterior_mean(x_t, levels(x_t, t))).flatten(1)
+    residual = (x0 - space().expected_x0(x_t, full_timesteps(t, x_t))).flatten(1)
     tests = torch.cat([torch.ones(len(x_t), 1, dtype=torch.float64), moments(x_t.flatten(1))], 1)
     products = residual[:, :, None] * tests[:, None, :]
     assert (products.mean(0).abs() <= ERROR_BARS * products.std(0) / math.sqrt(len(x_t))).all()
@@ -246,7 +246,7 @@ def test_step_back_undoes_a_simulated_step(t: int) -> None:
         before.shape, generator=generator, dtype=torch.float64
     )
     other = noised(space().sample_data(100_000, generator), t, generator)
-    back = space().sample_posterior(other, levels(other, t), generator)
+    back = space().sample_posterior(other, full_timesteps(t, other), generator)
     forward = torch.cat([before.flatten(1), now.flatten(1)], 1)
     backward = torch.cat([back.flatten(1), other.flatten(1)], 1)
     assert_same_mean(moments(forward), moments(backward))
@@ -258,7 +258,7 @@ def test_the_whole_way_back_is_exact_in_five_steps() -> None:
     for oracle in (line(), space()):
         x = noised(oracle.sample_data(100_000, generator), 5, generator)
         for t in range(5, 0, -1):
-            x = oracle.sample_posterior(x, levels(x, t), generator)
+            x = oracle.sample_posterior(x, full_timesteps(t, x), generator)
         assert_same_mean(moments(x.flatten(1)), moments(oracle.sample_data(100_000, generator).flatten(1)))
         if oracle.dimensions == 1:
             assert stats.kstest(x.flatten().numpy(), data_distribution).pvalue > 1e-4
@@ -270,7 +270,7 @@ def test_one_gaussian_against_the_straight_line() -> None:
     oracle = GaussianMixtureOracle(schedule, torch.full((1, 4), 0.3), [0.2], shape=(1, 2, 2))
     x = torch.randn(6, 1, 2, 2, generator=seeded(21), dtype=torch.float64)
     for t in range(1, 51):
-        want, got = known.predict(x, levels(x, t)), oracle.predict(x, levels(x, t))
+        want, got = known.predict(x, full_timesteps(t, x)), oracle.predict(x, full_timesteps(t, x))
         for name in ("x0", "noise", "v", "score"):
             torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=1e-5, atol=1e-6)
         weights, means, covariances = oracle.marginal(t)
@@ -293,13 +293,13 @@ def test_three_ways_to_write_a_covariance() -> None:
         GaussianMixtureOracle(SHORT, means, form)
         for form in (variances, diagonal, torch.diag_embed(diagonal))
     )
-    torch.testing.assert_close(one.posterior_mean(x, t), two.posterior_mean(x, t))
-    torch.testing.assert_close(one.posterior_mean(x, t), three.posterior_mean(x, t))
+    torch.testing.assert_close(one.expected_x0(x, t), two.expected_x0(x, t))
+    torch.testing.assert_close(one.expected_x0(x, t), three.expected_x0(x, t))
     uneven = torch.tensor([[0.3, 0.01], [0.05, 0.2]], dtype=torch.float64)
     two, three = (GaussianMixtureOracle(SHORT, means, form) for form in (uneven, torch.diag_embed(uneven)))
-    torch.testing.assert_close(two.posterior_mean(x, t), three.posterior_mean(x, t))
+    torch.testing.assert_close(two.expected_x0(x, t), three.expected_x0(x, t))
     torch.testing.assert_close(two.log_density(x, t), three.log_density(x, t))
-    assert (two.posterior_mean(x, t) - one.posterior_mean(x, t)).abs().max() > 0.01
+    assert (two.expected_x0(x, t) - one.expected_x0(x, t)).abs().max() > 0.01
 
 
 def empirical(**options: object) -> EmpiricalOracle:
@@ -384,10 +384,10 @@ def test_a_component_without_weight_has_no_say() -> None:
     with_it = GaussianMixtureOracle(SHORT, [[-0.5], [0.2], [0.9]], [0.1, 0.2, 0.3], [0.4, 0.0, 0.6])
     without = GaussianMixtureOracle(SHORT, [[-0.5], [0.9]], [0.1, 0.3], [0.4, 0.6])
     x = column(np.linspace(-2, 2, 7)).requires_grad_()
-    t = levels(x, 2)
-    torch.testing.assert_close(with_it.posterior_mean(x, t), without.posterior_mean(x, t))
+    t = full_timesteps(2, x)
+    torch.testing.assert_close(with_it.expected_x0(x, t), without.expected_x0(x, t))
     torch.testing.assert_close(with_it.score(x, t), without.score(x, t))
-    (gradient,) = torch.autograd.grad(with_it.posterior_mean(x, t).sum(), x)
+    (gradient,) = torch.autograd.grad(with_it.expected_x0(x, t).sum(), x)
     assert gradient.isfinite().all()
 
 
@@ -422,10 +422,10 @@ def test_empirical_against_brute_force(chunk_size: int) -> None:
     weights, log_density = brute_force(x, t)
     assert weights[-1].max() < 0.9  # the last levels really are an average of several images
     torch.testing.assert_close(oracle.weights(x, t), weights)
-    torch.testing.assert_close(oracle.posterior_mean(x, t), (weights @ some_images().flatten(1)).view_as(x))
+    torch.testing.assert_close(oracle.expected_x0(x, t), (weights @ some_images().flatten(1)).view_as(x))
     torch.testing.assert_close(oracle.log_density(x, t), log_density)
-    in_float32 = empirical(chunk_size=chunk_size).posterior_mean(x, t)
-    torch.testing.assert_close(in_float32, oracle.posterior_mean(x, t), rtol=0, atol=1e-4)
+    in_float32 = empirical(chunk_size=chunk_size).expected_x0(x, t)
+    torch.testing.assert_close(in_float32, oracle.expected_x0(x, t), rtol=0, atol=1e-4)
 
 
 def test_empirical_is_the_limit_of_narrow_gaussians() -> None:
@@ -450,13 +450,13 @@ def test_gradients_of_the_empirical_oracle(chunk_size: int) -> None:
     x.requires_grad_()
     (gradient,) = torch.autograd.grad(oracle.log_density(x, t).sum(), x)
     torch.testing.assert_close(oracle.score(x, t), gradient)
-    assert torch.autograd.gradcheck(lambda x: oracle.posterior_mean(x, t), (x,))
+    assert torch.autograd.gradcheck(lambda x: oracle.expected_x0(x, t), (x,))
 
 
 def test_gradients_of_the_mixture() -> None:
     x = torch.randn(4, 3, 1, 1, generator=seeded(34), dtype=torch.float64, requires_grad=True)
     t = torch.tensor([1, 2, 4, 5])
-    assert torch.autograd.gradcheck(lambda x: space().posterior_mean(x, t), (x,))
+    assert torch.autograd.gradcheck(lambda x: space().expected_x0(x, t), (x,))
     assert torch.autograd.gradcheck(lambda x: space().score(x, t), (x,))
 
 
@@ -473,9 +473,7 @@ def test_little_noise_in_float32() -> None:
         torch.testing.assert_close(
             rounded.log_density(x, t).double(), exact.log_density(x, t), rtol=0, atol=1e-4
         )
-        torch.testing.assert_close(
-            rounded.posterior_mean(x, t), exact.posterior_mean(x, t), rtol=1e-4, atol=0
-        )
+        torch.testing.assert_close(rounded.expected_x0(x, t), exact.expected_x0(x, t), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -495,13 +493,13 @@ def test_nothing_underflows(kind: str, dtype: torch.dtype) -> None:
             x = (
                 images[:9] + scale * torch.randn(9, 2, 3, 4, generator=seeded(35), dtype=dtype)
             ).requires_grad_()
-            belief = oracle.predict(x, levels(x, t))
+            belief = oracle.predict(x, full_timesteps(t, x))
             for value in (
                 belief.x0,
                 belief.noise,
                 belief.v,
                 belief.score,
-                oracle.log_density(x, levels(x, t)),
+                oracle.log_density(x, full_timesteps(t, x)),
             ):
                 assert value.isfinite().all()
             (gradient,) = torch.autograd.grad(belief.x0.sum(), x)
@@ -509,9 +507,9 @@ def test_nothing_underflows(kind: str, dtype: torch.dtype) -> None:
             if kind == "empirical":
                 assert belief.x0.abs().max() <= 1 + 1e-5  # an average of images
     x = images[:9]
-    seen = oracle.predict(math.sqrt(float(schedule.exact_alpha_bar[1])) * x, levels(x, 1)).x0
+    seen = oracle.predict(math.sqrt(float(schedule.exact_alpha_bar[1])) * x, full_timesteps(1, x)).x0
     torch.testing.assert_close(seen, x, rtol=0, atol=1e-5)  # at t = 1 there is no doubt
-    everything = oracle.posterior_mean(x, levels(x, 1000)) - images.mean(0)
+    everything = oracle.expected_x0(x, full_timesteps(1000, x)) - images.mean(0)
     assert everything.abs().max() < 0.02  # at T nothing is known but the average
 
 
@@ -526,7 +524,7 @@ oracle = EmpiricalOracle(NoiseSchedule.from_name("linear", 1000), images)
 t = torch.tensor([1, 100, 500, 1000]).repeat(16)
 a = oracle.schedule.sqrt_alpha_bar[t].view(-1, 1, 1, 1)
 x = a * images[59_000:59_064] + (1 - a**2).sqrt() * torch.randn(64, 1, 28, 28)
-guess = oracle.posterior_mean(x, t)
+guess = oracle.expected_x0(x, t)
 density = oracle.log_density(x, t)
 assert guess.isfinite().all() and density.isfinite().all()
 assert torch.allclose(guess[::4], images[59_000:59_064:4], atol=1e-6)

@@ -109,5 +109,7 @@ def bits_per_dimension(
     """
     seeds = range(len(images)) if seeds is None else seeds
     levels = None if levels is None or levels >= diffusion.schedule.timesteps - 1 else levels
-    bound = vlb_terms(diffusion, to_model_scale(images), levels=levels, labels=labels, seeds=seeds)
+    bound = vlb_terms(
+        diffusion, to_model_scale(images), timesteps_per_image=levels, labels=labels, seeds=seeds
+    )
     return bound.bits_per_dim(bound.total)

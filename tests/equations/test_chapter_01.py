@@ -34,13 +34,13 @@ def oracle_mean(alpha_bar, x_t):
     oracle = EmpiricalOracle(
         NoiseSchedule([1 - alpha_bar], dtype=torch.float64), pictures, dtype=torch.float64
     )
-    return oracle.posterior_mean(torch.full((1, 1, 1, 1), x_t, dtype=torch.float64), torch.tensor([1])).item()
+    return oracle.expected_x0(torch.full((1, 1, 1, 1), x_t, dtype=torch.float64), torch.tensor([1])).item()
 
 
 @equation(
     "eq:best-guess",
     how="quadrature",
-    where="ddpm.oracle.EmpiricalOracle.posterior_mean",
+    where="ddpm.oracle.EmpiricalOracle.expected_x0",
     implementation=oracle_mean,
     mutants={
         "nearest picture": lambda alpha_bar, x_t: DATA[np.abs(x_t - math.sqrt(alpha_bar) * DATA).argmin()],

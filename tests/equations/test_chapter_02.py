@@ -12,7 +12,7 @@ from torch import nn
 
 from ddpm import GaussianDiffusion, NoiseSchedule, linear_betas
 from ddpm.gaussians import log_density
-from ddpm.oracle import GaussianMixtureOracle
+from ddpm.mixture_oracle import GaussianMixtureOracle
 from tests.equations.ledger import equation
 
 approx = pytest.approx
@@ -319,7 +319,7 @@ def oracle_log_density(schedule, t, x):
 @equation(
     "eq:mixture-marginal",
     how="quadrature",
-    where="ddpm.oracle.GaussianMixtureOracle.marginal",
+    where="ddpm.mixture_oracle.GaussianMixtureOracle.marginal",
     implementation=oracle_log_density,
     mutants={
         "ᾱ for its root": lambda schedule, t, x: mixture_log_density(schedule, t, x, mean_factor=lambda a: a),

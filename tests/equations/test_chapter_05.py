@@ -16,9 +16,9 @@ from torch.distributions import kl_divergence as torch_kl
 from ddpm import GaussianDiffusion, NoiseSchedule, linear_betas
 from ddpm.gaussians import discretized_log_likelihood, kl_divergence, log_density
 from ddpm.likelihood import VariationalBound, denoising_term, vlb_terms
-from ddpm.oracle import GaussianMixtureOracle
-from ddpm.reverse import OptimalVariance, Reverse, variance_rule
-from ddpm.samplers import levels
+from ddpm.mixture_oracle import GaussianMixtureOracle
+from ddpm.prediction import full_timesteps
+from ddpm.reverse_process import OptimalVariance, Reverse, variance_rule
 from tests.equations.ledger import equation
 
 ERROR_BARS = 4.5  # how many standard errors a Monte Carlo mean may be off
@@ -329,14 +329,18 @@ def total_variance(x_t: float, t: int, *, power: int = 2, known: str = "posterio
 def package_optimal_variance(x_t: float, t: int) -> float:
     image = torch.full((1, 1, 1, 1), x_t, dtype=torch.float64)
     return (
-        OptimalVariance(HUMPS)(image, levels(image, t), HUMPS.predict(image, levels(image, t))).exp().item()
+        OptimalVariance(HUMPS)(
+            image, full_timesteps(t, image), HUMPS.predict(image, full_timesteps(t, image))
+        )
+        .exp()
+        .item()
     )
 
 
 @equation(
     "eq:optimal-variance",
     how="quadrature",
-    where="ddpm.reverse.OptimalVariance.__call__",
+    where="ddpm.reverse_process.OptimalVariance.__call__",
     implementation=package_optimal_variance,
     mutants={
         "x_0 taken as known": lambda _, t: HUMPS.schedule.posterior_variance[t].item(),
@@ -434,7 +438,7 @@ def guessed_x0(t: int) -> Tensor:
 def package_term(t: int, variance: str) -> float:
     """L_{t−1} by `denoising_term`, for one draw of the noise."""
     reverse = Reverse(Fixed(CHAIN, guessed_x0(t)), variance_rule(CHAIN, variance), None, clip_x0=False)
-    return denoising_term(reverse, TRUE_X0, noisy(t, EPSILON), levels(TRUE_X0, t)).sum().item()
+    return denoising_term(reverse, TRUE_X0, noisy(t, EPSILON), full_timesteps(t, TRUE_X0)).sum().item()
 
 
 def posterior(x0: Tensor, x_t: Tensor, t: int) -> Normal:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpm import NoiseSchedule, linear_betas
 from ddpm.gaussians import condition
-from ddpm.oracle import GaussianMixtureOracle
+from ddpm.mixture_oracle import GaussianMixtureOracle
 from tests.equations.ledger import equation
 
 AXIS = torch.linspace(-9, 9, 451, dtype=torch.float64)
@@ -335,7 +335,7 @@ def by_score(t, x_t, *, noise=1.0, spread=1.0):
 @equation(
     "eq:tweedie",
     how="quadrature",
-    where="ddpm.oracle.GaussianMixtureOracle.posterior_mean",
+    where="ddpm.mixture_oracle.GaussianMixtureOracle.expected_x0",
     implementation=oracle_guess,
     mutants={
         "sign of the slope": lambda t, x_t: by_score(t, x_t, noise=-1.0),

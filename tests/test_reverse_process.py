@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ddpm import gaussians
 from ddpm.likelihood import vlb_terms
-from ddpm.oracle import GaussianMixtureOracle
-from ddpm.reverse import OptimalVariance, Reverse, variance_rule
-from ddpm.samplers import levels
+from ddpm.mixture_oracle import GaussianMixtureOracle
+from ddpm.prediction import full_timesteps
+from ddpm.reverse_process import OptimalVariance, Reverse, variance_rule
 from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas
 
 SCHEDULE = NoiseSchedule(linear_betas(40), dtype=torch.float64)
@@ -41,7 +41,7 @@ def test_a_learned_variance_that_equals_a_table_costs_the_same(few: int | None) 
     table = torch.linspace(0.5, 1.5, 41, dtype=torch.float64) * SCHEDULE.beta
     model = learned(per_image(table.log()))
     by_table, by_rule = (
-        vlb_terms(model, PICTURES, variance=variance, seeds=[1, 2, 3], levels=few)
+        vlb_terms(model, PICTURES, variance=variance, seeds=[1, 2, 3], timesteps_per_image=few)
         for variance in (table, lambda _x, _t, prediction: prediction.log_variance)
     )
     torch.testing.assert_close(by_rule.steps, by_table.steps, rtol=1e-12, atol=0)
@@ -113,7 +113,7 @@ def test_optimal_variance_of_correlated_gaussian_pixels(betas: Tensor) -> None:
     x_t = torch.randn(2, 3, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for t in (1, 2, 17, schedule.timesteps):
         with torch.no_grad():
-            variance = rule(x_t, levels(x_t, t), oracle.predict(x_t, levels(x_t, t))).exp()
+            variance = rule(x_t, full_timesteps(t, x_t), oracle.predict(x_t, full_timesteps(t, x_t))).exp()
         expected = true_variance(schedule, data, t).view(1, 3, 1, 1).expand_as(variance)
         torch.testing.assert_close(variance, expected, rtol=1e-7, atol=0)
 
@@ -123,7 +123,7 @@ def test_optimal_variance_of_a_mixture_is_the_spread_of_its_exact_steps_back() -
     oracle = GaussianMixtureOracle(schedule, [[-1.0], [1.0]], [0.01, 0.04], [0.3, 0.7])
     for t, where in [(5, 0.1), (9, 0.5), (1, -0.9)]:
         x_t = torch.full((40_000, 1, 1, 1), where, dtype=torch.float64)
-        level = levels(x_t, t)
+        level = full_timesteps(t, x_t)
         drawn = oracle.sample_posterior(x_t, level, torch.Generator().manual_seed(t)).flatten()
         squares = (drawn - drawn.mean()) ** 2
         error = squares.std().item() / 200

@@ -1,0 +1,196 @@
+"""The exact denoiser of a mixture of Gaussians.
+
+Noise is Gaussian, so that a mixture of Gaussians stays one at every t: a component N(μ_k, Σ_k) of the data becomes
+N(√ᾱ_t μ_k, ᾱ_t Σ_k + (1 − ᾱ_t) I). A finite data set is the limit Σ_k → 0 with one component per image.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm import gaussians
+from ddpm.checks import check_mixture, check_whole
+from ddpm.oracle import Oracle
+from ddpm.prediction import full_timesteps
+from ddpm.randomness import randn_like
+from ddpm.schedule import NoiseSchedule
+
+
+class GaussianMixtureOracle(Oracle):
+    """The exact denoiser of a mixture of Gaussians Σ_k w_k N(μ_k, Σ_k), in any dimension.
+
+    Every Σ_k = Q_k Λ_k Q_kᵀ is decomposed once. Noise has the same variance in every direction, so that in the basis
+    Q_k the covariance of x_t stays diagonal at all t, with entries ᾱ_t λ + 1 − ᾱ_t. Tensors below that hold one row per
+    component have shape (K, B, …).
+
+    Attributes:
+        weights: w_k, shape (K,).
+        means: μ_k, shape (K, D).
+        eigenvalues: the diagonals of Λ_k, shape (K, D).
+        basis: Q_k, whose columns are the eigenvectors, shape (K, D, D).
+    """
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        means: Any,
+        covariances: Any,
+        weights: Any = None,
+        *,
+        shape: Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        """Decompose the covariances; the numbers are tensors, arrays or lists.
+
+        Args:
+            schedule: the noise schedule.
+            means: μ_k, shape (K, D).
+            covariances: Σ_k as full matrices, shape (K, D, D), as their diagonals, shape (K, D), or, where every
+                direction has the same, as variances (not standard deviations), shape (K,).
+            weights: w_k, not negative, of sum 1, shape (K,); None for equal ones.
+            shape: (C, H, W) of one image, with C·H·W = D; None for (1, 1, D).
+            dtype: the type in which to compute.
+
+        Raises:
+            ValueError: if shapes disagree, a covariance is not symmetric and positive definite, or the weights are no
+                probabilities.
+        """
+        mean = torch.as_tensor(means, dtype=torch.float64)
+        covariance = torch.as_tensor(covariances, dtype=torch.float64, device=mean.device)
+        equal = torch.full((len(mean),), 1 / len(mean))
+        w = torch.as_tensor(equal if weights is None else weights, dtype=torch.float64, device=mean.device)
+        check_mixture(mean, covariance, w)
+        dimensions = mean.shape[1]
+        shape = (1, 1, dimensions) if shape is None else tuple(shape)
+        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) != dimensions:
+            raise ValueError(
+                f"shape must be (C, H, W) with C·H·W = {dimensions}, the length of the means, but got {shape}"
+            )
+        super().__init__(schedule, shape, dtype, mean.device)
+        eigenvalues, basis = _decompose(covariance, dimensions)
+        self.weights, self.means = (w / w.sum()).to(dtype), mean.to(dtype)
+        self.eigenvalues, self.basis = eigenvalues.to(dtype), basis.to(dtype)
+
+    def marginal(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q(x_t) for one t in 0 … T: weights (K,), means (K, D) and covariances (K, D, D) (eq:mixture-marginal)."""
+        check_whole("t", t, 0, self.schedule.timesteps)
+        alpha_bar = self._alpha_bar[t].view(1, 1)
+        # A row of variances, (K, 1, D), scales the columns of the basis.
+        covariances = (self.basis * self._variances(alpha_bar)) @ self.basis.mT
+        return self.weights, alpha_bar.sqrt().to(self.dtype) * self.means, covariances
+
+    def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log q(x_t) in nats, shape (B,), for t in 0 … T."""
+        return self._log_joint(*self._in_basis(*self._flat(x_t, t, lowest=0))).logsumexp(dim=0)
+
+    def log_likelihood(self, x0: Tensor) -> Tensor:
+        """log p(x_0) of the data distribution in nats, shape (B,)."""
+        return self.log_density(x0, full_timesteps(0, x0))
+
+    def responsibilities(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """p(k | x_t), shape (B, K): how likely x_t came from each component, for t in 0 … T."""
+        return self._log_joint(*self._in_basis(*self._flat(x_t, t, lowest=0))).softmax(dim=0).T
+
+    def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """∇ log q(x_t), shaped like `x_t`, for t in 0 … T (eq:score)."""
+        z, variances = self._in_basis(*self._flat(x_t, t, lowest=0))
+        posterior = self._log_joint(z, variances).softmax(dim=0)
+        score = (posterior[..., None] * self._out_of_basis(-z / variances)).sum(0)
+        return score.view_as(x_t).to(x_t.dtype)
+
+    def expected_x0(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """E[x_0 | x_t], shaped like `x_t` (eq:best-guess, eq:tweedie)."""
+        x, alpha_bar = self._flat(x_t, t)
+        z, variances = self._in_basis(x, alpha_bar)
+        posterior = self._log_joint(z, variances).softmax(dim=0)
+        mean, _ = self._given_later(z, alpha_bar, torch.ones_like(alpha_bar))
+        x0 = (posterior[..., None] * (self.means[:, None] + self._out_of_basis(mean))).sum(0)
+        return x0.view_as(x_t).to(x_t.dtype)
+
+    def sample_posterior(self, x_t: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """An exact draw of q(x_{t−1} | x_t): the true step back, which is a mixture and not a Gaussian."""
+        x, alpha_bar = self._flat(x_t, t)
+        _, alpha_bar_prev = self._flat(x_t, t - 1, lowest=0)
+        z, variances = self._in_basis(x, alpha_bar)
+        chosen = choose(self._log_joint(z, variances).softmax(dim=0), generator)
+        mean, variance = self._given_later(z, alpha_bar, alpha_bar_prev)
+        step = mean + variance.sqrt() * randn_like(x, generator)
+        draws = alpha_bar_prev.sqrt().to(x) * self.means[:, None] + self._out_of_basis(step)
+        return _pick(draws, chosen).view_as(x_t).to(x_t.dtype)
+
+    def sample_data(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """`count` draws of x_0, at least 1, as a tensor of shape (count, C, H, W) in the oracle's type."""
+        check_whole("count", count)
+        chosen = choose(self.weights[:, None].expand(-1, count), generator)
+        noise = randn_like(self.means.new_empty(count, self.dimensions), generator)
+        draws = self.means[:, None] + self._out_of_basis(self.eigenvalues[:, None].sqrt() * noise)
+        return _pick(draws, chosen).view(count, *self.shape)
+
+    # The pieces; ᾱ has shape (B, 1) or (1, 1)
+
+    def _variances(self, alpha_bar: Tensor) -> Tensor:
+        """ᾱ λ + 1 − ᾱ: the variances of x_t in each component's basis, shape (K, B or 1, D)."""
+        return alpha_bar.to(self.dtype) * self.eigenvalues[:, None] + (1 - alpha_bar).to(self.dtype)
+
+    def _in_basis(self, x: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
+        """z = Q_kᵀ (x − √ᾱ μ_k), shape (K, B, D), and its variances under component k."""
+        offset = x - alpha_bar.sqrt().to(self.dtype) * self.means[:, None]
+        return offset @ self.basis, self._variances(alpha_bar)
+
+    def _out_of_basis(self, z: Tensor) -> Tensor:
+        """Q_k z_k, shape (K, B, D)."""
+        return z @ self.basis.mT
+
+    def _log_joint(self, z: Tensor, variances: Tensor) -> Tensor:
+        """log w_k + log N(x; √ᾱ μ_k, ᾱ Σ_k + (1 − ᾱ) I), shape (K, B)."""
+        log_density = gaussians.log_density(z, torch.zeros_like(variances), variances.log())
+        return self.weights[:, None].log() + log_density.sum(-1)
+
+    def _given_later(self, z: Tensor, alpha_bar: Tensor, alpha_bar_s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of x_s given x_t, for s < t, within each component, counted from √ᾱ_s μ_k in its basis.
+
+        The pair is Gaussian: x_t = √α x_s + √(1 − α) ε with α = ᾱ_t/ᾱ_s, and so Cov(x_s, x_t) = √α Var(x_s).
+        """
+        alpha = alpha_bar / alpha_bar_s
+        ratio = self._variances(alpha_bar_s) / self._variances(alpha_bar)
+        return alpha.sqrt().to(z) * ratio * z, (1 - alpha).to(z) * ratio
+
+
+def choose(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One row per column, drawn with the probabilities in it: (K, B) → (B,)."""
+    components, count = probabilities.shape
+    where = probabilities.device if generator is None else generator.device
+    # float64 also for float32 probabilities: a coarser grid would never draw a rare component.
+    uniform = torch.rand(count, dtype=torch.float64, generator=generator, device=where)
+    passed = probabilities.double().cumsum(0) <= uniform.to(probabilities.device)
+    # Rounding may leave the sum below 1.
+    return passed.sum(0).clamp(max=components - 1)
+
+
+def _pick(draws: Tensor, chosen: Tensor) -> Tensor:
+    """draws[chosen[b], b] for every b: (K, B, D) → (B, D)."""
+    return draws[chosen, torch.arange(len(chosen), device=draws.device)]
+
+
+def _decompose(covariance: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, shape (K, D), and eigenvectors, shape (K, D, D), of covariances in any of the three forms."""
+    components = len(covariance)
+    if covariance.ndim == 3:
+        eigenvalues, basis = torch.linalg.eigh((covariance + covariance.mT) / 2)
+        # What rounding makes of a 0.
+        smallest = dimensions * torch.finfo(torch.float64).eps * eigenvalues[:, -1]
+    else:
+        eigenvalues = covariance.view(components, -1).expand(-1, dimensions)
+        basis = torch.eye(dimensions).to(covariance).expand(components, -1, -1)
+        smallest = torch.zeros_like(eigenvalues[:, 0])
+    wrong = eigenvalues.amin(1) <= smallest
+    if wrong.any():
+        k = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"every covariance must be positive definite, but the smallest eigenvalue of component {k} is"
+            f" {eigenvalues[k].min().item():.3g}; add a small multiple of the identity"
+        )
+    return eigenvalues, basis

@@ -1,0 +1,129 @@
+"""One belief about x_t, in four coordinates: noise, clean image, v and score; and what holds for whoever has it.
+
+With `signal` = √ᾱ_t and `sigma` = √(1 − ᾱ_t), both (B, 1, 1, 1), each is a change of coordinates of the others
+(eq:three-coordinates).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddpm.schedule import NoiseSchedule
+
+# What a network's output stands for.
+Objective = Literal["pred_noise", "pred_x0", "pred_v"]
+
+
+def x0_from_noise(x_t: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """x_0 = (x_t − σ_t ε) / √ᾱ_t."""
+    return (x_t - sigma * noise) / signal
+
+
+def noise_from_x0(x_t: Tensor, x0: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """ε = (x_t − √ᾱ_t x_0) / σ_t."""
+    return (x_t - signal * x0) / sigma
+
+
+def v_from_x0_and_noise(x0: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """v = √ᾱ_t ε − σ_t x_0 (eq:v; Salimans & Ho 2022)."""
+    return signal * noise - sigma * x0
+
+
+def x0_from_v(x_t: Tensor, v: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """x_0 = √ᾱ_t x_t − σ_t v."""
+    return signal * x_t - sigma * v
+
+
+def x0_from_output(
+    objective: Objective, x_t: Tensor, output: Tensor, signal: Tensor, sigma: Tensor
+) -> Tensor:
+    """The x_0 that a network's output stands for."""
+    if objective == "pred_noise":
+        return x0_from_noise(x_t, output, signal, sigma)
+    return x0_from_v(x_t, output, signal, sigma) if objective == "pred_v" else output
+
+
+def training_target(objective: Objective, x0: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """What the network should have said: ε, x_0 or v."""
+    if objective == "pred_noise":
+        return noise
+    return v_from_x0_and_noise(x0, noise, signal, sigma) if objective == "pred_v" else x0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One belief about x_t, in coordinates that always agree (eq:three-coordinates, eq:score).
+
+    Attributes:
+        noise: the ε in x_t = √ᾱ_t x_0 + σ_t ε, shape (B, C, H, W).
+        x0: the clean image.
+        signal: √ᾱ_t, shape (B or 1, 1, 1, 1).
+        sigma: σ_t, likewise.
+        log_variance: log σ² of p_θ(x_{t−1} | x_t), shaped like `x0`, where a network predicts it; else None.
+    """
+
+    noise: Tensor
+    x0: Tensor
+    signal: Tensor
+    sigma: Tensor
+    log_variance: Tensor | None = None
+
+    @classmethod
+    def from_x0(
+        cls, x_t: Tensor, x0: Tensor, signal: Tensor, sigma: Tensor, log_variance: Tensor | None = None
+    ) -> "Prediction":
+        """The belief that x_t was made from x_0."""
+        return cls(noise_from_x0(x_t, x0, signal, sigma), x0, signal, sigma, log_variance)
+
+    @property
+    def v(self) -> Tensor:
+        """√ᾱ_t ε − σ_t x_0 (eq:v)."""
+        return v_from_x0_and_noise(self.x0, self.noise, self.signal, self.sigma)
+
+    @property
+    def score(self) -> Tensor:
+        """∇ log q(x_t) = −ε/σ_t (eq:score)."""
+        return -self.noise / self.sigma
+
+
+class Denoiser(Protocol):
+    """What samplers and likelihoods ask of a model: a trained one, or an exact one.
+
+    If its attribute `self_condition` is true, `predict` also takes `x_self_cond`, the x_0 predicted in the step before;
+    if its attribute `learned_variance` is true, its predictions hold a `log_variance`.
+    """
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule."""
+        ...
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_x0: bool = False
+    ) -> Prediction:
+        """The belief about x_t of shape (B, C, H, W), for t of shape (B,); with x_0 clipped to [-1, 1] if asked."""
+        ...
+
+
+@contextmanager
+def evaluating(denoiser: object) -> Iterator[None]:
+    """Evaluation mode for a model that knows the difference; afterwards each of its parts is as it was."""
+    modules = denoiser.modules() if isinstance(denoiser, nn.Module) else []
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        # One by one: a part that was frozen in evaluation mode stays so.
+        for module in training:
+            module.training = True
+
+
+def full_timesteps(t: int, x: Tensor) -> Tensor:
+    """The timestep t for every image of a batch, shape (B,)."""
+    return torch.full((len(x),), t, dtype=torch.long, device=x.device)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LEVEL_TOLERANCE = 1e-3  # of an 8-bit grey level
+# Of the distance between two 8-bit grey levels.
+_GREY_TOLERANCE = 1e-3
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
@@ -34,9 +35,7 @@ def check_unit(name: str, value: float, meaning: str) -> None:
 def check_image_size(image_size: int | Sequence[int]) -> tuple[int, int]:
     """(height, width) from one number or a pair, each at least 1."""
     size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(size) != 2 or any(
-        isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in size
-    ):
+    if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
         raise ValueError(
             f"image_size must be one whole number >= 1 or a pair of them, but got {image_size!r}"
         )
@@ -45,13 +44,12 @@ def check_image_size(image_size: int | Sequence[int]) -> tuple[int, int]:
 
 def check_images(name: str, x: Tensor, shape: Sequence[int] | None = None) -> None:
     """Refuse anything but floating-point tensors of shape (B, C, H, W), with (C, H, W) = `shape` if given."""
-    if x.ndim != 4 or not x.is_floating_point():
+    wrong_shape = shape is not None and tuple(x.shape[1:]) != tuple(shape)
+    if x.ndim != 4 or not x.is_floating_point() or wrong_shape:
+        wanted = "C, H, W" if shape is None else ", ".join(map(str, shape))
         raise ValueError(
-            f"{name} must be a floating-point tensor of shape (B, C, H, W), but got {x.dtype} of shape {tuple(x.shape)}"
-        )
-    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
-        raise ValueError(
-            f"{name} must have shape (B, {', '.join(map(str, shape))}), but got {tuple(x.shape)}"
+            f"{name} must be a floating-point tensor of shape (B, {wanted}), but got {x.dtype} of shape"
+            f" {tuple(x.shape)}"
         )
 
 
@@ -81,7 +79,7 @@ def check_8bit(name: str, x: Tensor) -> None:
     """Refuse pixels that are not 8-bit grey levels scaled to [-1, 1]."""
     check_within(name, x, -1 - 1e-6, 1 + 1e-6, "8-bit pixels are scaled to [-1, 1]")
     grey = (x + 1) * 127.5
-    if x.numel() and (grey - grey.round()).abs().max() > LEVEL_TOLERANCE:
+    if x.numel() and (grey - grey.round()).abs().max() > _GREY_TOLERANCE:
         raise ValueError(
             f"{name} must hold exact 8-bit pixels, k / 127.5 - 1 for k = 0 … 255, but some lie between two grey"
             " levels: give the original images, neither resized, augmented nor noised"
@@ -97,8 +95,7 @@ def check_t(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tensor:
         raise TypeError(
             f"t must be a tensor with one timestep per image, torch.full(({len(x)},), 1 … T), but got {t!r}"
         )
-    not_whole = t.is_floating_point() or t.is_complex() or t.dtype == torch.bool
-    if t.shape != (len(x),) or not_whole:
+    if t.shape != (len(x),) or t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
         raise ValueError(
             f"t must hold one whole number per image, shape ({len(x)},), but got {t.dtype} of shape {tuple(t.shape)}"
         )
@@ -109,6 +106,15 @@ def check_t(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tensor:
         )
     # Other integer types index differently: uint8 as a mask.
     return t.to(x.device, torch.long)
+
+
+def check_mask(name: str, mask: Tensor, x: Tensor) -> None:
+    """Refuse anything but one truth value per image."""
+    if mask.shape != (len(x),) or mask.dtype != torch.bool:
+        raise ValueError(
+            f"{name} must hold one truth value per image, bool of shape ({len(x)},), but got {mask.dtype} of shape"
+            f" {tuple(mask.shape)}"
+        )
 
 
 def check_grid(grid: Sequence[int], timesteps: int) -> None:
@@ -136,24 +142,25 @@ def check_mixture(mean: Tensor, covariance: Tensor, weights: Tensor) -> None:
     """Refuse means that are no finite (K, D), and covariances or weights that do not fit them."""
     if mean.ndim != 2 or mean.numel() == 0 or not mean.isfinite().all():
         raise ValueError(f"means must be finite numbers of shape (K, D), but got shape {tuple(mean.shape)}")
-    components, dimensions = mean.shape
-    allowed = [(components, dimensions, dimensions), (components, dimensions), (components,)]
-    if tuple(covariance.shape) not in allowed or not covariance.isfinite().all():
+    count, dimensions = mean.shape
+    full, diagonal, single = (count, dimensions, dimensions), (count, dimensions), (count,)
+    if tuple(covariance.shape) not in (full, diagonal, single) or not covariance.isfinite().all():
         raise ValueError(
-            f"means of shape {tuple(mean.shape)} need finite covariances of shape {allowed[0]} (full), {allowed[1]}"
-            f" (diagonal) or {allowed[2]} (one variance each), but got {tuple(covariance.shape)}"
+            f"means of shape {tuple(mean.shape)} need finite covariances of shape {full} (full), {diagonal} (diagonal)"
+            f" or {single} (one variance each), but got {tuple(covariance.shape)}"
         )
-    asymmetry = (covariance - covariance.mT).abs().max() if covariance.ndim == 3 else torch.zeros(())
-    if asymmetry > 1e-6 * covariance.abs().max():
-        raise ValueError(
-            f"every covariance must be symmetric, but entries differ by up to {asymmetry.item():.3g}"
-        )
+    if covariance.ndim == 3:
+        asymmetry = (covariance - covariance.mT).abs().amax((1, 2))
+        if (asymmetry > 1e-6 * covariance.abs().amax((1, 2))).any():
+            raise ValueError(
+                f"every covariance must be symmetric, but entries differ by up to {asymmetry.max().item():.3g}"
+            )
     if (
-        weights.shape != (components,)
+        weights.shape != single
         or not (weights >= 0).all()
         or not math.isclose(weights.sum(), 1, abs_tol=1e-6)
     ):
         raise ValueError(
-            f"weights must be {components} numbers, one per mean, not negative and of sum 1, but got"
-            f" {weights.tolist()} of sum {weights.sum().item():g}"
+            f"weights must be {count} numbers, one per mean, not negative and of sum 1, but got {weights.tolist()} of"
+            f" sum {weights.sum().item():g}"
         )

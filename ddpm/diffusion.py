@@ -1,26 +1,30 @@
 """`GaussianDiffusion`: a network, a schedule and an objective, which is all of DDPM but the training loop."""
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm import editing, samplers
-from ddpm.checks import check_choice, check_image_size, check_images, check_t, check_whole, check_within
-from ddpm.loss import LossType, bound_loss, simple_loss
-from ddpm.prediction import Objective, Prediction, evaluating, training_target, x0_from_output
-from ddpm.randomness import Generators, image_generators, randint, randn
+from ddpm.checks import (
+    check_choice,
+    check_image_size,
+    check_images,
+    check_t,
+    check_whole,
+    check_within,
+)
+from ddpm.loss import LossType, Network, TrainingLoss
+from ddpm.prediction import Objective, Prediction, evaluating, x0_from_output
+from ddpm.randomness import image_generators, randn
 from ddpm.reverse_process import learned_log_variance
 from ddpm.samplers import Sampler
 from ddpm.schedule import NoiseSchedule, default_schedule
 from ddpm.transitions import Transitions
 from ddpm.weighting import Weighting, weighting_config
-
-# Called as the model's own network is: its compiled or distributed form.
-Network = Callable[..., Tensor]
 
 
 def to_model_scale(images: Tensor) -> Tensor:
@@ -33,21 +37,18 @@ def to_image_scale(x: Tensor) -> Tensor:
     return ((x + 1) / 2).clamp(0, 1)
 
 
-class GaussianDiffusion(Transitions, nn.Module):
+class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
     """A network, a schedule and an objective (Ho et al. 2020).
 
-    Images are tensors of shape (B, C, H, W): in [0, 1] where `forward` takes and `sample` returns them, in [-1, 1]
-    everywhere else. t holds one timestep per image, 1 … T, shape (B,); labels hold one class per image, shape (B,), for
-    a network that takes them, else None. `x_self_cond` is the previous estimate of x_0, shaped like `x_t`, for a
-    network with self-conditioning; None for none. What has another shape, type or range is a ValueError.
+    Images have shape (B, C, H, W): in [0, 1] where `forward` takes and `sample` returns them, in [-1, 1] everywhere
+    else. t holds one timestep per image, 1 … T, and labels one class per image, shape (B,), for a network that takes
+    them, else None. `x_self_cond` is the previous estimate of x_0, for a network with self-conditioning; None for none.
+    What has another shape, type or range is a ValueError.
 
     Attributes:
-        network: the network.
         schedule: the `NoiseSchedule`.
-        beta_schedule: the schedule's name.
-        objective: what the network's output stands for.
-        image_size: (height, width) of the images.
         channels: number of channels, read from the network.
+        image_size: (height, width).
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class GaussianDiffusion(Transitions, nn.Module):
             objective: "pred_noise" (the paper's), "pred_x0" or "pred_v".
             beta_schedule: "linear" (the paper's), "cosine" or "sigmoid". None means "linear" if T > 20 and "cosine" for
                 a shorter chain: rescaled to that few steps (see `linear_betas`), the linear variances would reach 1.
-            loss_weighting: None (the paper's L_simple), `MinSNR()` or `P2()`.
+            loss_weighting: None (the paper's L_simple), `MinSNR()`, `P2()` or a function like them.
             ddim_sampling_eta: η of DDIM: 0 is deterministic, 1 has the noise of ancestral sampling.
 
         Raises:
@@ -99,7 +100,7 @@ class GaussianDiffusion(Transitions, nn.Module):
         self.channels = int(getattr(network, "channels", 0))
         if self.channels < 1:
             raise ValueError(
-                "the network must say how many image channels it takes, in an attribute `channels` >= 1"
+                "the network must say in an attribute `channels` how many image channels it takes"
             )
         self.sampling_timesteps = timesteps if sampling_timesteps is None else sampling_timesteps
         check_whole("sampling_timesteps", self.sampling_timesteps, highest=timesteps)
@@ -107,20 +108,18 @@ class GaussianDiffusion(Transitions, nn.Module):
         self.ddim_sampling_eta = ddim_sampling_eta
 
     @classmethod
-    def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], *, weights: Literal["ema", "model"] = "ema"
-    ) -> "GaussianDiffusion":
+    def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> "GaussianDiffusion":
         """`ddpm.load_pretrained`, where users of other libraries look for it."""
         # Files are not the method's business: the package finds who reads them, when it is asked.
         import ddpm
 
-        return ddpm.load_pretrained(name_or_folder, weights=weights)
+        return ddpm.load_pretrained(name_or_folder, **options)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
         """`ddpm.save_pretrained`, where users of other libraries look for it."""
         import ddpm
 
-        ddpm.save_pretrained(self, folder)
+        ddpm.save_pretrained(self, folder, **options)
 
     @property
     def config(self) -> dict[str, object]:
@@ -135,11 +134,6 @@ class GaussianDiffusion(Transitions, nn.Module):
             "loss_weighting": weighting_config(self.loss_weighting),
             "ddim_sampling_eta": self.ddim_sampling_eta,
         }
-
-    @property
-    def self_condition(self) -> bool:
-        """Whether the network takes its own previous estimate of x_0 (Chen et al. 2023, *Analog Bits*)."""
-        return bool(getattr(self.network, "self_condition", False))
 
     @property
     def learned_variance(self) -> bool:
@@ -166,16 +160,10 @@ class GaussianDiffusion(Transitions, nn.Module):
         x_self_cond: Tensor | None = None,
         network: Network | None = None,
     ) -> Prediction:
-        """Ask the network what it sees in x_t (eq:three-coordinates, eq:score).
+        """What the network sees in x_t (eq:three-coordinates, eq:score).
 
-        Args:
-            x_t: noisy images.
-            t: their timesteps.
-            labels: their classes.
-            clip_x0: clip the clean image to [-1, 1] and re-derive the noise from it, so that all coordinates still
-                agree.
-            x_self_cond: the previous estimate of x_0.
-            network: called in place of `self.network`, such as its compiled or distributed form.
+        With `clip_x0` the clean image is clipped to [-1, 1] and the noise derived from it again, so that all
+        coordinates still agree. `network` is called in place of the model's own, such as its compiled form.
         """
         check_images("x_t", x_t)
         t = check_t(t, x_t, self.schedule.timesteps)
@@ -185,6 +173,60 @@ class GaussianDiffusion(Transitions, nn.Module):
         x0 = x0_from_output(self.objective, x_t, output.to(x_t.dtype), signal, sigma)
         x0 = x0.clamp(-1, 1) if clip_x0 else x0
         return Prediction.from_x0(x_t, x0, signal, sigma, log_variance)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch_size: int = 16,
+        sampling_timesteps: int | None = None,
+        *,
+        sampler: Sampler | None = None,
+        eta: float | None = None,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Images out of noise: ancestral sampling over all T timesteps, or DDIM over fewer.
+
+        Args:
+            batch_size: number of images, at least 1.
+            sampling_timesteps: network calls, 1 … T; None takes the value given at construction.
+            sampler: "ancestral", which takes T calls, or "ddim"; None takes the first for T calls, else the second.
+            eta: η of DDIM; None takes the value given at construction.
+            labels: their classes.
+            generator: source of all randomness, for a whole batch that can be repeated.
+            seeds: one seed per image instead: image i then depends on seeds[i] alone, not on the batch around it.
+            progress: show a progress bar.
+
+        Returns:
+            Images in [0, 1], shape (batch_size, C, H, W).
+        """
+        steps = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
+        eta = self.ddim_sampling_eta if eta is None else eta
+        source = image_generators(batch_size, generator, seeds)
+        walk = samplers.choose(sampler, steps, self.schedule.timesteps, eta)
+        x = randn((batch_size, *self.image_shape), source, self.device).to(self.schedule.beta.dtype)
+        states = walk(self, x, labels=labels, generator=source)
+        with evaluating(self):
+            for state in tqdm(states, total=steps, desc="sampling", disable=not progress):
+                x = state.x
+        return to_image_scale(x)
+
+    def interpolate(
+        self, x1: Tensor, x2: Tensor, t: int | None = None, lam: float = 0.5, **options: Any
+    ) -> Tensor:
+        """Between two pictures: `ddpm.editing.interpolate`, which says what the options are."""
+        with evaluating(self):
+            return editing.interpolate(self, x1, x2, t, lam, **options)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The training loss of a batch of at least one image in [0, 1]; a scalar."""
+        check_images("images", images, self.image_shape)
+        if len(images) == 0:
+            raise ValueError("images must hold at least one image, but got an empty batch")
+        check_within("images", images, 0, 1, "`loss` takes images that are already scaled to [-1, 1]")
+        return self.loss(to_model_scale(images), labels=labels)
 
     def _network_output(
         self,
@@ -207,150 +249,3 @@ class GaussianDiffusion(Transitions, nn.Module):
             return output, None
         output, fraction = output.chunk(2, dim=1)
         return output, learned_log_variance(self.schedule, t, fraction.to(x_t.dtype))
-
-    @torch.no_grad()
-    def sample(
-        self,
-        batch_size: int = 16,
-        sampling_timesteps: int | None = None,
-        *,
-        sampler: Sampler | None = None,
-        eta: float | None = None,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Sequence[int] | None = None,
-        progress: bool = False,
-    ) -> Tensor:
-        """Images out of noise: ancestral sampling over all T timesteps, or DDIM over fewer.
-
-        Args:
-            batch_size: number of images, at least 1.
-            sampling_timesteps: network calls, 1 … T; None takes the value given at construction.
-            sampler: "ancestral", which takes T network calls, or "ddim"; None takes the first for T calls and the
-                second for fewer.
-            eta: η of DDIM; None takes the value given at construction.
-            labels: their classes.
-            generator: source of all randomness, for a whole batch that can be repeated.
-            seeds: one seed per image instead: image i then depends on seeds[i] alone, not on the batch around it.
-            progress: show a progress bar.
-
-        Returns:
-            Images in [0, 1], shape (batch_size, C, H, W).
-        """
-        steps = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
-        eta = self.ddim_sampling_eta if eta is None else eta
-        source = image_generators(batch_size, generator, seeds)
-        walk = samplers.choose(sampler, steps, self.schedule.timesteps, eta)
-        x = randn((batch_size, *self.image_shape), source, self.device).to(self.schedule.beta.dtype)
-        with evaluating(self):
-            for state in tqdm(
-                walk(self, x, labels=labels, generator=source),
-                total=steps,
-                desc="sampling",
-                disable=not progress,
-            ):
-                x = state.x
-        return to_image_scale(x)
-
-    def interpolate(
-        self,
-        x1: Tensor,
-        x2: Tensor,
-        t: int | None = None,
-        lam: float = 0.5,
-        *,
-        labels: Tensor | None = None,
-        generator: Generators = None,
-    ) -> Tensor:
-        """`ddpm.editing.interpolate`, in evaluation mode."""
-        with evaluating(self):
-            return editing.interpolate(self, x1, x2, t, lam, labels=labels, generator=generator)
-
-    def loss(
-        self,
-        x0: Tensor,
-        t: Tensor | None = None,
-        noise: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        generator: torch.Generator | None = None,
-        network: Network | None = None,
-        self_condition_mask: Tensor | None = None,
-    ) -> Tensor:
-        """L_simple: how well the network sees through random amounts of noise (eq:l-simple; Ho et al. 2020, eq. 14).
-
-        A network with self-conditioning gets, for half of the images, its own first prediction of x_0, and nothing for
-        the others (Chen et al. 2023, *Analog Bits*). It is not trained through that prediction. A network that predicts
-        its variance is trained on L_hybrid (`ddpm.loss.bound_loss`).
-
-        Args:
-            x0: clean images in [-1, 1].
-            t: their timesteps; drawn uniformly if not given.
-            noise: ε, shaped like `x0`; drawn if not given.
-            labels: their classes.
-            generator: source of `t`, `noise` and the mask, in this order, where they are drawn.
-            network: called in place of `self.network`, such as its compiled or distributed form.
-            self_condition_mask: which images get the first prediction, bool of shape (B,); a fair coin for each if not
-                given. For a network with self-conditioning only.
-
-        Returns:
-            The mean loss over the batch, a scalar. The weight w(t) multiplies each image's error; the bound is not
-            weighted.
-        """
-        check_images("x0", x0)
-        if t is None:
-            t = randint(1, self.schedule.timesteps + 1, len(x0), generator, x0.device)
-        if noise is None:
-            noise = randn(tuple(x0.shape), generator, x0.device)
-        x_t = self.q_sample(x0, t, noise)
-        t = t.to(x0.device, torch.long)
-        x_self_cond = self._self_condition_input(x_t, t, labels, self_condition_mask, generator, network)
-        output, log_variance = self._network_output(x_t, t, labels, x_self_cond, network)
-        signal, sigma = self.schedule.signal_and_sigma(t, x_t)
-        target = training_target(self.objective, x0, noise, signal, sigma)
-        per_image = simple_loss(output, target, self.loss_type)
-        if self.loss_weighting is not None:
-            per_image = self.loss_weighting(self.schedule, t, self.objective) * per_image
-        if log_variance is not None:
-            predicted = x0_from_output(self.objective, x_t, output.detach().to(x_t.dtype), signal, sigma)
-            per_image = per_image + bound_loss(self.schedule, x0, x_t, t, predicted, log_variance)
-        return per_image.mean()
-
-    def _self_condition_input(
-        self,
-        x_t: Tensor,
-        t: Tensor,
-        labels: Tensor | None,
-        mask: Tensor | None,
-        generator: torch.Generator | None,
-        network: Network | None,
-    ) -> Tensor | None:
-        """The network's own prediction of x_0, in [-1, 1] and without gradient; zeros where `mask` is false.
-
-        All images are asked about, though only some need it: picking them out would make an accelerator wait.
-        """
-        if not self.self_condition:
-            if mask is not None:
-                raise ValueError(
-                    "self_condition_mask is for a network with self-conditioning, and this one has none"
-                )
-            return None
-        mask = randint(0, 2, len(x_t), generator, x_t.device).bool() if mask is None else mask
-        if mask.shape != (len(x_t),) or mask.dtype != torch.bool:
-            raise ValueError(
-                f"self_condition_mask must hold one truth value per image, bool of shape ({len(x_t)},), but got"
-                f" {mask.dtype} of shape {tuple(mask.shape)}"
-            )
-        with torch.no_grad():
-            x0 = self.predict(x_t, t, labels, clip_x0=True, network=network).x0
-        # Some versions of torch keep the weights that autocast cast here, without gradients, for the pass that follows.
-        torch.clear_autocast_cache()
-        return torch.where(mask.to(x_t.device).view(-1, 1, 1, 1), x0, 0.0)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The training loss of a batch of at least one image in [0, 1]; a scalar."""
-        check_images("images", images, self.image_shape)
-        if len(images) == 0:
-            raise ValueError("images must hold at least one image, but got an empty batch")
-        check_within("images", images, 0, 1, "`loss` takes images that are already scaled to [-1, 1]")
-        return self.loss(to_model_scale(images), labels=labels)

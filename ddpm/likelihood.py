@@ -98,16 +98,7 @@ def denoising_term(
 
     With the variance β̃_t it is a weighted error of the predicted x_0 (eq:loss-t-x0) or noise (eq:loss-t-noise).
 
-    Args:
-        schedule: the noise schedule.
-        x0: the clean image, shape (B, C, H, W).
-        x_t: the same at t.
-        t: timesteps, shape (B,).
-        mean: of p_θ(x_{t−1} | x_t).
-        log_variance: of p_θ(x_{t−1} | x_t).
-
-    Returns:
-        One divergence per pixel, shaped like `x0`.
+    `mean` and `log_variance` are those of p_θ(x_{t−1} | x_t).
     """
     true_log_variance = schedule.at("posterior_log_variance_clipped", t, x_t)
     return gaussians.kl_divergence(schedule.posterior_mean(x0, x_t, t), true_log_variance, mean, log_variance)
@@ -145,10 +136,8 @@ def vlb_terms(
     would nearly always miss it, and the standard error with it.
 
     Each image has a random stream of its own, so that its terms depend neither on `batch_size` nor, with `seeds`, on
-    the images around it. A model in training mode is put into evaluation mode for the time being, and autocast is off.
-
-    A model with self-conditioning is asked without a previous estimate: with one, x_{t−1} would depend on more than
-    x_t, and this is the bound of a chain that has no such memory.
+    the images around it. The model is asked in evaluation mode and without autocast, and one with self-conditioning
+    without a previous estimate: with one, x_{t−1} would depend on more than x_t, which is not this bound.
 
     Args:
         diffusion: the model, or an exact denoiser.
@@ -168,8 +157,8 @@ def vlb_terms(
         The terms, in float64 on the CPU.
 
     Raises:
-        ValueError: if shapes or choices are wrong, a value is not finite, or a pixel is out of reach: not one of the
-            256 grey levels, for the 8-bit decoder, or outside [-1, 1] where predictions are clipped to it.
+        ValueError: if shapes or choices are wrong, a value is not finite, or a pixel is out of reach of the decoder, or
+            of the clipped predictions.
     """
     _check_data(x0, decoder, labels, clip_x0=clip_x0)
     check_whole("batch_size", batch_size)

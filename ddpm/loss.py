@@ -1,34 +1,145 @@
-"""The two parts of the training loss L_hybrid = L_simple + λ L_vlb; the second is for a learned variance."""
+"""The training loss, L_hybrid = L_simple + λ L_vlb; the second part is for a network that predicts its variance."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpm.checks import check_images, check_mask
 from ddpm.likelihood import decoder_term, denoising_term
+from ddpm.prediction import Objective, Prediction, training_target, x0_from_output
+from ddpm.randomness import randint, randn
 from ddpm.schedule import NoiseSchedule
+from ddpm.weighting import Weighting
 
 LossType = Literal["l1", "l2"]
-# λ of L_hybrid = L_simple + λ L_vlb.
+# Called as the model's own network is: its compiled or distributed form.
+Network = Callable[..., Tensor]
+# λ of L_hybrid, of L_vlb in bits per dimension (Nichol & Dhariwal 2021).
 VLB_WEIGHT = 0.001
 
 
-def simple_loss(output: Tensor, target: Tensor, loss_type: LossType) -> Tensor:
-    """The error of each image, averaged over its own elements, shape (B,) (eq:l-simple)."""
+class TrainingLoss:
+    """The loss of a model: what `GaussianDiffusion` adds to, which says what images, t and labels are."""
+
+    network: nn.Module
+    schedule: NoiseSchedule
+    objective: Objective
+    loss_type: LossType
+    loss_weighting: Weighting | None
+    q_sample: Callable[..., Tensor]
+    predict: Callable[..., Prediction]
+    _network_output: Callable[..., tuple[Tensor, Tensor | None]]
+
+    @property
+    def self_condition(self) -> bool:
+        """Whether the network takes its own previous estimate of x_0 (Chen et al. 2023, *Analog Bits*)."""
+        return bool(getattr(self.network, "self_condition", False))
+
+    def loss(
+        self,
+        x0: Tensor,
+        t: Tensor | None = None,
+        noise: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        network: Network | None = None,
+        self_condition_mask: Tensor | None = None,
+    ) -> Tensor:
+        """L_simple: how well the network sees through random amounts of noise (eq:l-simple; Ho et al. 2020, eq. 14).
+
+        A network with self-conditioning gets, for half of the images, its own first prediction of x_0, and nothing for
+        the others (Chen et al. 2023, *Analog Bits*). A network that predicts its variance is trained on L_hybrid.
+
+        Args:
+            x0: clean images in [-1, 1].
+            t: their timesteps; drawn uniformly if not given.
+            noise: ε, shaped like `x0`; drawn if not given.
+            labels: their classes.
+            generator: source of `t`, `noise` and the mask, in this order, where they are drawn.
+            network: called in place of the model's own.
+            self_condition_mask: which images get the first prediction, bool of shape (B,); None tosses a coin for each.
+
+        Returns:
+            The mean over the batch, a scalar.
+        """
+        check_images("x0", x0)
+        if t is None:
+            t = randint(1, self.schedule.timesteps + 1, len(x0), generator, x0.device)
+        if noise is None:
+            noise = randn(tuple(x0.shape), generator, x0.device)
+        x_t = self.q_sample(x0, t, noise)
+        t = t.to(x0.device, torch.long)
+        x_self_cond = None
+        if self.self_condition:
+            mask = self_condition_mask
+            mask = randint(0, 2, len(x0), generator, x0.device).bool() if mask is None else mask
+            x_self_cond = self._first_prediction(x_t, t, labels, mask, network)
+        elif self_condition_mask is not None:
+            raise ValueError(
+                "self_condition_mask is for a network with self-conditioning, and this one has none"
+            )
+        output, log_variance = self._network_output(x_t, t, labels, x_self_cond, network)
+        kind, weighting = self.loss_type, self.loss_weighting
+        per_image = simple_loss(
+            self.schedule, self.objective, x0, t, noise, output, loss_type=kind, weighting=weighting
+        )
+        if log_variance is not None:
+            per_image = per_image + bound_loss(
+                self.schedule, self.objective, x0, x_t, t, output, log_variance
+            )
+        return per_image.mean()
+
+    def _first_prediction(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None, mask: Tensor, network: Network | None
+    ) -> Tensor:
+        """The network's own x_0, in [-1, 1] and without gradient; zeros where `mask` is false."""
+        check_mask("self_condition_mask", mask, x_t)
+        # All images are asked about, though only some need it: picking them out would make an accelerator wait.
+        with torch.no_grad():
+            x0 = self.predict(x_t, t, labels, clip_x0=True, network=network).x0
+        # Some versions of torch keep the weights that autocast cast here, without gradients, for the pass that follows.
+        torch.clear_autocast_cache()
+        return torch.where(mask.to(x_t.device).view(-1, 1, 1, 1), x0, 0.0)
+
+
+def simple_loss(
+    schedule: NoiseSchedule,
+    objective: Objective,
+    x0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    output: Tensor,
+    *,
+    loss_type: LossType = "l2",
+    weighting: Weighting | None = None,
+) -> Tensor:
+    """L_simple of each image, shape (B,): the error of the network's output, weighted by w(t) (eq:l-simple)."""
+    target = training_target(objective, x0, noise, *schedule.signal_and_sigma(t, x0))
     distance = F.l1_loss if loss_type == "l1" else F.mse_loss
-    return distance(output.float(), target, reduction="none").flatten(1).mean(1)
+    per_image = distance(output.float(), target, reduction="none").flatten(1).mean(1)
+    return per_image if weighting is None else weighting(schedule, t, objective) * per_image
 
 
 def bound_loss(
-    schedule: NoiseSchedule, x0: Tensor, x_t: Tensor, t: Tensor, predicted_x0: Tensor, log_variance: Tensor
+    schedule: NoiseSchedule,
+    objective: Objective,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    output: Tensor,
+    log_variance: Tensor,
 ) -> Tensor:
-    """λ L_vlb, shape (B,), for drawn t: what the step back costs in the bound (eq:loss-t, eq:decoder).
+    """λ L_vlb of each image, shape (B,): what the step back costs in the bound (eq:loss-t, eq:decoder).
 
-    The whole bound is T times the mean of its terms, and λ = 0.001, in bits per dimension: the numbers of
-    Nichol & Dhariwal 2021. Only the variance learns from it: `predicted_x0` must come without gradient.
+    The whole bound is T times the mean of its terms. Only the variance learns from it, not the output.
     """
+    output = output.detach().to(x_t.dtype)
+    predicted_x0 = x0_from_output(objective, x_t, output, *schedule.signal_and_sigma(t, x_t))
     mean = schedule.posterior_mean(predicted_x0, x_t, t)
     divergence = denoising_term(schedule, x0, x_t, t, mean, log_variance)
     term = torch.where(t.view(-1, 1, 1, 1) > 1, divergence, decoder_term(x0, mean, log_variance))

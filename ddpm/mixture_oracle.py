@@ -49,14 +49,10 @@ class GaussianMixtureOracle(Oracle):
             schedule: the noise schedule.
             means: μ_k, shape (K, D).
             covariances: Σ_k as full matrices, shape (K, D, D), as their diagonals, shape (K, D), or, where every
-                direction has the same, as variances (not standard deviations), shape (K,).
+                direction has the same, as variances (not standard deviations), shape (K,); positive definite.
             weights: w_k, not negative, of sum 1, shape (K,); None for equal ones.
             shape: (C, H, W) of one image, with C·H·W = D; None for (1, 1, D).
             dtype: the type in which to compute.
-
-        Raises:
-            ValueError: if shapes disagree, a covariance is not symmetric and positive definite, or the weights are no
-                probabilities.
         """
         mean = torch.as_tensor(means, dtype=torch.float64)
         covariance = torch.as_tensor(covariances, dtype=torch.float64, device=mean.device)

@@ -1,8 +1,13 @@
 """Ways back from noise to a picture: generators that yield every state.
 
 A sampler needs two things of a model: `.schedule` and `.predict` (see `Denoiser`). A trained `GaussianDiffusion` has
-them, and so does an exact denoiser. Each sampler yields one `State` per network call, so that a notebook can watch the
-picture form; the last one holds the finished image in [-1, 1].
+them, and so does an exact denoiser. Each sampler starts at x_T, standard normal noise of shape (B, C, H, W), and yields
+one `State` per network call, so that a notebook can watch the picture form; the last one holds the finished image in
+[-1, 1]. Common to all are
+
+    labels: class labels, shape (B,), for a model that takes them.
+    clip_x0: clip the predicted x_0 to [-1, 1] first, and derive the noise from it; not for data of another range.
+    generator: source of the noise: one for the batch or one per image.
 """
 
 import math
@@ -53,19 +58,16 @@ def ancestral(
     """Algorithm 2 of Ho et al. 2020: draw x_{T−1}, x_{T−2}, …, x_0 one after the other (eq:reverse-step).
 
     Args:
-        diffusion: the model, or an exact denoiser.
-        x: x_T, standard normal noise of shape (B, C, H, W); or x_t of the timestep `start`.
+        diffusion: the model.
+        x: x_T, or x_t of the timestep `start`.
         variance: what `variance_rule` takes; "fixed_large" is the paper's choice for CIFAR-10.
-        labels: class labels, shape (B,), for a model that takes them.
-        clip_x0: clip the predicted x_0 to [-1, 1] first; turn off for data of another range.
-        generator: source of the noise: one for the batch or one per image.
+        labels: classes, see above.
+        clip_x0: clipping, see above.
+        generator: randomness, see above.
         start: the timestep of `x`, 1 … T; None means T.
 
     Yields:
         `start` states, at t = start−1 … 0.
-
-    Raises:
-        ValueError: if `variance` is unknown, the model has learned none, or `start` is out of range.
     """
     start = diffusion.schedule.timesteps if start is None else start
     check_whole("start", start, highest=diffusion.schedule.timesteps)
@@ -91,21 +93,17 @@ def ddim(
     """DDIM: jump down a grid of timesteps, with as much fresh noise as you like (Song et al. 2021, eq. 12).
 
     Args:
-        diffusion: the model, or an exact denoiser.
-        x: x_T, standard normal noise of shape (B, C, H, W).
+        diffusion: the model.
+        x: x_T.
         steps: number of network calls, 1 … T, for the even grid of `timestep_grid`; or a grid of your own, which falls
-            from T to 0.
+            strictly from T to 0.
         eta: η in [0, 1]; 0 makes the whole path a function of x_T, 1 adds the noise of ancestral sampling.
-        labels: class labels, shape (B,), for a model that takes them.
-        clip_x0: clip the predicted x_0 to [-1, 1] and re-derive the noise from it; turn off for data of another range.
-        generator: source of the noise: one for the batch or one per image.
+        labels: classes, see above.
+        clip_x0: clipping, see above.
+        generator: randomness, see above.
 
     Yields:
         One state per step of the grid; the last is at t = 0.
-
-    Raises:
-        ValueError: if `steps` or `eta` is out of range, or the grid does not fall from T to 0.
-        TypeError: if a timestep of the grid is not a whole number.
     """
     schedule = diffusion.schedule
     even = isinstance(steps, int | float)
@@ -129,9 +127,6 @@ def choose(sampler: Sampler | None, steps: int, timesteps: int, eta: float) -> C
     """The sampler of this name for this many network calls, to be called with the model and x_T.
 
     None takes "ancestral" for T calls and "ddim" for fewer.
-
-    Raises:
-        ValueError: if the name is unknown, a number out of range, or "ancestral" is asked for fewer than T calls.
     """
     check_whole("sampling_timesteps", steps, highest=timesteps)
     check_eta(eta)

@@ -1,7 +1,8 @@
 """Noise schedules: how much of the picture is left at every step, in the paper's own index.
 
-The whole forward process is fixed by T numbers, the variances β_1 … β_T (Ho et al. 2020, section 2). Everything
-else in this module follows from them, is computed once in float64, and is stored under the name that the book uses.
+The whole forward process is fixed by T numbers, the variances β_1 … β_T (Ho et al. 2020, section 2), which the
+functions here return as float64 tensors of shape (T,). Everything else follows from them, is computed once in float64,
+and is stored under the name that the book uses.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,9 +29,6 @@ def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.0
         timesteps: T, at least 1. Below about 20 the rescaled β reach 1, which `NoiseSchedule` refuses.
         beta_start: β_1 at T = 1000.
         beta_end: β_T at T = 1000.
-
-    Returns:
-        float64 tensor of shape (T,): β_1 … β_T.
     """
     check_whole("timesteps", timesteps)
     scale = LINEAR_SCALE_STEPS / timesteps
@@ -45,9 +43,6 @@ def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999)
         timesteps: T, at least 1.
         offset: the paper's s, which keeps β_1 from being too small to matter.
         max_beta: the paper's cap on β near t = T, where ᾱ goes to zero.
-
-    Returns:
-        float64 tensor of shape (T,): β_1 … β_T.
     """
     check_whole("timesteps", timesteps)
     time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
@@ -66,9 +61,6 @@ def sigmoid_betas(
         end: where on it t = T lies.
         tau: temperature; smaller is steeper.
         max_beta: cap on β near t = T, where ᾱ goes to zero.
-
-    Returns:
-        float64 tensor of shape (T,): β_1 … β_T.
     """
     check_whole("timesteps", timesteps)
     time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
@@ -154,11 +146,7 @@ class NoiseSchedule(nn.Module):
 
     @classmethod
     def from_name(cls, name: str, timesteps: int, **options: float) -> "NoiseSchedule":
-        """Build "linear", "cosine" or "sigmoid"; `options` go to the function of that name.
-
-        Raises:
-            ValueError: if the name is unknown or the resulting β leave (0, 1).
-        """
+        """Build "linear", "cosine" or "sigmoid"; `options` go to the function of that name."""
         check_choice("beta_schedule", name, list(BETA_SCHEDULES))
         return cls(BETA_SCHEDULES[name](timesteps, **options))
 

@@ -76,12 +76,7 @@ def weighting_config(weighting: Weighting | None) -> dict[str, object] | None:
 
 
 def weighting_from_config(config: Mapping[str, Any] | None) -> Weighting | None:
-    """The weighting that `weighting_config` wrote down; numbers that are left out take their defaults.
-
-    Raises:
-        ValueError: if there is no such weighting, it has no such number, or a number is out of range; also for a
-            function of the user's own.
-    """
+    """The weighting that `weighting_config` wrote down; numbers that are left out take their defaults."""
     if config is None:
         return None
     numbers = dict(config)
@@ -100,11 +95,7 @@ def weighting_from_config(config: Mapping[str, Any] | None) -> Weighting | None:
 
 
 def stratified_timesteps(
-    count: int,
-    timesteps: int,
-    *,
-    shift: float | None = None,
-    generator: torch.Generator | None = None,
+    count: int, timesteps: int, *, shift: float | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
     """Timesteps for a batch, spread evenly over 1 … T with one common random shift (eq:low-discrepancy).
 
@@ -114,14 +105,11 @@ def stratified_timesteps(
     Args:
         count: number of timesteps B, at least 1.
         timesteps: T, at least 1.
-        shift: the common shift u in [0, 1); drawn if not given.
-        generator: source of `shift` where it is drawn.
+        shift: the common shift u in [0, 1); drawn from `generator` if not given.
+        generator: source of the shift.
 
     Returns:
         Timesteps of shape (B,), int64, in rising order.
-
-    Raises:
-        ValueError: if a number is out of range.
     """
     check_whole("count", count)
     check_whole("timesteps", timesteps)

@@ -446,12 +446,7 @@ def learning_curve(
 
 @styled
 def trajectories(
-    times: Numbers,
-    paths: Numbers,
-    *,
-    xlabel: str = "$t$",
-    ylabel: str = "$x_t$",
-    highlight: int = 3,
+    times: Numbers, paths: Numbers, *, xlabel: str = "$t$", ylabel: str = "$x_t$", highlight: int = 3
 ) -> Figure:
     """Many one-dimensional paths of a chain: thin lines, the first few of them thick and in colours of their own.
 
@@ -737,11 +732,7 @@ def density_panels(
 
 @styled
 def ellipses(
-    gaussians: Mapping[str, tuple[Tensor, Tensor]],
-    *,
-    points: Numbers | None = None,
-    xlabel: str,
-    ylabel: str,
+    gaussians: Mapping[str, tuple[Tensor, Tensor]], *, points: Numbers | None = None, xlabel: str, ylabel: str
 ) -> Figure:
     """Gaussians in the plane as ellipses at one and two standard deviations, over a cloud of points if there is one.
 

@@ -170,8 +170,7 @@ def train(
 @app.command()
 @spoken
 def resume(
-    run: Run,
-    steps: Annotated[int | None, typer.Option(min=1, help="Train up to this many updates.")] = None,
+    run: Run, steps: Annotated[int | None, typer.Option(min=1, help="Train up to this many updates.")] = None
 ) -> None:
     """Take up a run where its newest whole checkpoint left it."""
     run_config = RunConfig.load(run).changed("training", results_folder=str(run), train_num_steps=steps)

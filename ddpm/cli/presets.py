@@ -137,12 +137,7 @@ DIGITS = RunConfig(
 FASHION_MNIST = RunConfig(
     data={"name_or_path": "FashionMNIST", "channels": 1},
     network={"dim": 32, "dim_mults": [1, 2, 2], "num_res_blocks": 2, "dropout": 0.1},
-    diffusion={
-        "image_size": 28,
-        "objective": "pred_v",
-        "beta_schedule": "cosine",
-        "sampling_timesteps": 100,
-    },
+    diffusion={"image_size": 28, "objective": "pred_v", "beta_schedule": "cosine", "sampling_timesteps": 100},
     training={
         "train_num_steps": 20_000,
         "train_batch_size": 128,
@@ -180,12 +175,7 @@ CIFAR10 = RunConfig(
 FOLDER = RunConfig(
     data={"channels": 3, "augment_horizontal_flip": True},
     network={"dim": 64, "dim_mults": [1, 2, 4, 8], "dropout": 0.1},
-    diffusion={
-        "image_size": 64,
-        "objective": "pred_v",
-        "beta_schedule": "cosine",
-        "sampling_timesteps": 100,
-    },
+    diffusion={"image_size": 64, "objective": "pred_v", "beta_schedule": "cosine", "sampling_timesteps": 100},
     training={
         "train_num_steps": 100_000,
         "train_batch_size": 16,

@@ -19,14 +19,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from ddpm.data.folder import FolderDataset, PrepareImage, image_folder
 
-__all__ = [
-    "FolderDataset",
-    "PrepareImage",
-    "digits",
-    "image_folder",
-    "load_dataset",
-    "torchvision_dataset",
-]
+__all__ = ["FolderDataset", "PrepareImage", "digits", "image_folder", "load_dataset", "torchvision_dataset"]
 
 DIGITS_SIZE = 8
 # Bases to derive from, and videos: their items are no images, or their constructors take no name of a data set.

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ddpm.unet import GROUP_NORM_EPS, Unet
+from ddpm.unet import Unet
+from ddpm.unet_blocks import GROUP_NORM_EPS
 
 
 class Option(NamedTuple):

@@ -126,10 +126,7 @@ class TrainingConfig:
     def settings(self) -> dict[str, Any]:
         """All settings by name, ready for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(TrainingConfig)}
-        return values | {
-            "results_folder": str(self.results_folder),
-            "adam_betas": list(self.adam_betas),
-        }
+        return values | {"results_folder": str(self.results_folder), "adam_betas": list(self.adam_betas)}
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update number `step` + 1: warm-up, then constant or down along a cosine."""

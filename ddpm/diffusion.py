@@ -155,9 +155,8 @@ class GaussianDiffusion(nn.Module):
             FileNotFoundError: if there is no such model.
             DamagedCheckpointError: if it is a checkpoint whose checksums do not hold.
         """
-        from ddpm.io.checkpoint import (
-            load_pretrained,  # files are not the method's business: only when asked for
-        )
+        # Files are not the method's business: only when asked for.
+        from ddpm.io.pretrained import load_pretrained
 
         return load_pretrained(name_or_folder, weights=weights)
 

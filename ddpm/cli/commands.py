@@ -30,7 +30,9 @@ from ddpm.diffusion import GaussianDiffusion, Sampler
 from ddpm.evaluation.metrics import DigitClassifier
 from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
 from ddpm.io import checkpoint as checkpoints
-from ddpm.io.checkpoint import DamagedCheckpointError, Weights, load_pretrained
+from ddpm.io.checkpoint import DamagedCheckpointError
+from ddpm.io.paths import MODEL
+from ddpm.io.pretrained import Weights, load_pretrained, save_pretrained
 from ddpm.training.distributed import draw_images, this_process
 from ddpm.training.metrics_logger import read_metrics
 from ddpm.training.trainer import Trainer
@@ -309,13 +311,13 @@ def export(
 ) -> None:
     """Write a trained model by itself, without its run: model.safetensors and config.json."""
     diffusion = load_pretrained(model, weights=checked_weights(weights))
-    if (out / checkpoints.MODEL).exists():
+    if (out / MODEL).exists():
         raise FileExistsError(f"{out} already holds a model; choose another folder, or delete that one")
     if not this_process().is_main_process:
         return
-    checkpoints.save_pretrained(diffusion, out, dtype=torch.float16 if half else None)
-    size_of_it = (out / checkpoints.MODEL).stat().st_size
-    show(f"{out / checkpoints.MODEL}, {size_of_it / 2**20:.1f} MiB; read it with ddpm.load_pretrained")
+    save_pretrained(diffusion, out, dtype=torch.float16 if half else None)
+    size_of_it = (out / MODEL).stat().st_size
+    show(f"{out / MODEL}, {size_of_it / 2**20:.1f} MiB; read it with ddpm.load_pretrained")
 
 
 @app.command()

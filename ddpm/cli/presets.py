@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ddpm.cli.overrides import PARTS, check_options, read_override
 from ddpm.data.datasets import load_dataset, plain, torchvision_dataset, torchvision_names
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.io.checkpoint import build_diffusion
+from ddpm.io.pretrained import build_diffusion
 from ddpm.unet import Unet
 
 Options = dict[str, Any]

@@ -37,8 +37,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ddpm.io.checkpoint import CONFIG, to_bytes, to_json, write_synced
 from ddpm.io.diffusers_config import diffusers_config, unet_arguments
+from ddpm.io.files import json_bytes, tensor_bytes, write_whole
+from ddpm.io.paths import CONFIG
 from ddpm.unet import Downsample, SinusoidalEmbedding, Stage, Unet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -145,9 +146,8 @@ def save_diffusers_unet(unet: Unet, folder: str | os.PathLike[str]) -> None:
     tensors, config = to_diffusers(unet)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in {WEIGHTS: to_bytes(tensors), CONFIG: to_json(config)}.items():
-        write_synced(folder / f".{name}.part", content)
-        (folder / f".{name}.part").replace(folder / name)
+    write_whole(folder / WEIGHTS, tensor_bytes(tensors))
+    write_whole(folder / CONFIG, json_bytes(config))
 
 
 # Weights

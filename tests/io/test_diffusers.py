@@ -520,7 +520,7 @@ def test_a_failed_save_leaves_the_old_files_whole(tmp_path, monkeypatch):
         path.write_bytes(content[: len(content) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(interop, "write_synced", full_disk)
+    monkeypatch.setattr("ddpm.io.files.write_synced", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_diffusers_unet(small(num_classes=5), tmp_path)
     check_same_network(small(), load_diffusers_unet(tmp_path))

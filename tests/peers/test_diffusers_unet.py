@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from ddpm import Unet, load_diffusers_unet, save_diffusers_unet, to_diffusers
-from ddpm.io.diffusers import to_their_names, turn
-from ddpm.io.diffusers_config import OPTIONS
+from ddpm.io.diffusers import rotate, to_their_names
+from ddpm.io.diffusers_config import DEFAULTS
 from ddpm.unet import SinusoidalEmbedding
 from tests.io.test_diffusers import AT_256, CIFAR10, SMALL, draw, small
 

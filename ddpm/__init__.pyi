@@ -3,11 +3,11 @@ from .diffusion import Prediction as Prediction
 from .diffusion import to_image_scale as to_image_scale
 from .diffusion import to_model_scale as to_model_scale
 from .io.checkpoint import DamagedCheckpointError as DamagedCheckpointError
-from .io.pretrained import load_pretrained as load_pretrained
-from .io.pretrained import save_pretrained as save_pretrained
 from .io.diffusers import load_diffusers_unet as load_diffusers_unet
 from .io.diffusers import save_diffusers_unet as save_diffusers_unet
 from .io.diffusers import to_diffusers as to_diffusers
+from .io.pretrained import load_pretrained as load_pretrained
+from .io.pretrained import save_pretrained as save_pretrained
 from .oracle import EmpiricalOracle as EmpiricalOracle
 from .oracle import GaussianMixtureOracle as GaussianMixtureOracle
 from .samplers import State as State

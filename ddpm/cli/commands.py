@@ -24,8 +24,8 @@ from ddpm.cli.cost import Cost, estimate
 from ddpm.cli.overrides import PARTS
 from ddpm.cli.presets import PRESETS, RUN, RunConfig, choose_preset, completed, with_overrides
 from ddpm.data import digits
-from ddpm.data.datasets import plain
 from ddpm.data.folder import IMAGE_EXTENSIONS
+from ddpm.data.names import canonical
 from ddpm.diffusion import GaussianDiffusion, Sampler
 from ddpm.evaluation.metrics import DigitClassifier
 from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
@@ -512,7 +512,7 @@ def bound_data(run_config: RunConfig, count: int) -> tuple[torch.Tensor, torch.T
 
 def judge_for(run_config: RunConfig) -> DigitClassifier | None:
     """A judge that has seen all the digits, if those are the data."""
-    if plain(run_config.data["name_or_path"]) != "digits":
+    if canonical(run_config.data["name_or_path"]) != "digits":
         return None
     side = run_config.diffusion["image_size"]
     images, labels = digits(side, channels=run_config.data["channels"]).tensors

@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage.data import chelsea
-from sklearn.datasets import load_sample_image
 
 from ddpm import data
-from ddpm.book import photographs
 from ddpm.data import PrepareImage
 from tests.data.pictures import RANDOM, assert_eight_bit, read_one, write_images
 
@@ -47,26 +44,6 @@ def test_resizing_is_antialiased(tmp_path):
     Image.fromarray((np.indices((96, 96)).sum(0) % 2 * 255).astype(np.uint8)).save(tmp_path / "board.png")
     inner = read_one(tmp_path, 16, channels=1)[:, 2:-2, 2:-2]
     assert (inner - 0.5).abs().max() < 0.02
-
-
-@pytest.mark.parametrize(
-    ("photograph", "source", "left", "upper"),
-    [
-        (photographs.cat_photograph, chelsea(), 85, 0),
-        (photographs.flower_photograph, load_sample_image("flower.jpg"), 158, 71),
-    ],
-)
-def test_photographs(photograph, source, left, upper):
-    square = source[upper : upper + 300, left : left + 300] / 255
-    full, little = photograph(300), photograph(30)
-    assert np.allclose(full.permute(1, 2, 0), square, atol=1e-6)
-    assert little.shape == (3, 30, 30)
-    assert_eight_bit(little)
-    # Antialiasing averages: a pixel of the small picture is near the mean of its 10 × 10 block, not one of its pixels.
-    blocks = square.reshape(30, 10, 30, 10, 3)
-    from_mean = np.abs(little.permute(1, 2, 0).numpy() - blocks.mean((1, 3))).mean()
-    from_one = np.abs(little.permute(1, 2, 0).numpy() - blocks[:, 5, :, 5]).mean()
-    assert from_mean < 0.01 < from_one
 
 
 @pytest.mark.parametrize(

@@ -14,36 +14,33 @@ from ddpm.data.names import NEEDS, NO_DOWNLOAD, NO_ROOT, TORCHVISION, check_name
 NOT_BY_NAME = {"VisionDataset", "DatasetFolder", "ImageFolder", "LSUNClass", "Kinetics", "HMDB51", "UCF101"}
 
 
-def parameters(cls):
-    """The named parameters of a class's constructor, with those of its base class if it passes **kwargs on."""
+def defaults(cls):
+    """The named parameters of a constructor with their defaults; those of the base class if it passes **kwargs on."""
     given = inspect.signature(cls).parameters
-    named = {key: p for key, p in given.items() if p.kind is not p.VAR_KEYWORD}
-    return named if len(named) == len(given) else parameters(cls.__base__) | named
-
-
-CLASSES = {name: getattr(datasets, name) for name in datasets.__all__ if name not in NOT_BY_NAME}
-IMAGES = {name: parameters(cls) for name, cls in CLASSES.items() if isinstance(cls, type)}
-IMAGES = {name: given for name, given in IMAGES.items() if "transform" in given}
+    named = {key: p.default for key, p in given.items() if p.kind is not p.VAR_KEYWORD}
+    return named if len(named) == len(given) else defaults(cls.__base__) | named
 
 
 def part(given):
-    if "train" in given:
-        return "train"
-    split = str(given["split"].default) if "split" in given else None
-    return "" if split is None else f"split={split if split.startswith('train') else ''}"
+    split = str(given.get("split", ""))
+    how = f"split={split if split.startswith('train') else ''}" if "split" in given else ""
+    return "train" if "train" in given else how
 
 
 def test_torchvision_table_is_what_the_classes_say():
-    assert {name: part(given) for name, given in IMAGES.items()} == TORCHVISION
-    without_default = {
-        name: [key for key, p in given.items() if p.default is p.empty and key != "root"]
-        for name, given in IMAGES.items()
+    classes = {name: getattr(datasets, name) for name in datasets.__all__ if name not in NOT_BY_NAME}
+    images = {name: defaults(cls) for name, cls in classes.items() if isinstance(cls, type)}
+    images = {name: given for name, given in images.items() if "transform" in given}
+    assert {name: part(given) for name, given in images.items()} == TORCHVISION
+    needs = {
+        (name, key)
+        for name, given in images.items()
+        for key in given
+        if given[key] is inspect.Parameter.empty
     }
-    assert {name: keys for name, keys in without_default.items() if keys} == {
-        k: [v] for k, v in NEEDS.items()
-    }
-    assert {name for name, given in IMAGES.items() if "download" not in given} == NO_DOWNLOAD
-    assert {name for name, given in IMAGES.items() if "root" not in given} == NO_ROOT
+    assert {(name, key) for name, key in needs if key != "root"} == set(NEEDS.items())
+    assert {name for name, given in images.items() if "download" not in given} == NO_DOWNLOAD
+    assert {name for name, given in images.items() if "root" not in given} == NO_ROOT
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.utils import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from ddpm import GaussianDiffusion, Unet, load_diffusers_unet, save_diffusers_unet, to_diffusers
+from ddpm import Unet, load_diffusers_unet, save_diffusers_unet, to_diffusers
 from ddpm.io.diffusers import rotate
 
 # As published with the weights: google/ddpm-cifar10-32, and google/ddpm-celebahq-256 with its LSUN siblings.
@@ -189,25 +189,13 @@ def test_their_timestep_is_ours_minus_one():
     layer = ours.time_embedding[1]
     embedded = ours.time_embedding[0](torch.from_numpy(t)) @ layer.weight.detach().T
     np.testing.assert_allclose(embedded.numpy(), expected, rtol=0, atol=1e-12)
-
-
-def test_rotate_there_and_back():
-    weight = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    angles = torch.linspace(0, 2, 4).double()
-    torch.testing.assert_close(rotate(rotate(weight, angles), -angles), weight.double())
-    torch.testing.assert_close(rotate(weight, angles).norm(), weight.double().norm())
+    # And there and back again.
+    angles = torch.from_numpy(frequencies)
+    weight = layer.weight.detach()
+    torch.testing.assert_close(rotate(rotate(weight, angles), -angles), weight)
 
 
 # Round trips
-
-
-def test_tensors_come_back():
-    tensors, config = published()
-    again, config_again = to_diffusers(load_diffusers_unet(tensors, config))
-    assert config_again == config
-    assert list(again) == list(tensors)
-    for name, tensor in tensors.items():
-        torch.testing.assert_close(again[name], tensor, rtol=0, atol=1e-6)
 
 
 NETWORKS = {
@@ -229,11 +217,17 @@ NETWORKS = {
 @pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
 def test_networks_come_back(options):
     ours = small(**options)
-    again = load_diffusers_unet(*to_diffusers(ours))
+    tensors, config = to_diffusers(ours)
+    again = load_diffusers_unet(tensors, config)
     assert not again.training
     assert again.learned_variance is ours.learned_variance
     assert again.config["dropout"] == ours.config["dropout"]
     check_same_network(ours, again)
+    tensors_again, config_again = to_diffusers(again)
+    assert config_again == config
+    assert list(tensors_again) == list(tensors)
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensors_again[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_half_precision_is_read_in_float32():
@@ -245,38 +239,24 @@ def test_half_precision_is_read_in_float32():
     check_same_network(expected, loaded)
 
 
-def test_the_loaded_network_can_be_sampled():
-    diffusion = GaussianDiffusion(load_diffusers_unet(*published()), image_size=8, timesteps=3)
-    images = diffusion.sample(batch_size=2, labels=torch.tensor([0, 2]))
-    assert images.shape == (2, 1, 8, 8)
-    assert images.isfinite().all()
-
-
 # Tensors that do not fit
 
-WRONG_TENSORS = {
-    "missing": ({"conv_in.bias": None}, {}, "conv_in.bias is missing"),
-    "both names of one": (
-        {"mid_block.attentions.0.query.weight": torch.zeros(16, 16)},
+QUERY = "mid_block.attentions.0.query.weight"  # besides today's name of the same
+WRONG_TENSORS = [
+    ({"conv_in.bias": None}, {}, "conv_in.bias is missing"),
+    ({QUERY: torch.zeros(16, 16)}, {}, f"{QUERY} is not expected"),
+    ({"conv_in.bias": torch.zeros(2)}, {}, r"conv_in.bias has shape \(2,\) where the network has \(8,\)"),
+    (
+        {f"x.{i}": torch.zeros(1) for i in range(10)},
         {},
-        "mid_block.attentions.0.query.weight is not expected",
+        r"x.0 is not .*; and 2 more\. Give the configuration that",
     ),
-    "shape": (
-        {"conv_out.weight": torch.zeros(2, 8, 3, 3)},
-        {},
-        r"conv_out.weight has shape \(2, 8, 3, 3\) where the network has \(1, 8, 3, 3\)",
-    ),
-    "many": (
-        {f"extra.{number}": torch.zeros(1) for number in range(10)},
-        {},
-        r"extra.0 is not expected; extra.1 .*; and 2 more\. Give the configuration that came with them",
-    ),
-    "more classes": ({}, {"num_class_embeds": 10}, "class_embedding.weight has shape"),
-    "no classes": ({}, {"num_class_embeds": None}, "class_embedding.weight is not expected"),
-}
+    ({}, {"num_class_embeds": 10}, "class_embedding.weight has shape"),
+    ({}, {"num_class_embeds": None}, "class_embedding.weight is not expected"),
+]
 
 
-@pytest.mark.parametrize(("changes", "options", "message"), WRONG_TENSORS.values(), ids=WRONG_TENSORS)
+@pytest.mark.parametrize(("changes", "options", "message"), WRONG_TENSORS)
 def test_load_refuses_tensors_of_another_configuration(changes, options, message):
     tensors, config = published()
     tensors = {name: tensor for name, tensor in (tensors | changes).items() if tensor is not None}

@@ -33,9 +33,7 @@ class FolderDataset(Dataset[Tensor]):
         unreadable: dict[Path, str] | None = None,
     ) -> None:
         """Keep the paths; nothing is read yet."""
-        self.paths = list(paths)
-        self.prepare = prepare
-        self.unreadable = unreadable or {}
+        self.paths, self.prepare, self.unreadable = list(paths), prepare, unreadable or {}
 
     def __len__(self) -> int:
         return len(self.paths)

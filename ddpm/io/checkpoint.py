@@ -14,18 +14,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm.io.files import (
-    checksum,
-    json_bytes,
-    read_json,
-    read_tensors,
-    sync_folder,
-    tensor_bytes,
-    write_synced,
-)
+from ddpm.io.files import json_bytes, read_json, read_tensors, sha256, sync_folder, tensor_bytes, write_synced
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    Tensors = Mapping[str, Mapping[str, Tensor]]
 
 CHECKPOINTS = "checkpoints"  # the folder of them within a run's
 CHECKSUMS = "checksums.json"
@@ -66,12 +60,7 @@ class Checkpoint:
 
 
 def write_checkpoint(
-    run: Path,
-    step: int,
-    tensors: "Mapping[str, Mapping[str, Tensor]]",
-    documents: Mapping[str, Any],
-    *,
-    keep: int,
+    run: Path, step: int, tensors: "Tensors", documents: Mapping[str, Any], *, keep: int
 ) -> Path:
     """Write a checkpoint, and delete all but the newest `keep` (at least 1).
 
@@ -92,7 +81,8 @@ def write_checkpoint(
     unfinished = folder.with_name(f".{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_remains(folder.parent)
+        for remains in folder.parent.glob(".step-*"):  # of a killed process, half-written or half-deleted
+            shutil.rmtree(remains, ignore_errors=True)
         unfinished.mkdir()
         _fill(unfinished, tensors, documents)
         _put_in_place(unfinished, folder)
@@ -108,7 +98,7 @@ def write_checkpoint(
     return folder
 
 
-def _fill(folder: Path, tensors: "Mapping[str, Mapping[str, Tensor]]", documents: Mapping[str, Any]) -> None:
+def _fill(folder: Path, tensors: "Tensors", documents: Mapping[str, Any]) -> None:
     """Write the files of a checkpoint, their checksums last, all of it to the disk."""
     # One after the other: the bytes of all files together may not fit in memory.
     files = chain(
@@ -118,7 +108,7 @@ def _fill(folder: Path, tensors: "Mapping[str, Mapping[str, Tensor]]", documents
     checksums = {}
     for name, content in files:
         write_synced(folder / name, content)
-        checksums[name] = checksum(content)
+        checksums[name] = sha256(content)
     write_synced(folder / CHECKSUMS, json_bytes(checksums))
     sync_folder(folder)
 
@@ -138,12 +128,6 @@ def _discard(folder: Path) -> None:
     doomed = folder.with_name(f".{folder.name}.old")
     folder.replace(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _remove_remains(folder: Path) -> None:
-    """Delete what a killed process left half-written or half-deleted."""
-    for remains in folder.glob(".step-*"):
-        shutil.rmtree(remains, ignore_errors=True)
 
 
 # Reading
@@ -188,10 +172,10 @@ def newest_good_folder(run: Path) -> Path:
             verify(folder)
         except DamagedCheckpointError as problem:
             problems.append(str(problem))
-            continue
-        for problem in problems:
-            warnings.warn(f"{problem}; {folder.name}, the one before it, is used", stacklevel=3)
-        return folder
+        else:
+            for problem in problems:
+                warnings.warn(f"{problem}; {folder.name}, the one before it, is used", stacklevel=3)
+            return folder
     raise DamagedCheckpointError(f"every checkpoint in {run} is damaged: {'; '.join(problems)}")
 
 
@@ -215,7 +199,7 @@ def verify(folder: Path) -> list[str]:
     try:
         checksums = read_json(folder / CHECKSUMS)
         for name, expected in checksums.items():
-            if checksum((folder / name).read_bytes()) != expected:
+            if sha256((folder / name).read_bytes()) != expected:
                 raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} does not hold")
     except (OSError, ValueError, AttributeError) as error:
         raise DamagedCheckpointError(f"{folder} is damaged: {error}") from error

@@ -44,8 +44,8 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def checksum(content: bytes) -> str:
-    """SHA-256, in hexadecimal digits."""
+def sha256(content: bytes) -> str:
+    """The checksum of some bytes, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

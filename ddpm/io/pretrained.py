@@ -73,9 +73,8 @@ def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: Weights 
     if (folder / CHECKSUMS).is_file():
         verify(folder)
     diffusion = build_diffusion(read_json(folder / CONFIG))
-    has_ema = (folder / EMA).is_file()
-    file = folder / (EMA if weights == "ema" and has_ema else MODEL)
-    diffusion.network.load_state_dict(read_tensors(file))
+    file = EMA if weights == "ema" and (folder / EMA).is_file() else MODEL
+    diffusion.network.load_state_dict(read_tensors(folder / file))
     return diffusion.eval()
 
 
@@ -98,5 +97,6 @@ def build_diffusion(config: Mapping[str, Any]) -> GaussianDiffusion:
             " can build: build it there and use Trainer.load"
         )
     weighting = weighting_from_config(config["diffusion"].get("loss_weighting"))
-    arguments = {**config["diffusion"], "loss_weighting": weighting}
-    return GaussianDiffusion(Unet(**config["network"]), **arguments)
+    return GaussianDiffusion(
+        Unet(**config["network"]), **{**config["diffusion"], "loss_weighting": weighting}
+    )

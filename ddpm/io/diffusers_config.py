@@ -40,10 +40,8 @@ _RENAMED = {  # theirs -> ours
 }
 _LISTS = ("block_out_channels", "down_block_types", "up_block_types")
 _COUNTS = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "num_class_embeds")
-_NEWEST = (
-    "mid_block_type",
-    "time_embedding_dim",
-)  # unknown to older versions of diffusers, and at their defaults
+# Unknown to older versions of diffusers, and at their defaults.
+_NEWEST = ("mid_block_type", "time_embedding_dim")
 
 
 def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,9 +103,10 @@ def test_torchvision_dataset_refuses(tmp_path, name, options, message):
         data.torchvision_dataset(name, tmp_path, **options)
 
 
-def test_torchvision_dataset_reports_missing_files_with_the_folder(tmp_path):
-    with pytest.raises(RuntimeError, match=re.escape(f"could not load CIFAR10 from '{tmp_path}'")):
-        data.torchvision_dataset("cifar10", tmp_path, download=False)
+@pytest.mark.parametrize(("name", "options"), [("CIFAR10", {}), ("LFWPeople", {"split": "train"})])
+def test_torchvision_dataset_reports_missing_files_with_the_folder(tmp_path, name, options):
+    with pytest.raises(RuntimeError, match=re.escape(f"could not load {name} from '{tmp_path}'")):
+        data.torchvision_dataset(name.lower(), tmp_path, download=False, **options)
 
 
 # By one word

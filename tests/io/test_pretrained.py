@@ -17,13 +17,10 @@ from tests import runs
 
 def small_model() -> GaussianDiffusion:
     torch.manual_seed(0)
-    network = Unet(
-        16, dim_mults=(1, 2), channels=1, num_classes=3, attention_resolutions=(), num_res_blocks=1
-    )
-    network.config["dropout"] = 0.1
-    for (
-        parameter
-    ) in network.parameters():  # the output layers begin at zero, which would hide a missing weight
+    blocks = {"dim_mults": (1, 2), "attention_resolutions": (), "num_res_blocks": 1, "dropout": 0.1}
+    network = Unet(16, channels=1, num_classes=3, **blocks)
+    # The output layers begin at zero, which would hide a missing weight.
+    for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.05)
     options = {"timesteps": 50, "objective": "pred_v", "beta_schedule": "cosine", "ddim_sampling_eta": 0.5}
     return GaussianDiffusion(network, image_size=(8, 12), **options)

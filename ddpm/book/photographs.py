@@ -5,7 +5,7 @@ from skimage.data import chelsea
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
-from ddpm.data.folder import PrepareImage
+from ddpm.data.images import PrepareImage
 
 # left, upper, right, lower edge of a square in the photograph, in pixels
 CAT_FACE = (85, 0, 385, 300)

@@ -24,13 +24,15 @@ from ddpm.cli.cost import Cost, estimate
 from ddpm.cli.overrides import PARTS
 from ddpm.cli.presets import PRESETS, RUN, RunConfig, choose_preset, completed, with_overrides
 from ddpm.data import digits
-from ddpm.data.datasets import plain
 from ddpm.data.folder import IMAGE_EXTENSIONS
+from ddpm.data.names import canonical
 from ddpm.diffusion import GaussianDiffusion, Sampler
 from ddpm.evaluation.metrics import DigitClassifier
 from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
 from ddpm.io import checkpoint as checkpoints
-from ddpm.io.checkpoint import DamagedCheckpointError, Weights, load_pretrained
+from ddpm.io.checkpoint import DamagedCheckpointError
+from ddpm.io.paths import MODEL
+from ddpm.io.pretrained import Weights, load_pretrained, save_pretrained
 from ddpm.training.distributed import draw_images, this_process
 from ddpm.training.metrics_logger import read_metrics
 from ddpm.training.trainer import Trainer
@@ -308,13 +310,13 @@ def export(
 ) -> None:
     """Write a trained model by itself, without its run: model.safetensors and config.json."""
     diffusion = load_pretrained(model, weights=checked_weights(weights))
-    if (out / checkpoints.MODEL).exists():
+    if (out / MODEL).exists():
         raise FileExistsError(f"{out} already holds a model; choose another folder, or delete that one")
     if not this_process().is_main_process:
         return
-    checkpoints.save_pretrained(diffusion, out, dtype=torch.float16 if half else None)
-    size_of_it = (out / checkpoints.MODEL).stat().st_size
-    show(f"{out / checkpoints.MODEL}, {size_of_it / 2**20:.1f} MiB; read it with ddpm.load_pretrained")
+    save_pretrained(diffusion, out, dtype=torch.float16 if half else None)
+    size_of_it = (out / MODEL).stat().st_size
+    show(f"{out / MODEL}, {size_of_it / 2**20:.1f} MiB; read it with ddpm.load_pretrained")
 
 
 @app.command()
@@ -509,7 +511,7 @@ def bound_data(run_config: RunConfig, count: int) -> tuple[torch.Tensor, torch.T
 
 def judge_for(run_config: RunConfig) -> DigitClassifier | None:
     """A judge that has seen all the digits, if those are the data."""
-    if plain(run_config.data["name_or_path"]) != "digits":
+    if canonical(run_config.data["name_or_path"]) != "digits":
         return None
     side = run_config.diffusion["image_size"]
     images, labels = digits(side, channels=run_config.data["channels"]).tensors

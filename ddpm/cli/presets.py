@@ -1,7 +1,6 @@
 """Settings that make sense, by the kind of data: what `ddpm train` starts from."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,9 +10,10 @@ import torch
 from torch.utils.data import Dataset
 
 from ddpm.cli.overrides import PARTS, check_options, read_override
-from ddpm.data.datasets import load_dataset, plain, torchvision_dataset, torchvision_names
+from ddpm.data.datasets import load_dataset, torchvision_dataset
+from ddpm.data.names import TORCHVISION, canonical, is_path, known_name
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.io.checkpoint import build_diffusion
+from ddpm.io.pretrained import build_diffusion
 from ddpm.unet import Unet
 
 Options = dict[str, Any]
@@ -77,7 +77,7 @@ class RunConfig:
         """The training data, or None if they would have to be downloaded first."""
         options = dict(self.data)
         name = options.pop("name_or_path")
-        if is_path(name) or plain(name) not in torchvision_names():
+        if known_name(name) not in TORCHVISION:
             return self.load_data()
         try:
             return torchvision_dataset(name, download=False, **options)
@@ -202,11 +202,6 @@ ALIKE = {
 MIRRORED = {"cifar10", "cifar100"}
 
 
-def is_path(data: str) -> bool:
-    """Whether a word can only be the path of a folder, as `load_dataset` sees it."""
-    return "/" in data or os.sep in data
-
-
 def choose_preset(data: str, preset: str | None = None) -> tuple[str, RunConfig]:
     """The preset that suits the data, or the one that was asked for, with the data in its place.
 
@@ -221,13 +216,13 @@ def choose_preset(data: str, preset: str | None = None) -> tuple[str, RunConfig]
     Raises:
         ValueError: if there is no preset of that name.
     """
-    by_name = not is_path(data) and plain(data) in {"digits", *torchvision_names()}
-    name = ALIKE.get(plain(data), "folder") if by_name else "folder"
+    by_name = known_name(data) is not None
+    name = ALIKE.get(canonical(data), "folder") if by_name else "folder"
     name = name if preset is None else preset
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     run_config = PRESETS[name]
-    if by_name and plain(data) not in MIRRORED:
+    if by_name and canonical(data) not in MIRRORED:
         run_config = run_config.changed("data", augment_horizontal_flip=False)
     path = Path(data).expanduser()
     source = str(path.absolute()) if not by_name and (is_path(data) or path.is_dir()) else data

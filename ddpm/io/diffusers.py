@@ -4,8 +4,8 @@ The networks of the DDPM paper for CIFAR-10, CelebA-HQ and LSUN are published in
 this package under other names, with one difference: published weights count noise levels from 0, the paper and
 everything here from 1. What they call t−1 is our t, and this file is the only one to know.
 
-No wrapper is needed for it. The levels enter through sines and cosines of t at frequencies f, and by the addition
-theorems a shift of t by one turns each pair by the angle f:
+No wrapper is needed for it. The noise level enters through sines and cosines of t at frequencies f, and by the addition
+theorems a shift of t by one rotates each pair by the angle f:
 
     sin f(t−1) = cos f · sin ft − sin f · cos ft
     cos f(t−1) = sin f · sin ft + cos f · cos ft
@@ -15,52 +15,50 @@ on the sine and b on the cosine,
 
     a sin f(t−1) + b cos f(t−1) = (a cos f + b sin f) sin ft + (b cos f − a sin f) cos ft,
 
-so that (a, b) turned by f are weights that see t and do what the published ones do at t−1. The way out turns them by
-−f. A rotation is its own inverse transpose, so gradients are turned as weights are, and training further in one layout
-or the other is the same.
+so that (a, b) rotated by f are weights that see t and do what the published ones do at t−1. The way out rotates by −f.
+A rotation is its own inverse transpose, so gradients are rotated as weights are, and training further in one layout or
+the other is the same.
 
-In exact arithmetic the two networks are equal. In float32 they agree as far as their angles do: an angle at level 1000
-is rounded by up to 5 · 10⁻⁵ in either of them, in different ways, which no conversion of weights can undo.
+In exact arithmetic the two networks are equal. In float32 they agree as far as their angles do: an angle at t = 1000 is
+rounded by up to 5 · 10⁻⁵ in either of them, in different ways, which no conversion of weights can undo.
 """
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
-from huggingface_hub.utils import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddpm.io.checkpoint import CONFIG, to_bytes, to_json, write_synced
 from ddpm.io.diffusers_config import diffusers_config, unet_arguments
-from ddpm.unet import Downsample, SinusoidalEmbedding, Stage, Unet
+from ddpm.io.files import json_bytes, read_json, read_tensors, tensor_bytes, write_whole
+from ddpm.io.paths import CONFIG
+from ddpm.unet import SinusoidalEmbedding, Stage, Unet
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICKLE = "diffusion_pytorch_model.bin"
-PLACES = ("", "unet")  # a folder of a network alone, and one of a whole pipeline
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-
-# Our modules -> theirs, within a residual block and within an attention block.
-RESIDUAL_NAMES = {
-    "norm1": "norm1",
-    "conv1": "conv1",
-    "time": "time_emb_proj",
-    "norm2": "norm2",
-    "conv2": "conv2",
-    "shortcut": "conv_shortcut",
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_PICKLE = "diffusion_pytorch_model.bin"
+_PLACES = ("", "unet")  # a folder of a network alone, and one of a whole pipeline
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_NAMED = 8  # of the tensors that are wrong, in one message
+_SEES_T = "time_embedding.1.weight"  # the weight that the rotation is about
+# Modules of a stage -> theirs; queries, keys and values are computed in one go here.
+_STAGE = {
+    "block.norm1": ["resnets.{}.norm1"],
+    "block.conv1": ["resnets.{}.conv1"],
+    "block.time": ["resnets.{}.time_emb_proj"],
+    "block.norm2": ["resnets.{}.norm2"],
+    "block.conv2": ["resnets.{}.conv2"],
+    "block.shortcut": ["resnets.{}.conv_shortcut"],
+    "attention.norm": ["attentions.{}.group_norm"],
+    "attention.qkv": ["attentions.{}.to_q", "attentions.{}.to_k", "attentions.{}.to_v"],
+    "attention.out": ["attentions.{}.to_out.0"],
 }
-ATTENTION_NAMES = {"norm": ("group_norm",), "qkv": ("to_q", "to_k", "to_v"), "out": ("to_out.0",)}
-SEES_THE_LEVEL = "time_embedding.1.weight"  # the weight that the rotation is about
 # Attention in files from before the summer of 2023: the names then, and those of today.
-OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_NAME = re.compile(r"(attentions\.\d+)\.(query|key|value|proj_attn)\.")
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 # In and out
@@ -75,20 +73,16 @@ def load_diffusers_unet(
 
         GaussianDiffusion(load_diffusers_unet("google/ddpm-cifar10-32"), image_size=32, beta_schedule="linear")
 
-    It takes our levels t = 1 … T, where the published network takes t−1 (see the top of this file).
+    It takes our noise levels t = 1 … T, where the published network takes t−1. With twice as many channels in the
+    output as in the input it is one with `learned_variance`.
 
     Args:
         path_or_state_dict: a folder that holds `config.json` and `diffusion_pytorch_model.safetensors`, by itself or in
-            a subfolder `unet`; or, where there is no such folder, a name on the Hugging Face Hub such as
-            "google/ddpm-cifar10-32", of which these two files are fetched; or the tensors themselves, by their names in
-            a `UNet2DModel`. Those that diffusers used until 2023 (`query`, `proj_attn`) are known, too.
+            a subfolder `unet`; or, where there is no such folder, a name on the Hugging Face Hub, from which these two
+            files are fetched; or the tensors themselves, by their names in a `UNet2DModel`, today's or those of 2023.
         config: what diffusers' `config.json` says; needed with tensors. With a folder or a name it replaces the file.
             An option that it does not name has the default of `UNet2DModel`. Published ones do not name `dropout`,
             so a network to be trained further has none unless you add it.
-
-    Returns:
-        The network. With twice as many channels in the output as in the input it is one with `learned_variance`, of
-        which a configuration says nothing else.
 
     Raises:
         FileNotFoundError: if there is no such folder, nothing of that name on the Hub, no network to reach it, or only
@@ -100,29 +94,26 @@ def load_diffusers_unet(
     if isinstance(path_or_state_dict, Mapping):
         tensors = path_or_state_dict
     else:
-        names = [WEIGHTS] if config is not None else [CONFIG, WEIGHTS]
-        *config_file, weights_file = find_files(path_or_state_dict, names)
-        config = read_config(config_file[0]) if config is None else config
-        tensors = read_tensors(weights_file)
+        names = [CONFIG, _WEIGHTS] if config is None else [_WEIGHTS]
+        *config_file, weights_file = _find_files(path_or_state_dict, names)
+        config = _read(config_file[0]) if config is None else config
+        tensors = _read(weights_file)
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a mapping, as diffusers' config.json is, but got {config!r}")
     unet = Unet(**unet_arguments(config))
-    unet.load_state_dict(to_our_names(tensors, unet))
+    unet.load_state_dict(_to_our_names(tensors, unet))
     return unet.eval()
 
 
 def to_diffusers(unet: Unet) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and the configuration of the `UNet2DModel` that does at t−1 what `unet` does at t.
 
-    Args:
-        unet: the network.
-
     Returns:
         The tensors, on the CPU and independent of the network's, and the configuration, ready for JSON.
         `UNet2DModel.from_config(config)` takes the tensors with `load_state_dict`.
 
     Raises:
-        TypeError: if it is no `Unet`.
+        TypeError: if it is not a `Unet`.
         ValueError: if it was built with an option that their layout does not have.
     """
     config = diffusers_config(unet)
@@ -132,33 +123,24 @@ def to_diffusers(unet: Unet) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def save_diffusers_unet(unet: Unet, folder: str | os.PathLike[str]) -> None:
     """Write a folder that `diffusers.UNet2DModel.from_pretrained` and `load_diffusers_unet` read.
 
-    Each file is written under another name, synced and then renamed, so that a folder never holds half a file.
-
-    Args:
-        unet: the network.
-        folder: where to write `diffusion_pytorch_model.safetensors` and `config.json`; made if it does not exist.
-
-    Raises:
-        TypeError: if it is no `Unet`.
-        ValueError: if it was built with an option that their layout does not have.
+    It is made if it does not exist; each of its files appears whole or not at all. Errors are those of `to_diffusers`.
     """
     tensors, config = to_diffusers(unet)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in {WEIGHTS: to_bytes(tensors), CONFIG: to_json(config)}.items():
-        write_synced(folder / f".{name}.part", content)
-        (folder / f".{name}.part").replace(folder / name)
+    write_whole(folder / _WEIGHTS, tensor_bytes(tensors))
+    write_whole(folder / CONFIG, json_bytes(config))
 
 
 # Weights
 
 
-def turn(weight: Tensor, angles: Tensor) -> Tensor:
-    """Turn weights on sines and cosines: those that see f(t−1) become those that see ft, in float64.
+def rotate(weight: Tensor, angles: Tensor) -> Tensor:
+    """Rotate weights on sines and cosines: those that see f(t−1) become those that see ft.
 
     Args:
         weight: shape (features, dim), columns for the sines first.
-        angles: f, shape (dim/2,), in float64; −f turns the other way.
+        angles: f, shape (dim/2,), in float64; −f rotates the other way.
 
     Returns:
         Tensor of shape (features, dim) in float64, on the CPU.
@@ -168,207 +150,141 @@ def turn(weight: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([on_sine * cosine + on_cosine * sine, on_cosine * cosine - on_sine * sine], dim=1)
 
 
-def frequencies_of(unet: Unet) -> Tensor:
+def _frequencies(unet: Unet) -> Tensor:
     """The frequencies that the network's embedding multiplies t by, rounded as they are there, in float64."""
     return SinusoidalEmbedding(unet.config["dim"]).frequencies.double()
 
 
-def to_our_names(tensors: Mapping[str, Tensor], unet: Unet) -> dict[str, Tensor]:
-    """Published tensors -> tensors for `unet`, once they are all there and of the right shapes."""
-    tensors = with_new_names(tensors)
-    check_tensors(tensors, expected=to_their_names(unet.state_dict(), unet))
-    names = their_modules(unet)
-    ours = {}
-    for name in unet.state_dict():
-        module, _, kind = name.rpartition(".")
-        ours[name] = torch.cat([tensors[f"{theirs}.{kind}"] for theirs in names[module]])
-    ours[SEES_THE_LEVEL] = turn(ours[SEES_THE_LEVEL], frequencies_of(unet))
-    return ours
-
-
 def to_their_names(tensors: Mapping[str, Tensor], unet: Unet) -> dict[str, Tensor]:
     """Tensors of `unet` (its weights, their gradients) -> those of a `UNet2DModel`, copied to the CPU."""
-    ours = dict(tensors)
-    seeing = ours[SEES_THE_LEVEL]
-    ours[SEES_THE_LEVEL] = turn(seeing, -frequencies_of(unet)).to(seeing.dtype)
-    names = their_modules(unet)
+    rotated = rotate(tensors[_SEES_T], -_frequencies(unet)).to(tensors[_SEES_T].dtype)
+    names = _their_modules(unet)
     theirs = {}
-    for name, tensor in ours.items():
+    for name, tensor in {**tensors, _SEES_T: rotated}.items():
         module, _, kind = name.rpartition(".")
         parts = tensor.detach().cpu().chunk(len(names[module]))
         theirs |= {f"{other}.{kind}": part.clone() for other, part in zip(names[module], parts, strict=True)}
     return theirs
 
 
-def their_modules(unet: Unet) -> dict[str, tuple[str, ...]]:
-    """Our modules -> theirs: one for one, but three for the queries, keys and values, which we compute in one go."""
-    return {
-        "first": ("conv_in",),
-        "time_embedding.1": ("time_embedding.linear_1",),
-        "time_embedding.3": ("time_embedding.linear_2",),
-        "label_embedding": ("class_embedding",),
-        "last_norm": ("conv_norm_out",),
-        "last": ("conv_out",),
-        **level_names("down", unet.down),
-        **stage_names("middle.0", "mid_block", 0),
-        **stage_names("middle.1", "mid_block", 1),
-        **level_names("up", unet.up),
+def _to_our_names(tensors: Mapping[str, Tensor], unet: Unet) -> dict[str, Tensor]:
+    """Published tensors -> tensors for `unet`, once they are all there and of the right shapes."""
+    tensors = _with_new_names(tensors)
+    _check_tensors(tensors, expected=to_their_names(unet.state_dict(), unet))
+    names = _their_modules(unet)
+    ours = {}
+    for name in unet.state_dict():
+        module, _, kind = name.rpartition(".")
+        ours[name] = torch.cat([tensors[f"{other}.{kind}"] for other in names[module]])
+    return ours | {_SEES_T: rotate(ours[_SEES_T], _frequencies(unet))}
+
+
+def _their_modules(unet: Unet) -> dict[str, list[str]]:
+    """Our modules -> theirs. Ours are numbered in the order in which they run, theirs by resolution and within it."""
+    names = {
+        "first": ["conv_in"],
+        "time_embedding.1": ["time_embedding.linear_1"],
+        "time_embedding.3": ["time_embedding.linear_2"],
+        "label_embedding": ["class_embedding"],
+        "last_norm": ["conv_norm_out"],
+        "last": ["conv_out"],
     }
-
-
-def level_names(side: str, layers: nn.ModuleList) -> dict[str, tuple[str, ...]]:
-    """The modules of one way: ours in the order in which they run, theirs by level and number within it."""
-    names = {}
-    level = number = 0
-    for index, layer in enumerate(layers):
-        if isinstance(layer, Stage):
-            names |= stage_names(f"{side}.{index}", f"{side}_blocks.{level}", number)
-            number += 1
-        else:  # what changes the resolution ends the level
-            resampler = "downsamplers" if isinstance(layer, Downsample) else "upsamplers"
-            names[f"{side}.{index}.conv"] = (f"{side}_blocks.{level}.{resampler}.0.conv",)
-            level, number = level + 1, 0
+    stages = {f"middle.{number}": ("mid_block", number) for number in (0, 1)}
+    for side, layers in (("down", unet.down), ("up", unet.up)):
+        resolution = number = 0
+        for index, layer in enumerate(layers):
+            theirs = f"{side}_blocks.{resolution}"
+            if isinstance(layer, Stage):
+                stages[f"{side}.{index}"] = (theirs, number)
+                number += 1
+            else:
+                names[f"{side}.{index}.conv"] = [f"{theirs}.{side}samplers.0.conv"]
+                resolution, number = resolution + 1, 0
+    for ours, (theirs, number) in stages.items():
+        for module, others in _STAGE.items():
+            names[f"{ours}.{module}"] = [f"{theirs}.{other.format(number)}" for other in others]
     return names
 
 
-def stage_names(ours: str, theirs: str, number: int) -> dict[str, tuple[str, ...]]:
-    """The modules of a stage: a residual block, and the attention block that may follow it."""
-    residual = {
-        f"{ours}.block.{mine}": (f"{theirs}.resnets.{number}.{other}",)
-        for mine, other in RESIDUAL_NAMES.items()
-    }
-    attention = {
-        f"{ours}.attention.{mine}": tuple(f"{theirs}.attentions.{number}.{other}" for other in others)
-        for mine, others in ATTENTION_NAMES.items()
-    }
-    return residual | attention
-
-
-def with_new_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_new_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under the names that diffusers gives attention today, with matrices for 1×1 convolutions."""
     renamed = {}
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"the weights must be tensors, but {name!r} is a {type(tensor).__name__}")
-        new = OLD_NAME.sub(lambda match: f"{match[1]}.{OLD_NAMES[match[2]]}.", name)
+        new = _OLD_NAME.sub(lambda match: f"{match[1]}.{_OLD_NAMES[match[2]]}.", name)
         is_convolution = ".attentions." in name and tensor.ndim > 2 and tensor.shape[2:].numel() == 1
         renamed[name if new in tensors else new] = tensor.flatten(1) if is_convolution else tensor
     return renamed
 
 
-def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse weights of which some are missing, not expected or of another shape, naming a few."""
-    misshapen = [
-        f"{name} of shape {tuple(tensors[name].shape)} where the network has {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    problems = [
-        *a_few("missing", [name for name in expected if name not in tensors]),
-        *a_few("not expected", [name for name in tensors if name not in expected]),
-        *a_few("of another shape", misshapen),
+    given, wanted = ({name: tuple(x.shape) for name, x in side.items()} for side in (tensors, expected))
+    problems = [f"{name} is missing" for name in wanted if name not in given]
+    problems += [f"{name} is not expected" for name in given if name not in wanted]
+    problems += [
+        f"{name} has shape {given[name]} where the network has {shape}"
+        for name, shape in wanted.items()
+        if given.get(name, shape) != shape
     ]
     if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise ValueError(
-            f"these weights are not those of a network with this configuration: {'; '.join(problems)}."
-            " Give the configuration that came with them"
+            "these weights are not those of a network with this configuration:"
+            f" {'; '.join(sorted(problems)[:_NAMED])}{more}. Give the configuration that came with them"
         )
-
-
-def a_few(what: str, names: Sequence[str]) -> Iterator[str]:
-    """How many there are, with up to three of them; nothing where there are none."""
-    if names:
-        yield f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
 
 
 # Files
 
 
-def find_files(source: str | os.PathLike[str], names: Sequence[str]) -> list[Path]:
-    """Where the files of a network lie, in a folder or, fetched from the Hub, in its cache.
-
-    Args:
-        source: a folder, or a name on the Hub where there is no such folder.
-        names: the files that are needed.
-
-    Raises:
-        FileNotFoundError: if they are nowhere; the message says what to do.
-    """
-    folder = Path(source)
+def _find_files(source: str | os.PathLike[str], names: Sequence[str]) -> list[Path]:
+    """Where the files of a network lie: in a folder, or fetched from the Hub where there is no such folder."""
+    folder, wanted = Path(source), " and ".join(names)
     if folder.is_dir():
-        return in_folder(folder, names)
+        pickled = any((folder / place / _PICKLE).is_file() for place in _PLACES)
+        return _in_folder(folder, names, f"the folder {folder}", pickled=pickled)
     if folder.exists():
-        raise FileNotFoundError(f"{folder} is a file; give the folder that holds {' and '.join(names)}")
-    if isinstance(source, str) and HUB_NAME.fullmatch(source):
-        return from_hub(source, names)
-    raise FileNotFoundError(
-        f"there is no folder {os.fspath(source)!r}; give a folder that holds {' and '.join(names)}, or a name on the"
-        " Hugging Face Hub, such as 'google/ddpm-cifar10-32'"
-    )
+        raise FileNotFoundError(f"{folder} is a file; give the folder that holds {wanted}")
+    if not (isinstance(source, str) and _HUB_NAME.fullmatch(source)):
+        raise FileNotFoundError(
+            f"there is no folder {os.fspath(source)!r}; give a folder that holds {wanted}, or a name on the Hugging"
+            " Face Hub, such as 'google/ddpm-cifar10-32'"
+        )
+    import huggingface_hub
+
+    patterns = [f"{place}/{name}".lstrip("/") for place in _PLACES for name in names]
+    try:
+        fetched = huggingface_hub.snapshot_download(source, allow_patterns=patterns)
+    except (OSError, huggingface_hub.utils.HFValidationError) as error:
+        raise FileNotFoundError(
+            f"there is no folder {source!r}, and nothing of that name could be fetched from the Hugging Face Hub"
+            f" ({type(error).__name__}). Check the name and the network; on a computer without one, give the path of a"
+            f" folder with {wanted} that you downloaded elsewhere, from https://huggingface.co/{source}"
+        ) from error
+    return _in_folder(Path(fetched), names, f"{source!r} on the Hub", pickled=True)
 
 
-def in_folder(folder: Path, names: Sequence[str]) -> list[Path]:
+def _in_folder(folder: Path, names: Sequence[str], where: str, *, pickled: bool) -> list[Path]:
     """The files of a network in a folder, or in its subfolder `unet`."""
-    for place in PLACES:
+    for place in _PLACES:
         files = [folder / place / name for name in names]
         if all(file.is_file() for file in files):
             return files
-    pickled = any((folder / place / PICKLE).is_file() for place in PLACES)
-    raise FileNotFoundError(f"{missing(f'the folder {folder}', names)}{refused_pickle() if pickled else ''}")
-
-
-def from_hub(name: str, names: Sequence[str]) -> list[Path]:
-    """The files of a network on the Hugging Face Hub, downloaded unless they were before."""
-    absent = offline = None
-    for place in PLACES:
-        # Without a network each look-up takes half a minute of attempts, and one is enough to know.
-        options = {"subfolder": place, "local_files_only": offline is not None}
-        try:
-            return [Path(huggingface_hub.hf_hub_download(name, file, **options)) for file in names]
-        except LocalEntryNotFoundError as error:
-            offline = error
-        except EntryNotFoundError as error:
-            absent = error
-        except (OSError, HFValidationError) as error:
-            raise unreachable(name, names, error) from error
-    if offline is not None:
-        raise unreachable(name, names, offline) from offline
-    raise FileNotFoundError(missing(f"{name!r} on the Hub", names) + refused_pickle()) from absent
-
-
-def unreachable(name: str, names: Sequence[str], error: Exception) -> FileNotFoundError:
-    """What to do where the Hub, or a name on it, cannot be reached."""
-    return FileNotFoundError(
-        f"there is no folder {name!r}, and nothing of that name could be fetched from the Hugging Face Hub"
-        f" ({type(error).__name__}). Check the name and the network; on a computer without one, give the path of a"
-        f" folder with {' and '.join(names)} that you downloaded elsewhere, from https://huggingface.co/{name}"
-    )
-
-
-def missing(where: str, names: Sequence[str]) -> str:
-    """That files are not where they should be."""
-    return f"{where} does not hold {' and '.join(names)}, neither itself nor in a subfolder 'unet'"
-
-
-def refused_pickle() -> str:
-    """Why a pickle is not read, and what to do with one."""
-    return (
-        f"; a file {PICKLE} is a pickle, which can run any code as it is opened, and is not read. If you trust it,"
+    advice = (
+        f"; a file {_PICKLE} is a pickle, which can run any code as it is opened, and is not read. If you trust it,"
         " convert it with diffusers: UNet2DModel.from_pretrained(there).save_pretrained(here)"
     )
+    wanted = " and ".join(names)
+    raise FileNotFoundError(
+        f"{where} does not hold {wanted}, neither itself nor in a subfolder 'unet'{advice if pickled else ''}"
+    )
 
 
-def read_config(file: Path) -> Any:
-    """What a configuration file says."""
+def _read(file: Path) -> Any:
+    """What a file of JSON or of tensors holds."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged, or is no JSON: {error}") from error
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file."""
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged, or is no safetensors file: {error}; fetch it again") from error
+        return read_json(file) if file.suffix == ".json" else read_tensors(file)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{file} is damaged: {error}; fetch it again") from error

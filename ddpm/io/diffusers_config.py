@@ -1,64 +1,48 @@
-"""The options of diffusers' `UNet2DModel` held against those of our `Unet`: which network is the same in both."""
+"""The options of diffusers' `UNet2DModel` and the arguments of our `Unet`: which network is the same in both.
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+Either is translated to the other and back. What does not come back as it was is something that the other side lacks.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
 
 from ddpm.unet import Unet
 from ddpm.unet_blocks import GROUP_NORM_EPS
 
-
-class Option(NamedTuple):
-    """An option of `UNet2DModel`: its default there, and the values of it that our `Unet` has.
-
-    None in the place of the values means that they depend on other options, or that any will do.
-    """
-
-    default: Any
-    ours: tuple[Any, ...] | None = None
-
-
-# A configuration need not name what is at its default, and their defaults are not the paper's.
-OPTIONS = {
-    "sample_size": Option(None),
-    "in_channels": Option(3),
-    "out_channels": Option(3),
-    "center_input_sample": Option(False, (False,)),
-    "time_embedding_type": Option("positional", ("positional",)),
-    "time_embedding_dim": Option(None),
-    "freq_shift": Option(0, (1,)),
-    "flip_sin_to_cos": Option(True, (False,)),
-    "down_block_types": Option(("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D")),
-    "mid_block_type": Option("UNetMidBlock2D", ("UNetMidBlock2D",)),
-    "up_block_types": Option(("AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D")),
-    "block_out_channels": Option((224, 448, 672, 896)),
-    "layers_per_block": Option(2),
-    "mid_block_scale_factor": Option(1, (1,)),
-    "downsample_padding": Option(1, (0,)),
-    "downsample_type": Option("conv", ("conv",)),
-    "upsample_type": Option("conv", ("conv",)),
-    "dropout": Option(0.0),
-    "act_fn": Option("silu", ("silu", "swish")),
-    "attention_head_dim": Option(8),
-    "norm_num_groups": Option(32),
-    "attn_norm_num_groups": Option(None),
-    "norm_eps": Option(1e-5, (GROUP_NORM_EPS,)),
-    "resnet_time_scale_shift": Option("default", ("default",)),
-    "add_attention": Option(True, (True,)),
-    "class_embed_type": Option(None, (None,)),
-    "num_class_embeds": Option(None),
-    "num_train_timesteps": Option(None),
+# What UNet2DModel takes where a configuration says nothing. Its defaults are not the paper's.
+DEFAULTS: dict[str, Any] = (
+    {"sample_size": None, "in_channels": 3, "out_channels": 3, "center_input_sample": False}
+    | {"time_embedding_type": "positional", "time_embedding_dim": None}
+    | {"freq_shift": 0, "flip_sin_to_cos": True, "num_train_timesteps": None}
+    | {"down_block_types": ["DownBlock2D", *["AttnDownBlock2D"] * 3], "mid_block_type": "UNetMidBlock2D"}
+    | {"up_block_types": [*["AttnUpBlock2D"] * 3, "UpBlock2D"], "block_out_channels": [224, 448, 672, 896]}
+    | {"layers_per_block": 2, "mid_block_scale_factor": 1, "resnet_time_scale_shift": "default"}
+    | {"downsample_padding": 1, "downsample_type": "conv", "upsample_type": "conv", "dropout": 0.0}
+    | {"act_fn": "silu", "norm_num_groups": 32, "norm_eps": 1e-5, "attn_norm_num_groups": None}
+    | {"add_attention": True, "attention_head_dim": 8, "class_embed_type": None, "num_class_embeds": None}
+)
+# The options of which every `Unet` has the same value, as the paper's network has; "swish" is another name of SiLU.
+_FIXED: dict[str, list[Any]] = (
+    {"freq_shift": [1], "flip_sin_to_cos": [False], "downsample_padding": [0], "norm_eps": [GROUP_NORM_EPS]}
+    | {"center_input_sample": [False], "time_embedding_type": ["positional"], "act_fn": ["silu", "swish"]}
+    | {"mid_block_type": ["UNetMidBlock2D"], "mid_block_scale_factor": [1], "add_attention": [True]}
+    | {"downsample_type": ["conv"], "upsample_type": ["conv"], "resnet_time_scale_shift": ["default"]}
+    | {"class_embed_type": [None]}
+)
+_RENAMED = {  # theirs -> ours
+    "in_channels": "channels",
+    "layers_per_block": "num_res_blocks",
+    "dropout": "dropout",
+    "norm_num_groups": "resnet_block_groups",
+    "num_class_embeds": "num_classes",
 }
-NEWEST = (
-    "mid_block_type",
-    "time_embedding_dim",
-)  # unknown to older versions of diffusers, and at their defaults
-LISTS = ("block_out_channels", "down_block_types", "up_block_types")
-COUNTS = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
-# Of either way, their kinds of level -> whether it attends.
-KINDS = {
-    "down_block_types": {"DownBlock2D": False, "AttnDownBlock2D": True},
-    "up_block_types": {"UpBlock2D": False, "AttnUpBlock2D": True},
-}
+_LISTS = ("block_out_channels", "down_block_types", "up_block_types")
+_COUNTS = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "num_class_embeds")
+# Unknown to older versions of diffusers, and at their defaults.
+_NEWEST = ("mid_block_type", "time_embedding_dim")
 
 
 def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,195 +51,131 @@ def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if `Unet` is not such a network; the message says everything that stands in the way.
     """
-    options = {name: config.get(name, option.default) for name, option in OPTIONS.items()}
-    check_config(config, options)
-    widths = options["block_out_channels"]
-    channels, out_channels = options["in_channels"], options["out_channels"]
-    return {
-        "dim": widths[0],
-        "out_dim": None if out_channels in (channels, 2 * channels) else out_channels,
-        "learned_variance": out_channels == 2 * channels,  # what a second half of the output is for
-        "dim_mults": [width // widths[0] for width in widths],
-        "channels": channels,
-        "resnet_block_groups": options["norm_num_groups"],
-        "num_classes": options["num_class_embeds"],
-        "attention_resolutions": [2**level for level, attends in enumerate(attending(options)) if attends],
-        "dropout": options["dropout"],
-        "num_res_blocks": options["layers_per_block"],
-    }
+    options = {name: _normalised(config.get(name, default)) for name, default in DEFAULTS.items()}
+    problems = [*_unknown(config), *(malformed := [*_malformed(options)])]
+    allowed, arguments = _FIXED, {}
+    if not malformed:
+        arguments = _to_ours(options)
+        allowed = _FIXED | _fitting(arguments)
+        problems += _complaints_of_unet(arguments)
+    for name, values in allowed.items():
+        if options[name] not in values:
+            origin = "" if name in config else ", the default of UNet2DModel where nothing is said,"
+            wanted = " or ".join(map(repr, values))
+            problems.append(f"{name} is {options[name]!r}{origin} but must be {wanted}")
+    if problems:
+        raise ValueError(f"this configuration is of a network that Unet is not: {'; '.join(problems)}")
+    return arguments
+
+
+def _complaints_of_unet(arguments: dict[str, Any]) -> Iterator[str]:
+    """What `Unet` itself finds wrong, in the names of a configuration."""
+    theirs = {ours: name for name, ours in _RENAMED.items()}
+    try:
+        with torch.device("meta"):
+            Unet(**arguments)
+    except ValueError as error:
+        yield re.sub(r"\w+", lambda word: theirs.get(word[0], word[0]), str(error))
 
 
 def diffusers_config(unet: Unet) -> dict[str, Any]:
     """The configuration of the `UNet2DModel` that is the same network.
 
     Raises:
-        TypeError: if it is no `Unet`.
-        ValueError: if there is no such `UNet2DModel`.
+        TypeError: if it is not a `Unet`.
+        ValueError: if there is no such `UNet2DModel`; the message names each argument that stands in the way.
     """
-    check_unet(unet)
-    config = unet.config
-    factors = [2**level for level in range(len(config["dim_mults"]))]
-    chosen = config["attention_resolutions"]
-    attends = [factor in (factors[-1:] if chosen is None else chosen) for factor in factors]
-    described = {
-        "in_channels": unet.first.in_channels,
-        "out_channels": unet.last.out_channels,  # of the layer, whatever option made it so
-        "down_block_types": ["AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
-        "up_block_types": ["AttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
-        "block_out_channels": [config["dim"] * mult for mult in config["dim_mults"]],
-        "layers_per_block": config["num_res_blocks"],
-        "dropout": config["dropout"],
-        "attention_head_dim": None,
-        "norm_num_groups": config["resnet_block_groups"],
-        "num_class_embeds": config["num_classes"],
-    }
-    fixed = {name: option.ours[0] if option.ours else option.default for name, option in OPTIONS.items()}
-    known = {name: value for name, value in (fixed | described).items() if name not in NEWEST}
-    return {"_class_name": "UNet2DModel", **known}
-
-
-def check_unet(unet: Unet) -> None:
-    """Refuse a network that their layout cannot hold, naming each option of it that is in the way."""
     if not isinstance(unet, Unet):
         raise TypeError(f"only a Unet has a counterpart in diffusers, but got a {type(unet).__name__}")
     config = unet.config
-    # `learned_variance` is no option to refuse: it doubles the channels of the output, which their layout has.
-    fitting = {
-        "self_condition": (False,),
-        "learned_sinusoidal_cond": (False,),
-        "random_fourier_features": (False,),
-        "init_dim": (None, config["dim"]),
+    lacking = {
+        name: config[name]
+        for name in ("self_condition", "learned_sinusoidal_cond", "random_fourier_features")
     }
-    problems = [
-        f"{name}={config[name]!r} (possible: {one_of(values)})"
-        for name, values in fitting.items()
-        if config[name] not in values
+    lacking["init_dim"] = config["init_dim"] not in (None, config["dim"]) and config["init_dim"]
+    lacking["dim_mults"] = config["dim_mults"][0] != 1 and config["dim_mults"]
+    problems = [f"{name}={value!r}" for name, value in lacking.items() if value]
+    if problems:
+        raise ValueError(
+            f"UNet2DModel has no network with {', '.join(problems)}: it has no self-conditioning and no Fourier"
+            " features, its first convolution is as wide as dim, and so is its finest resolution"
+        )
+    known = {name: value for name, value in _to_theirs(config).items() if name not in _NEWEST}
+    return {"_class_name": "UNet2DModel", **known}
+
+
+def _to_ours(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `UNet2DModel` -> arguments of `Unet`."""
+    widths, kinds = options["block_out_channels"], options["down_block_types"]
+    channels, out_channels = options["in_channels"], options["out_channels"]
+    return {ours: options[theirs] for theirs, ours in _RENAMED.items()} | {
+        "dim": widths[0],
+        "dim_mults": [width // widths[0] for width in widths],
+        "attention_resolutions": [2**n for n, kind in enumerate(kinds) if kind == "AttnDownBlock2D"],
+        "learned_variance": out_channels == 2 * channels,  # what a second half of the output is for
+        "out_dim": None if out_channels in (channels, 2 * channels) else out_channels,
+    }
+
+
+def _to_theirs(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `Unet` -> options of `UNet2DModel`."""
+    chosen, mults = arguments["attention_resolutions"], arguments["dim_mults"]
+    chosen = [2 ** (len(mults) - 1)] if chosen is None else chosen
+    attention = ["Attn" if 2**n in chosen else "" for n in range(len(mults))]
+    fixed = {name: values[0] for name, values in _FIXED.items()}
+    renamed = {theirs: arguments[ours] for theirs, ours in _RENAMED.items()}
+    described = {
+        "out_channels": arguments["out_dim"] or arguments["channels"] * (1 + arguments["learned_variance"]),
+        "down_block_types": [f"{kind}DownBlock2D" for kind in attention],
+        "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(attention)],
+        "block_out_channels": [arguments["dim"] * mult for mult in mults],
+        "attention_head_dim": None,
+    }
+    return DEFAULTS | fixed | renamed | described
+
+
+def _fitting(arguments: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What the options that follow from these arguments may be."""
+    twin = _to_theirs(arguments)
+    widths, kinds = twin["block_out_channels"], twin["down_block_types"]
+    # The middle block attends, too, at the last width. Theirs has as many heads as fit, ours has one.
+    attending = {width for width, kind in zip(widths, kinds, strict=True) if "Attn" in kind} | {widths[-1]}
+    return {name: [twin[name]] for name in _LISTS} | {
+        "time_embedding_dim": [None, 4 * widths[0]],
+        "attn_norm_num_groups": [None, twin["norm_num_groups"]],
+        "attention_head_dim": [None, *attending] if len(attending) == 1 else [None],
+    }
+
+
+def _normalised(value: Any) -> Any:
+    """Tuples as lists, and kinds of block by their present names: the oldest had `UNetRes` in front."""
+    if not isinstance(value, list | tuple):
+        return value
+    return [item.removeprefix("UNetRes") if isinstance(item, str) else item for item in value]
+
+
+def _malformed(options: Mapping[str, Any]) -> Iterator[str]:
+    """Lists that are none, and numbers that are none."""
+    counts = [
+        (name, options[name]) for name in _COUNTS if (name, options[name]) != ("num_class_embeds", None)
     ]
-    if config["dim_mults"][0] != 1:
-        problems.append(f"dim_mults={config['dim_mults']} (possible: lists that begin with 1)")
-    if problems:
-        raise ValueError(f"UNet2DModel has no network with {', '.join(problems)}")
+    for name in _LISTS:
+        if not isinstance(options[name], list) or not options[name]:
+            yield f"{name} must be a list with an entry per resolution, but is {options[name]!r}"
+        elif name == "block_out_channels":
+            counts += [("an entry of block_out_channels", width) for width in options[name]]
+    for name, value in counts:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            yield f"{name} must be a whole number of at least 1, but is {value!r}"
+    if not isinstance(options["dropout"], int | float):
+        yield f"dropout must lie in [0, 1), but is {options['dropout']!r}"
 
 
-def check_config(config: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Refuse a configuration that no `Unet` has, with all that is wrong about it.
-
-    Args:
-        config: what was given.
-        options: the same, completed by the defaults.
-    """
-    problems = [*unknown_options(config), *fixed_options(config, options), *numbers(options)]
-    shape_problems = [*lists(options)] or [*layout(options)]
-    # Widths and levels mean something only once the lists are in order.
-    dependent = [] if shape_problems else [*heads(options), *groups(options), *time_width(options)]
-    problems += shape_problems + dependent
-    if problems:
-        raise ValueError(f"this configuration is of a network that Unet is not: {'; '.join(problems)}")
-
-
-def one_of(values: Sequence[Any]) -> str:
-    """Values for a message: "1 or 2"."""
-    return " or ".join(map(repr, values))
-
-
-def is_count(value: object) -> bool:
-    """Whether it is a whole number of at least 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def attending(options: Mapping[str, Any], side: str = "down_block_types") -> list[bool]:
-    """Whether each level attends: on the way down finest first, on the way up coarsest first."""
-    return [KINDS[side][kind_of(name)] for name in options[side]]
-
-
-def kind_of(name: object) -> str:
-    """A kind of level by its present name; the oldest configurations put `UNetRes` in front of it."""
-    return str(name).removeprefix("UNetRes")
-
-
-def unknown_options(config: Mapping[str, Any]) -> Iterator[str]:
+def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
     """What `UNet2DModel` does not have: another class, or options that could mean anything."""
     kind = config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
         yield f"it is one of a {kind}, not of a UNet2DModel"
     for name, value in config.items():
-        if name not in OPTIONS and not str(name).startswith("_") and value is not None:
+        if name not in DEFAULTS and not str(name).startswith("_") and value is not None:
             yield f"UNet2DModel has no option {name} (given: {value!r}); leave it out if it means nothing"
-
-
-def fixed_options(config: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-    """Options that are at another value than the one that our network has."""
-    for name, option in OPTIONS.items():
-        if option.ours is not None and options[name] not in option.ours:
-            origin = "" if name in config else ", the default of UNet2DModel where nothing is said,"
-            yield f"{name} is {options[name]!r}{origin} but must be {one_of(option.ours)}"
-
-
-def numbers(options: Mapping[str, Any]) -> Iterator[str]:
-    """Numbers that are none, or out of range."""
-    for name in COUNTS:
-        if not is_count(options[name]):
-            yield f"{name} must be a whole number of at least 1, but is {options[name]!r}"
-    classes, dropout = options["num_class_embeds"], options["dropout"]
-    if classes is not None and not is_count(classes):
-        yield f"num_class_embeds must be None or a whole number of at least 1, but is {classes!r}"
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        yield f"dropout must lie in [0, 1), but is {dropout!r}"
-
-
-def lists(options: Mapping[str, Any]) -> Iterator[str]:
-    """Lists that are none, or not of one length."""
-    wrong = [name for name in LISTS if not isinstance(options[name], list | tuple) or not options[name]]
-    for name in wrong:
-        yield f"{name} must be a list with an entry per level, but is {options[name]!r}"
-    lengths = {name: len(options[name]) for name in LISTS if name not in wrong}
-    if len(set(lengths.values())) > 1:
-        given = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        yield f"these lists must have an entry per level each, but {given}"
-
-
-def layout(options: Mapping[str, Any]) -> Iterator[str]:
-    """Widths that are no multiples of the first, unknown kinds of level, and a way up unlike the way down."""
-    widths = options["block_out_channels"]
-    if not all(map(is_count, widths)) or any(width % widths[0] for width in widths):
-        yield f"block_out_channels must be whole multiples of the first, but are {list(widths)}"
-    strange = {
-        side: [kind for kind in options[side] if kind_of(kind) not in known] for side, known in KINDS.items()
-    }
-    for side, kinds in strange.items():
-        if kinds:
-            yield f"{side} must be {one_of(list(KINDS[side]))}, but has {', '.join(map(repr, kinds))}"
-    mirrored = any(strange.values()) or attending(options, "up_block_types")[::-1] == attending(options)
-    if not mirrored:
-        down, up = list(options["down_block_types"]), list(options["up_block_types"])
-        yield f"the way up must attend where the way down does, in reverse, but they are {down} and {up}"
-
-
-def heads(options: Mapping[str, Any]) -> Iterator[str]:
-    """Attention of more than one head; theirs is split into heads of a given width."""
-    widths, given = options["block_out_channels"], options["attention_head_dim"]
-    # The middle block attends, too, at the last width.
-    attends = zip(widths, [*attending(options)[:-1], True], strict=True)
-    attending_widths = {width for width, attend in attends if attend}
-    if given is not None and list(attending_widths) != [given]:
-        yield (
-            f"attention_head_dim is {given!r}, but attention must have one head, at the width"
-            f" {' and '.join(map(str, sorted(attending_widths)))} here: None, or the width where there is only one"
-        )
-
-
-def groups(options: Mapping[str, Any]) -> Iterator[str]:
-    """Groups of channels that do not divide the widths, or are others in the middle block."""
-    number, middle = options["norm_num_groups"], options["attn_norm_num_groups"]
-    wrong = [width for width in options["block_out_channels"] if is_count(number) and width % number]
-    if wrong:
-        yield f"norm_num_groups={number} must divide every width, but {wrong} are no multiples of it"
-    if middle not in (None, number):
-        yield f"attn_norm_num_groups is {middle!r} but must be {one_of([None, number])}"
-
-
-def time_width(options: Mapping[str, Any]) -> Iterator[str]:
-    """Another number of features for the level than four times the first width."""
-    given, ours = options["time_embedding_dim"], 4 * options["block_out_channels"][0]
-    if given not in (None, ours):
-        yield f"time_embedding_dim is {given!r} but must be {one_of([None, ours])}"

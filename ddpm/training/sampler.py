@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ddpm.data.folder import PrepareImage
+from ddpm.data.images import PrepareImage
 
 
 class Purpose(IntEnum):

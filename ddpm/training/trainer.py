@@ -26,6 +26,7 @@ from ddpm.data.folder import image_folder
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
 from ddpm.io import checkpoint as checkpoints
 from ddpm.io.checkpoint import Checkpoint
+from ddpm.io.pretrained import model_config
 from ddpm.training.config import FREE_TO_CHANGE, TrainingConfig, advises
 from ddpm.training.distributed import draw_images, this_process
 from ddpm.training.metrics_logger import MetricsLogger
@@ -485,7 +486,7 @@ class Trainer(TrainingConfig):
         """The whole configuration, and the versions of what it ran on."""
         source = self.folder_or_dataset
         name = str(source) if isinstance(source, str | Path) else type(source).__name__
-        return checkpoints.model_config(self.diffusion) | {
+        return model_config(self.diffusion) | {
             "training": self.settings,
             "data": {"source": name, "images": len(self.data)},
             "processes": self.accelerator.num_processes,
@@ -562,7 +563,7 @@ class Trainer(TrainingConfig):
 
     def check_model(self, saved: Checkpoint) -> None:
         """Refuse the checkpoint of another model, naming the differences."""
-        mine = checkpoints.model_config(self.diffusion)
+        mine = model_config(self.diffusion)
         differences = [
             f"{key} is {theirs!r} there and {mine[part].get(key)!r} here"
             for part in ("network", "diffusion")

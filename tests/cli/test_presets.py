@@ -12,7 +12,7 @@ from ddpm import MinSNR
 from ddpm.cli import presets
 from ddpm.cli.overrides import PARTS, parameters, read_override
 from ddpm.cli.presets import CIFAR10, PRESETS, RunConfig, choose_preset, completed, with_overrides
-from ddpm.data import datasets
+from ddpm.data.names import TORCHVISION, canonical
 from ddpm.training.config import TrainingConfig
 
 
@@ -314,5 +314,5 @@ def test_test_images_are_never_mirrored(monkeypatch):
 
 
 def test_mirrored_names_are_names_of_torchvision():
-    assert set(datasets.torchvision_names()) >= presets.MIRRORED
-    assert set(datasets.torchvision_names()) | {"digits"} >= set(presets.ALIKE)
+    assert set(map(canonical, TORCHVISION)) >= presets.MIRRORED
+    assert set(map(canonical, TORCHVISION)) | {"digits"} >= set(presets.ALIKE)

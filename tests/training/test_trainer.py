@@ -587,7 +587,7 @@ def test_a_model_that_does_not_fit_is_refused_before_work_starts(tmp_path, netwo
 
 
 def test_nothing_to_take_up(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no run to take up"):
+    with pytest.raises(FileNotFoundError, match="there is no run to resume"):
         trainer(tmp_path).resume()
 
 

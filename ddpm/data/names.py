@@ -1,0 +1,60 @@
+"""The data sets that have a name, and how torchvision's are called. Importing this does not import torch."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+DIGITS = "digits"
+# The classes of torchvision.datasets whose items are images, by how each is told which part to give: the argument, and
+# for `split` its value for the training part, where there is one.
+_CLASSES = {
+    "train": "CIFAR10 CIFAR100 EMNIST FashionMNIST Kitti KMNIST MNIST PhotoTour QMNIST USPS",
+    "split=train": "CelebA Cityscapes CLEVRClassification Country211 DTD FER2013 Flowers102 Food101 GTSRB ImageNet"
+    " Imagenette PCAM RenderedSST2 StanfordCars STL10 SVHN WIDERFace",
+    "split=trainval": "FGVCAircraft OxfordIIITPet",
+    "split=train-standard": "Places365",
+    "split=": "LFWPairs LFWPeople MovingMNIST",
+    "": "Caltech101 Caltech256 CocoCaptions CocoDetection EuroSAT FakeData Flickr30k Flickr8k INaturalist LSUN Omniglot"
+    " SBU SEMEION SUN397 VOCDetection VOCSegmentation",
+}
+TORCHVISION = {name: part for part, names in _CLASSES.items() for name in names.split()}
+# What else, besides `root`, has no default in some of them; and those that fetch no files, or have none.
+NEEDS = {"EMNIST": "split", "PhotoTour": "name", "Flickr30k": "ann_file", "Flickr8k": "ann_file"} | (
+    {"CocoCaptions": "annFile", "CocoDetection": "annFile"}
+)
+_NO_DOWNLOAD = "Cityscapes CocoCaptions CocoDetection FakeData FER2013 Flickr30k Flickr8k ImageNet LSUN"
+NO_DOWNLOAD, NO_ROOT = frozenset(_NO_DOWNLOAD.split()), frozenset({"FakeData"})
+
+
+def canonical(name: str) -> str:
+    """Lower case without punctuation: "fashionmnist" for "Fashion-MNIST"."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+_BY_WORD = {canonical(name): name for name in (DIGITS, *TORCHVISION)}
+
+
+def is_path(name_or_path: str | Path) -> bool:
+    """Whether this is the path of a folder, such as "./mnist", whatever data sets have a name."""
+    return isinstance(name_or_path, Path) or "/" in name_or_path or os.sep in name_or_path
+
+
+def known_name(name_or_path: str | Path) -> str | None:
+    """The name "digits" or that of torchvision's class, however it is spelled; None for a path or an unknown word."""
+    return None if is_path(name_or_path) else _BY_WORD.get(canonical(str(name_or_path)))
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """For a message: the names close to this one, and all there are."""
+    by_word = {canonical(other): other for other in known}
+    close = [by_word[word] for word in difflib.get_close_matches(canonical(name), by_word, n=4, cutoff=0.5)]
+    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+    return f"{hint}; known are {', '.join(sorted(by_word.values(), key=str.lower))}"
+
+
+def check_name_or_folder(name_or_path: str | Path) -> None:
+    """Refuse a word that is neither the name of a data set nor a folder, with the names that are close."""
+    if not (is_path(name_or_path) or known_name(name_or_path) or Path(name_or_path).is_dir()):
+        hint = suggestion(str(name_or_path), _BY_WORD.values())
+        raise ValueError(f"there is no folder {str(name_or_path)!r} and no data set of that name{hint}")

@@ -1,0 +1,76 @@
+"""Files that appear whole or not at all, and the bytes that go into them. Importing this does not import torch."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that its name never stands for half of one, not even after a power cut.
+
+    It is written under another name, synced to the disk and renamed. After an error the old file is still there.
+    """
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        write_synced(unfinished, content)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file through to the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's own entries, which are the names in it, through to the disk where the system can."""
+    with contextlib.suppress(OSError):  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sha256(content: bytes) -> str:
+    """The checksum of some bytes, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def json_bytes(content: object) -> bytes:
+    """JSON for people and programs."""
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def tensor_bytes(tensors: "Mapping[str, Tensor]") -> bytes:
+    """Tensors in the format of safetensors, which has no strides: any memory layout becomes the plain one."""
+    import torch
+    from safetensors.torch import save
+
+    # Each gets memory of its own, since the format refuses tensors that share some, as tied weights do.
+    plain = torch.contiguous_format
+    return save({name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in tensors.items()})
+
+
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """The tensors of a safetensors file, on the CPU, in memory of their own."""
+    from safetensors.torch import load
+
+    return load(path.read_bytes())

@@ -1,0 +1,97 @@
+"""A folder of pictures: all of them are found, in order; what cannot be read is named, counted and left out."""
+
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ddpm import data
+from tests.data.pictures import assert_eight_bit, write_images
+
+
+def cut_short(path):
+    """Throw the end of a file away."""
+    path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
+
+
+def test_image_folder_finds_images_at_any_depth_in_any_spelling_and_in_order(tmp_path):
+    wanted = ["B.PNG", "a.jpg", "b/c.JPEG", "b/d/e.webp", "b/d/f.Tiff", "b/g.tif", "h.bmp"]
+    write_images(tmp_path, [*reversed(wanted), "b/skipped.gif"])
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    dataset = data.image_folder(tmp_path, 8)
+    assert [path.relative_to(tmp_path).as_posix() for path in dataset.paths] == wanted
+    assert dataset.unreadable == {}
+    images = torch.stack(list(dataset))
+    assert images.shape == (7, 3, 8, 8)
+    assert_eight_bit(images)
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0], images[0])
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tiff", "bmp"])
+def test_image_folder_names_counts_and_leaves_out_truncated_files(tmp_path, extension):
+    names = [f"{name}.{extension}" for name in ("fine", "sub/broken", "also-fine")]
+    write_images(tmp_path, names, size=(64, 64))
+    cut_short(tmp_path / f"sub/broken.{extension}")
+    message = rf"left out: 1 of 3 images .* cannot be read: .*broken\.{extension} \(.+\)"
+    with pytest.warns(UserWarning, match=message) as caught:
+        dataset = data.image_folder(tmp_path, 16)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__  # the warning points at the line that named the folder
+    assert [path.name for path in dataset.paths] == [f"also-fine.{extension}", f"fine.{extension}"]
+    assert [path.name for path in dataset.unreadable] == [f"broken.{extension}"]
+    for workers in (0, 2):
+        (batch,) = DataLoader(dataset, batch_size=4, num_workers=workers)
+        assert batch.shape == (2, 3, 16, 16)
+
+
+def test_image_folder_cuts_a_long_list_of_problems(tmp_path):
+    write_images(tmp_path, ["fine.png"])
+    for index in range(11):
+        (tmp_path / f"{index:02}.jpg").write_text("no image at all")
+    (tmp_path / "10.jpg").write_bytes(b"")
+    (tmp_path / "11.bmp").write_bytes(bytes(1000))
+    with pytest.warns(UserWarning, match=r"12 of 13 .*00\.jpg .*09\.jpg .*; and 2 more$"):
+        dataset = data.image_folder(tmp_path, 8)
+    assert len(dataset.unreadable) == 12
+
+
+def test_image_folder_without_the_check_names_a_broken_file_in_its_turn(tmp_path):
+    write_images(tmp_path, ["a.jpg", "b.jpg"], size=(64, 64))
+    cut_short(tmp_path / "b.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = data.image_folder(tmp_path, 8, check=False)
+    assert dataset[0].shape == (3, 8, 8)
+    with pytest.raises(RuntimeError, match=r"cannot read the image .*b\.jpg: .*truncated"):
+        dataset[1]
+
+
+def test_image_folder_warns_of_images_that_have_to_be_enlarged(tmp_path):
+    write_images(tmp_path, ["a.png", "b.png"], size=(40, 40))
+    write_images(tmp_path, ["c.png"], size=(40, 20))
+    message = r"1 of 3 images .* smaller than image_size 24×24 .*c\.png, 40×20\); .* at most 20$"
+    with pytest.warns(UserWarning, match=message) as caught:
+        assert len(data.image_folder(tmp_path, 24)) == 3
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.image_folder(tmp_path, (40, 20))
+
+
+def test_image_folder_refuses_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no image: none of its 0 files ends in one of \.jpg"):
+        data.image_folder(tmp_path, 8)
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match="none of its 1 files"):
+        data.image_folder(tmp_path, 8)
+    with pytest.raises(NotADirectoryError, match=r"notes\.txt is a file; give the path of a folder"):
+        data.image_folder(tmp_path / "notes.txt", 8)
+    with pytest.raises(NotADirectoryError, match=r"nowhere does not exist"):
+        data.image_folder(tmp_path / "nowhere", 8)
+    for name in ("a.jpg", "b.png"):
+        (tmp_path / name).write_text("no")
+    with pytest.raises(ValueError, match=r"2 of 2 images .* cannot be read: .*a\.jpg .*b\.png"):
+        data.image_folder(tmp_path, 8)

@@ -1,0 +1,179 @@
+"""Every kind of picture file becomes the tensor that its format's definition says."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm import data
+from ddpm.data import PrepareImage
+from tests.data.pictures import RANDOM, assert_eight_bit, read_one, write_images
+
+
+def grid(image):
+    """The grey levels 0 … 255 of an image, (H, W, C)."""
+    return (image * 255).round().permute(1, 2, 0).numpy()
+
+
+# Size
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tiff"])
+def test_lossless_files_come_back_exactly(tmp_path, extension):
+    pixels = RANDOM.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"x.{extension}")
+    assert np.array_equal(grid(read_one(tmp_path, (9, 7))), pixels)
+    assert np.array_equal(grid(PrepareImage()(Image.fromarray(pixels))), pixels)
+
+
+def test_shorter_side_is_fitted_and_the_centre_kept(tmp_path):
+    """Red, green and blue thirds side by side: the central square is green."""
+    pixels = np.zeros((20, 60, 3), np.uint8)
+    for third in range(3):
+        pixels[:, 20 * third : 20 * (third + 1), third] = 255
+    Image.fromarray(pixels).save(tmp_path / "flag.png")
+    image = read_one(tmp_path, 10)
+    assert torch.equal(image[:, :, 2:8], torch.tensor([0.0, 1, 0])[:, None, None].expand(3, 10, 6))
+    whole = read_one(tmp_path, (10, 30))
+    assert whole.shape == (3, 10, 30)
+    assert whole[0, 5, 3] == whole[2, 5, 27] == 1
+
+
+def test_resizing_is_antialiased(tmp_path):
+    """A chessboard of single pixels becomes even grey; picking pixels would make it black or white."""
+    Image.fromarray((np.indices((96, 96)).sum(0) % 2 * 255).astype(np.uint8)).save(tmp_path / "board.png")
+    inner = read_one(tmp_path, 16, channels=1)[:, 2:-2, 2:-2]
+    assert (inner - 0.5).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "message"),
+    [
+        (size, 3, "image_size must be .* whole number >= 1")
+        for size in (0, -3, 2.5, "64", (64,), (8, 8, 8), True)
+    ]
+    + [(8, count, r"channels must be 1 \(grey\), 3 \(RGB\) or 4 \(RGBA\), but got") for count in (0, 2, "3")],
+)
+def test_prepare_image_refuses_sizes_and_channels_that_are_none(tmp_path, size, channels, message):
+    with pytest.raises(ValueError, match=message):
+        PrepareImage(size, channels)
+    with pytest.raises(ValueError, match=message):  # before a single file is looked at
+        data.image_folder(tmp_path / "nowhere", size, channels=channels)
+    with pytest.raises(ValueError, match=message):
+        data.load_dataset("digits", image_size=size, channels=channels)
+
+
+# Colours
+
+
+@pytest.mark.parametrize("extension", ["png", "tiff"])
+def test_sixteen_bit_greys_are_scaled_not_clipped(tmp_path, extension):
+    pixels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(pixels).save(tmp_path / f"deep.{extension}")
+    for channels in (1, 3):
+        image = read_one(tmp_path, 8, channels=channels)
+        assert_eight_bit(image)
+        assert np.abs(image.double().numpy() - pixels / 65535).max() <= 1 / 510 + 1e-7
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [np.full((4, 4), 0.5, np.float32), np.full((4, 4), -1, np.int32), np.full((4, 4), 65536, np.int32)],
+)
+def test_pixels_without_a_known_scale_are_refused(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "depth.tiff")
+    message = r"1 of 1 images .*depth.tiff \(pixels of mode .* no known black and white"
+    with pytest.raises(ValueError, match=message):
+        data.image_folder(tmp_path, 4)
+
+
+def test_grey_bilevel_palette_and_cmyk_become_rgb(tmp_path):
+    grey = Image.fromarray(np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8))
+    grey.save(tmp_path / "grey.png")
+    grey.convert("P").save(tmp_path / "palette.png")
+    grey.convert("1", dither=Image.Dither.NONE).save(tmp_path / "bilevel.png")
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "red.tiff")
+    bilevel, plain, palette, red = data.image_folder(tmp_path, 8)
+    expected = torch.arange(0, 256, 4).view(1, 8, 8).expand(3, -1, -1) / 255
+    assert torch.equal(plain, expected)
+    assert torch.equal(palette, expected)
+    assert torch.equal(bilevel, (expected > 127 / 255).float())
+    assert torch.equal(red, torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 8, 8))
+
+
+def test_rgb_becomes_grey_by_luma(tmp_path):
+    pixels = RANDOM.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    luma = pixels @ np.array([0.299, 0.587, 0.114]) / 255  # ITU-R 601, as Pillow documents
+    assert np.abs(read_one(tmp_path, 6, channels=1)[0].numpy() - luma).max() < 1.01 / 255
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_laid_over_white(tmp_path, mode):
+    alpha = np.linspace(0, 255, 16).astype(np.uint8).reshape(4, 4)
+    if mode == "P":
+        alpha = np.where(alpha > 128, 255, 0).astype(np.uint8)
+        image = Image.fromarray((alpha > 0).astype(np.uint8)).convert("P")
+        image.putpalette([7, 7, 7, 100, 100, 100])
+        image.save(tmp_path / "x.png", transparency=0)
+    else:
+        channels = [np.full_like(alpha, 100)] * (len(mode) - 1)
+        Image.fromarray(np.stack([*channels, alpha], axis=-1), mode).save(tmp_path / "x.png")
+    opacity = alpha / 255.0
+    over_white = opacity * 100 / 255 + (1 - opacity)
+    for count in (1, 3):
+        image = read_one(tmp_path, 4, channels=count)
+        assert image.shape[0] == count
+        assert np.abs(image.numpy() - over_white).max() < 1.01 / 255
+
+
+def test_four_channels_keep_the_transparency(tmp_path):
+    pixels = RANDOM.integers(0, 256, (5, 5, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "x.png")
+    assert np.array_equal(grid(read_one(tmp_path, 5, channels=4)), pixels)
+
+
+# Orientation
+
+# Tag 274 -> side of the upright picture on which the stored file's row 0 and column 0 lie (EXIF 2.3).
+ORIENTATIONS = {
+    1: ("top", "left"),
+    2: ("top", "right"),
+    3: ("bottom", "right"),
+    4: ("bottom", "left"),
+    5: ("left", "top"),
+    6: ("right", "top"),
+    7: ("right", "bottom"),
+    8: ("left", "bottom"),
+}
+
+
+def stored(upright, orientation):
+    """What a camera held that way writes for an upright picture."""
+    row, column = ORIENTATIONS[orientation]
+    picture = upright if row in ("top", "bottom") else upright.transpose(1, 0, 2)
+    picture = picture[::-1] if row in ("bottom", "right") else picture
+    return picture[:, ::-1] if column in ("bottom", "right") else picture
+
+
+@pytest.mark.parametrize("extension", ["png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_exif_orientation_is_respected(tmp_path, orientation, extension):
+    upright = RANDOM.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(stored(upright, orientation)))
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = {"lossless": True} if extension == "webp" else {}
+    image.save(tmp_path / f"x.{extension}", exif=exif, **options)
+    assert np.array_equal(grid(read_one(tmp_path, (6, 9))), upright)
+
+
+def test_flips_happen_half_of_the_time_and_mirror_left_and_right(tmp_path):
+    write_images(tmp_path, ["x.png"], size=(6, 6))
+    image = read_one(tmp_path, 6)
+    dataset = data.image_folder(tmp_path, 6, augment_horizontal_flip=True)
+    torch.manual_seed(0)
+    draws = [dataset[0] for _ in range(400)]
+    flipped = sum(torch.equal(draw, image.flip(-1)) for draw in draws)
+    assert flipped + sum(torch.equal(draw, image) for draw in draws) == 400
+    assert abs(flipped - 200) < 4 * 10  # four standard deviations of a fair coin

@@ -268,7 +268,7 @@ def draw(report: Figures) -> None:
     """The picture: what share of the matrix product each reaches, with its images per second."""
     import matplotlib.pyplot as plt
 
-    from ddpm.book.figures import WIDTH, styled
+    from ddpm.book.figures.style import WIDTH, styled
 
     networks = [name for name in NETWORKS if any(row["network"] == name for row in report["rows"])]
 
@@ -294,7 +294,7 @@ def draw(report: Figures) -> None:
 
 def draw_bars(axes: Any, rows: Sequence[Figures]) -> None:
     """Two bars for each implementation, one for each mode; the number at its end is images per second."""
-    from ddpm.book.figures import BLUE, LETTERS, ORANGE
+    from ddpm.book.figures.style import BLUE, LETTERS, ORANGE
 
     for offset, (mode, colour, hatch) in enumerate((("eager", BLUE, ""), ("compiled", ORANGE, "//"))):
         chosen = [row for row in rows if row["mode"] == mode and row["precision"] == "float32"]

@@ -1,6 +1,6 @@
 """The map from the MindSpore port: it leaves nothing of the port out, invents nothing, and what it names exists.
 
-tests/port_surface.json was read from the port's source and knows nothing of the table (tools/port_table.py).
+tests/port_surface.json was read from the port's source and knows nothing of the table (tools/port_table.toml).
 """
 
 import ast

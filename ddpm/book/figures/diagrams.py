@@ -122,7 +122,7 @@ def schedule_view(
         value_range: the values shown as black and as white.
 
     Raises:
-        ValueError: if `chosen` is no name, t is out of range, or the picture has a wrong shape.
+        ValueError: if `chosen` is not among the names, t is out of range, or the picture has a wrong shape.
     """
     check_images(picture[None])
     if chosen not in log_snrs or not 0 <= t <= len(log_snrs[chosen]):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,8 +68,9 @@ def grouped_bars(groups: Mapping[str, Numbers], categories: Sequence[str], *, yl
     width = 0.8 / len(groups)
     for index, (name, values) in enumerate(groups.items()):
         places = np.arange(len(categories)) + (index - (len(groups) - 1) / 2) * width
-        look = {"color": PALETTE[index], "hatch": ("", "//", "..", "xx")[index % 4], "edgecolor": "white"}
-        axes.bar(places, to_array(values), width, label=name, **look)
+        hatch = ("", "//", "..", "xx")[index % 4]
+        look: dict[str, Any] = {"label": name, "color": PALETTE[index], "edgecolor": "white"}
+        axes.bar(places, to_array(values), width, hatch=hatch, **look)
     axes.set_xticks(range(len(categories)), categories)
     axes.set(ylabel=ylabel)
     axes.grid(visible=False, axis="x")

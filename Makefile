@@ -9,10 +9,10 @@ ONLY   ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# Notebooks run one after the other with two threads, unit tests two at a time with one thread each; what tests/peers/ imports
-# could ask a hub for things, and is told not to.
-NOTEBOOK_THREADS := OMP_NUM_THREADS=2
-UNIT_THREADS     := OMP_NUM_THREADS=1 MPLBACKEND=agg HF_HUB_OFFLINE=1
+# Notebooks and tests run two at a time with one thread each: threads that wait for each other are slow where anything else
+# runs. What tests/peers/ imports could ask a hub for things, and is told not to.
+ONE_THREAD := OMP_NUM_THREADS=1
+UNIT_TESTS := $(ONE_THREAD) MPLBACKEND=agg HF_HUB_OFFLINE=1
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=180 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .DEFAULT_GOAL := help
@@ -28,7 +28,7 @@ help: ## list the targets
 .PHONY: setup
 setup: $(STAMP) ## create .venv from the lock in requirements.txt (done by the others when needed)
 
-# The stamp is written last, so a set-up that was cut short is taken up again.
+# The stamp is written last, so a set-up that was cut short is done again.
 $(STAMP): requirements.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found. Install Python 3.11 or newer, or say: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -56,7 +56,7 @@ serve: book ## build the book and serve it on http://localhost:8000 (PORT=…)
 
 .PHONY: notebooks
 notebooks: $(STAMP) ## execute and normalise the chapters (ONLY=07-training for one)
-	$(NOTEBOOK_THREADS) $(BIN)/python tools/execute_notebooks.py $(ONLY)
+	$(BIN)/python tools/execute_notebooks.py $(ONLY)
 
 .PHONY: normalise
 normalise: $(STAMP) ## bring the chapters into normal form without executing them (ONLY=…)
@@ -88,16 +88,16 @@ types: $(STAMP) ## the type checker
 
 .PHONY: unit
 unit: $(STAMP) ## the unit tests
-	$(UNIT_THREADS) $(BIN)/python -m pytest tests -n 2 --ignore tests/book --ignore tests/browser
+	$(UNIT_TESTS) $(BIN)/python -m pytest tests -n 2 --ignore tests/book --ignore tests/browser
 
 .PHONY: chapters
 chapters: $(STAMP) ## each notebook's form, then its outputs against a fresh run (ONLY=07-training for one)
 	$(BIN)/python tools/execute_notebooks.py --check $(ONLY)
-	$(NOTEBOOK_THREADS) $(BIN)/python -m pytest $(NBVAL) $(or $(patsubst %,chapters/%.ipynb,$(ONLY)),$(sort $(wildcard chapters/*.ipynb)))
+	$(ONE_THREAD) $(BIN)/python -m pytest $(NBVAL) -n 2 --dist loadscope $(or $(patsubst %,chapters/%.ipynb,$(ONLY)),$(sort $(wildcard chapters/*.ipynb)))
 
 .PHONY: pages
 pages: book ## the built pages: requests, alt text, numbers, and mathematics in a real browser
-	$(UNIT_THREADS) $(BIN)/python -m pytest tests/book tests/browser -n 2
+	$(UNIT_TESTS) $(BIN)/python -m pytest tests/book tests/browser -n 2
 
 # ---- for maintainers
 

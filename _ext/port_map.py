@@ -1,4 +1,4 @@
-"""The directive ``{port-map} trainer``: what became of the port's names, one section of tools/port_table.py.
+"""The directive ``{port-map} trainer``: what became of the port's names, one section of tools/port_table.toml.
 
 The table is data alone, so it is read at once; the page is read again when it changes.
 """
@@ -61,13 +61,13 @@ class PortMap(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The section that the argument names, as a definition list."""
         sys.path[:0] = [] if str(TOOLS) in sys.path else [str(TOOLS)]
-        from port_table import SECTIONS
+        from port_table import SECTIONS, TABLE
 
-        self.env.note_dependency(str(TOOLS / "port_table.py"))
+        self.env.note_dependency(str(TABLE))
         sections = {section.key: section for section in SECTIONS}
         if self.arguments[0] not in sections:
             raise self.error(
-                f"no section {self.arguments[0]!r} in tools/port_table.py; it has {', '.join(sections)}"
+                f"no section {self.arguments[0]!r} in tools/port_table.toml; it has {', '.join(sections)}"
             )
         section = sections[self.arguments[0]]
         found = self.parse_text_to_nodes("\n".join(entry(row, section) for row in section.rows))

@@ -108,19 +108,19 @@ def train_theirs(seed: int, run: Path, seconds: float, lr: float) -> dict[str, A
     }
 
 
-def judged(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures with the samples judged."""
+def scored(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures with the samples scored."""
     samples = figures.pop("samples")
     for eta, images in samples.items():
         figures[f"eta {eta:g}"] = {
             "distance": round(frechet_distance(images, IMAGES), 4),
-            "recognised": round(JUDGE.fraction_recognised(images), 4),
+            "recognised": round(CLASSIFIER.fraction_recognised(images), 4),
         }
     return figures | {"seconds": round(figures["seconds"], 1)}
 
 
 def main() -> None:
-    """Train and judge for each seed, print a line each, write the figures."""
+    """Train and score for each seed, print a line each, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--peer-lr", type=float, default=PEER_LR)
@@ -129,9 +129,9 @@ def main() -> None:
     rows = []
     for seed in options.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            ours = {} if options.peer_only else judged(train_ours(seed, Path(folder) / "ours"))
+            ours = {} if options.peer_only else scored(train_ours(seed, Path(folder) / "ours"))
             seconds = options.peer_only or ours["seconds"]
-            theirs = judged(train_theirs(seed, Path(folder) / "theirs", seconds, options.peer_lr))
+            theirs = scored(train_theirs(seed, Path(folder) / "theirs", seconds, options.peer_lr))
         rows.append({"seed": seed, "ours": ours, "theirs": theirs})
         print(json.dumps(rows[-1]), flush=True)
     if options.peer_only:
@@ -147,7 +147,7 @@ def main() -> None:
 
 
 IMAGES, LABELS = digits().tensors
-JUDGE = DigitClassifier(IMAGES, LABELS)
+CLASSIFIER = DigitClassifier(IMAGES, LABELS)
 
 if __name__ == "__main__":
     main()

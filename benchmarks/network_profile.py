@@ -1,8 +1,8 @@
 """Where the time of the network goes on a CPU, and how much faster it could be.
 
-    OMP_NUM_THREADS=2 python benchmarks/network_profile.py
+    OMP_NUM_THREADS=2 python -m benchmarks.network_profile
 
-For the two networks of network_speed.py: the time of a training step (forward and backward) and of a network call, the
+For the two networks of network_speed: the time of a training step (forward and backward) and of a network call, the
 shares of it by kind of operation as torch's profiler sees them, and the time of the convolutions alone, each called by
 itself on random numbers of the same shapes. No rearrangement of the rest can make the network faster than those. The
 same call of diffusers' network says how far ahead of it that would be. The figures go to network_profile.json.
@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from network_speed import NETWORKS, UNETS
-from network_speed_report import machine, table
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.network_speed.contenders import UNETS
+from benchmarks.network_speed.jobs import NETWORKS
+from benchmarks.network_speed.summary import machine
+from benchmarks.network_speed.tables import table
 
 RESULTS = Path(__file__).with_suffix(".json")
 REPEATS = 5
@@ -132,7 +135,7 @@ def main() -> None:
     head = [*(key for key in rows[0] if key != "shares"), "shares"]
     print(table(head, [[str(row[key]) for key in head] for row in rows]))
     here = machine(torch.get_num_threads(), "cpu")
-    command = f"OMP_NUM_THREADS={here['threads']} python benchmarks/network_profile.py"
+    command = f"OMP_NUM_THREADS={here['threads']} python -m benchmarks.network_profile"
     RESULTS.write_text(json.dumps({"command": command, "machine": here, "rows": rows}, indent=2) + "\n")
 
 

@@ -28,7 +28,7 @@ FOLDER = Path(__file__).parents[1] / "checkpoints" / "digits"
 
 
 def held_out_loss(diffusion: GaussianDiffusion, images: torch.Tensor) -> float:
-    """The training loss on unseen images, each at 16 evenly spread levels; the same noise at every call."""
+    """The training loss on unseen images, each at 16 evenly spread timesteps; the same noise at every call."""
     generator = torch.Generator().manual_seed(0)
     x0 = to_model_scale(images).repeat(16, 1, 1, 1)
     t = torch.linspace(1, diffusion.schedule.timesteps, len(x0)).long()
@@ -44,7 +44,7 @@ def main() -> None:
     training, held_out = images[:TRAINING_IMAGES], images[TRAINING_IMAGES:]
     network = Unet(24, dim_mults=(1, 2), channels=1, num_res_blocks=1, dropout=0.1)
     diffusion = GaussianDiffusion(network, image_size=8, objective="pred_v", beta_schedule="cosine")
-    averaged = AveragedModel(diffusion, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
+    ema = AveragedModel(diffusion, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     shipped = copy.deepcopy(diffusion)  # takes the averaged weights whenever they are looked at
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01
@@ -62,12 +62,12 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         rate.step()
-        averaged.update_parameters(diffusion)
+        ema.update_parameters(diffusion)
         if step % 250 == 0:
-            shipped.load_state_dict(averaged.module.state_dict())
+            shipped.load_state_dict(ema.module.state_dict())
             unseen = held_out_loss(shipped, held_out)
             print(f"step {step}  loss {loss.item():.4f}  held out {unseen:.4f}", flush=True)
-    shipped.load_state_dict(averaged.module.state_dict())
+    shipped.load_state_dict(ema.module.state_dict())
     save_pretrained(shipped, FOLDER)
     run = {
         "training_images": TRAINING_IMAGES,

@@ -54,15 +54,13 @@ def layer_costs(network: Unet, image_size: int | tuple[int, int]) -> list[LayerC
     Raises:
         ValueError: if the network cannot halve such an image as often as it would.
     """
-    parts = parts_of(network)
+    parts = _parts_of(network)
     shapes: dict[str, torch.Size] = {}
-    hooks = [part.register_forward_hook(noting_shape(shapes, name)) for name, part in parts.items()]
+    hooks = [part.register_forward_hook(_noting_shape(shapes, name)) for name, part in parts.items()]
     try:
         # The counter does not know every fused form of attention.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            call_without_numbers(
-                network, (image_size, image_size) if isinstance(image_size, int) else image_size
-            )
+            _call_without_numbers(network, image_size)
     finally:
         for hook in hooks:
             hook.remove()
@@ -72,11 +70,11 @@ def layer_costs(network: Unet, image_size: int | tuple[int, int]) -> list[LayerC
         channels, height, width = (*shapes[name][1:], 1, 1)[:3]
         parameters = sum(parameter.numel() for parameter in part.parameters())
         flops = sum(counts.get(f"{root}.{name}", {}).values())
-        ledger.append(LayerCost(name, kind_of(part), height, width, channels, parameters, flops))
+        ledger.append(LayerCost(name, _kind_of(part), height, width, channels, parameters, flops))
     return ledger
 
 
-def parts_of(network: Unet) -> dict[str, nn.Module]:
+def _parts_of(network: Unet) -> dict[str, nn.Module]:
     """The parts of a U-Net by their names, in the order in which they run."""
     parts: dict[str, nn.Module] = {}
     for name, child in network.named_children():
@@ -85,7 +83,7 @@ def parts_of(network: Unet) -> dict[str, nn.Module]:
     return parts
 
 
-def kind_of(part: nn.Module) -> str:
+def _kind_of(part: nn.Module) -> str:
     """What a part of a U-Net is, in words."""
     if isinstance(part, Stage) and isinstance(part.attention, AttentionBlock):
         return "stage with attention"
@@ -99,7 +97,7 @@ def kind_of(part: nn.Module) -> str:
     return next((name for kind, name in kinds.items() if isinstance(part, kind)), "embedding")
 
 
-def noting_shape(shapes: dict[str, torch.Size], name: str) -> Callable[[nn.Module, object, Tensor], None]:
+def _noting_shape(shapes: dict[str, torch.Size], name: str) -> Callable[[nn.Module, object, Tensor], None]:
     """A hook that notes the shape of what a part returns."""
 
     def note(_: nn.Module, __: object, output: Tensor) -> None:
@@ -108,12 +106,13 @@ def noting_shape(shapes: dict[str, torch.Size], name: str) -> Callable[[nn.Modul
     return note
 
 
-def call_without_numbers(network: Unet, image_size: tuple[int, int]) -> None:
+def _call_without_numbers(network: Unet, image_size: int | tuple[int, int]) -> None:
     """Send one image through a network, both of them shapes without numbers."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     tensors = [*network.named_parameters(), *network.named_buffers()]
     empty = {name: torch.empty_like(tensor, dtype=torch.float32, device="meta") for name, tensor in tensors}
-    image = torch.empty(1, network.channels, *image_size, device="meta")
-    level = torch.empty(1, dtype=torch.long, device="meta")
-    labels = None if network.num_classes is None else level
+    image = torch.empty(1, network.channels, height, width, device="meta")
+    t = torch.empty(1, dtype=torch.long, device="meta")
+    labels = None if network.num_classes is None else t
     with torch.no_grad():
-        functional_call(network, empty, (image, level, labels))
+        functional_call(network, empty, (image, t, labels))

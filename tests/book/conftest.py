@@ -10,12 +10,6 @@ HTML = ROOT / "_build" / "html"
 
 
 @pytest.fixture(scope="session")
-def sources() -> list[Path]:
-    """The sources of the book's pages, in reading order."""
-    return page_files()
-
-
-@pytest.fixture(scope="session")
 def html() -> Path:
     """The folder of the built pages."""
     if not (HTML / "index.html").exists():
@@ -31,7 +25,7 @@ def pages(html: Path) -> dict[Path, BeautifulSoup]:
 
 
 @pytest.fixture(scope="session")
-def chapters(pages: dict[Path, BeautifulSoup], sources: list[Path]) -> dict[str, BeautifulSoup]:
+def chapters(pages: dict[Path, BeautifulSoup]) -> dict[str, BeautifulSoup]:
     """The pages of _toc.yml, by file name without ending."""
     by_name = {path.stem: page for path, page in pages.items() if path.parent.name == "chapters"}
-    return {source.stem: by_name[source.stem] for source in sources}
+    return {source.stem: by_name[source.stem] for source in page_files()}

@@ -18,6 +18,8 @@ TARGETS = {
     "ex-grid": Target("exercise", "4.1", "", "04-posterior", "ex-grid"),
     "ch-forward": Target("section", "2", "Noise", "02-forward", "ch-forward"),
 }
+FORWARD = "https://book/chapters/02-forward.html"
+CODE = "```python\n# not a {eq}`role`\n:::{nor} a directive\n```"
 TITLES = {"04-posterior": "The posterior", "notation": "Notation"}
 
 
@@ -32,13 +34,10 @@ def resolver() -> Resolver:
     ("source", "plain"),
     [
         ("by {eq}`eq:step`", "by (4.1)"),
-        ("by {eq}`eq:other`", "by [(2.3)](https://book/chapters/02-forward.html#equation-eq-other)"),
+        ("by {eq}`eq:other`", f"by [(2.3)]({FORWARD}#equation-eq-other)"),
         ("see {numref}`fig-cat`", "see Fig. 4.2"),
-        (
-            "{numref}`Chapter %s <ch-forward>`",
-            "[Chapter 2](https://book/chapters/02-forward.html#ch-forward)",
-        ),
-        ("{ref}`ch-forward`", "[Noise](https://book/chapters/02-forward.html#ch-forward)"),
+        ("{numref}`Chapter %s <ch-forward>`", f"[Chapter 2]({FORWARD}#ch-forward)"),
+        ("{ref}`ch-forward`", f"[Noise]({FORWARD}#ch-forward)"),
         ("{ref}`ex-grid`", "Exercise 4.1"),
         ("{doc}`notation`", "[Notation](https://book/chapters/notation.html)"),
         ("{cite:t}`ho2020denoising`", "Ho et al. ([2020](https://arxiv.org/abs/2006.11239))"),
@@ -47,10 +46,7 @@ def resolver() -> Resolver:
         ("$$\na = b\n$$ (eq:step)", "$$\na = b\n\\tag{4.1}\n$$"),
         ("$$ a $$\n\ntext\n\n$$ b $$ (eq:step)", "$$ a $$\n\ntext\n\n$$ b\n\\tag{4.1}\n$$"),
         ("(ch-here)=\n# Title", "# 4 Title"),
-        (
-            "# Title\n\n## One\n\n## Two\n\n### Deep",
-            "# 4 Title\n\n## 4.1 One\n\n## 4.2 Two\n\n### 4.2.1 Deep",
-        ),
+        ("# Title\n## One\n## Two\n### Deep", "# 4 Title\n## 4.1 One\n## 4.2 Two\n### 4.2.1 Deep"),
         (":::{note}\nBy {eq}`eq:step`.\n:::", "---\n\n**Note**\n\nBy (4.1).\n\n---"),
         ("text\n:::{admonition} Recap\n:class: recap\n\nA.\n:::", "text\n\n---\n\n**Recap**\n\nA.\n\n---"),
         ("::::{note}\n:::{tip}\nA.\n:::\n::::", "---\n\n**Note**\n\n---\n\n**Tip**\n\nA.\n\n---\n\n---"),
@@ -58,10 +54,7 @@ def resolver() -> Resolver:
         ("```{exercise} ★ A grid\n:label: ex-grid\n\nDo.\n```", "### Exercise 4.1 (★ A grid)\n\nDo."),
         ("```{solution-start} ex-grid\n:class: dropdown\n```\n\nSo.", "#### Solution to exercise 4.1\n\nSo."),
         ("So.\n\n```{solution-end}\n```", "So."),
-        (
-            "```python\n# not a {eq}`role`\n:::{nor} a directive\n```",
-            "```python\n# not a {eq}`role`\n:::{nor} a directive\n```",
-        ),
+        (CODE, CODE),
     ],
 )
 def test_each_construct(source: str, plain: str, resolver: Resolver) -> None:
@@ -84,20 +77,19 @@ def test_what_cannot_be_resolved_is_an_error(source: str, complaint: str, resolv
         resolver.resolve(source, Numbering("04-posterior"))
 
 
-def small_book(folder: Path, extra: str = "") -> Path:
+def small_book(folder: Path) -> Path:
     """A book of two pages, with a figure and a solution in code."""
-    figure = {
-        "mystnb": {"image": {"alt": "A cat."}, "figure": {"caption": "See {eq}`eq:step`.", "name": "fig-cat"}}
-    }
+    caption = {"caption": "See {eq}`eq:step`.", "name": "fig-cat"}
+    figure = {"mystnb": {"image": {"alt": "A cat."}, "figure": caption}}
     cells = [
         new_markdown_cell("(ch-posterior)=\n# The posterior\n\n$$\na\n$$ (eq:step)"),
         new_code_cell("plot()", metadata=figure),
         new_markdown_cell(
-            "```{exercise} Try\n:label: ex-try\n\nDo.\n```\n\n```{solution-start} ex-try\n```\n\nSo."
+            "```{exercise} Try\n:label: ex-try\n\nDo.\n```\n```{solution-start} ex-try\n```\nSo."
         ),
         new_code_cell("1 + 1"),
         new_markdown_cell("```{solution-end}\n```"),
-        new_markdown_cell("## Further reading\n\n{cite:t}`ho2020denoising`, {doc}`intro`" + extra),
+        new_markdown_cell("## Further reading\n\n{cite:t}`ho2020denoising`, {doc}`intro`"),
     ]
     (folder / "chapters").mkdir()
     nbformat.write(new_notebook(cells=cells), folder / "chapters" / "04-posterior.ipynb")
@@ -140,6 +132,5 @@ def test_no_chapter_of_the_book_shows_a_directive_or_role_raw() -> None:
         nbformat.validate(notebook)
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                assert not RAW.search(
-                    re.sub(r"^```\w*\n.*?^```", "", cell.source, flags=re.DOTALL | re.MULTILINE)
-                ), name
+                prose = re.sub(r"^```\w*\n.*?^```", "", cell.source, flags=re.DOTALL | re.MULTILINE)
+                assert not RAW.search(prose), name

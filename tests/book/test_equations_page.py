@@ -7,9 +7,14 @@ import pytest
 from book_numbers import page_files, read_targets
 from bs4 import BeautifulSoup, Tag
 
-EQUATIONS = {
-    label: target for label, target in read_targets(page_files()).items() if target.kind == "equation"
-}
+PARTS = (
+    r"In code: \S",
+    r"Checked (by|exactly)[^:]*: \S",
+    r"Test: test_\w+ in tests/equations/\w+\.py",
+    r"(1 mutant, caught|\d+ mutants, all caught): \S",
+)
+TARGETS = read_targets(page_files())
+EQUATIONS = {label: target for label, target in TARGETS.items() if target.kind == "equation"}
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +48,14 @@ def test_every_entry_shows_the_number_of_its_equation_and_leads_to_it(
 def test_every_entry_says_what_it_must(cards: dict[str, Tag]) -> None:
     for label, card in cards.items():
         assert card.select_one("div.math"), label
-        assert card.select_one("div.math .eqno") is None, (
-            label
-        )  # the number belongs to the chapter's equation
+        # The number belongs to the chapter's equation.
+        assert card.select_one("div.math .eqno") is None, label
         text = card.get_text()
-        for pattern in (
-            r"In code: \S",
-            r"Checked (by|exactly)[^:]*: \S",
-            r"Test: test_\w+ in tests/equations/\w+\.py",
-        ):
+        for pattern in PARTS:
             assert re.search(pattern, text), (label, pattern)
-        assert re.search(r"(1 mutant, caught|\d+ mutants, all caught): \S", text), label
 
 
-def test_the_totals_are_those_of_the_entries(
-    cards: dict[str, Tag], chapters: dict[str, BeautifulSoup]
-) -> None:
+def test_the_totals_are_right(cards: dict[str, Tag], chapters: dict[str, BeautifulSoup]) -> None:
     text = " ".join(chapters["equations"].select_one("article").get_text().split())
     counted = re.search(r"In all: (\d+) equations, .*?; (\d+) mutants", text)
     assert counted

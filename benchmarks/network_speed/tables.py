@@ -1,0 +1,113 @@
+"""The report in Markdown, printed and put into the README."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.network_speed.jobs import Figures
+
+README = Path(__file__).parents[1] / "README.md"
+TASK_NAMES = {"train": "training", "evaluate": "network calls"}
+
+
+def tables(report: Figures) -> str:
+    """The report in Markdown: the networks, the ratios, the rates."""
+    described = report["machine"]
+    threads = f"{described['threads']} thread{'s' if described['threads'] > 1 else ''}"
+    where = f"{described.get('gpu', described['cpu'])}, {threads}"
+    packages = ("torch", "diffusers", "denoising_diffusion_pytorch", "python")
+    versions = ", ".join(f"{name.replace('_', '-')} {described[name]}" for name in packages)
+    product = ", ".join(
+        f"{rate['median']:,.0f} GFLOP/s in {precision} ({rate['min']:,.0f} to {rate['max']:,.0f})"
+        for precision, rate in report["matmul_gflops"].items()
+    )
+    return "\n\n".join(
+        [
+            f"    {report['command']}",
+            f"{where}; {versions}. The matrix product: {product}.",
+            table(
+                ("network", "", "parameters", "GFLOP per call", "per training image"), network_cells(report)
+            ),
+            "Ours against the peer that is faster for its FLOPs: rates at equal FLOPs, with the range over the rounds;"
+            " images per second as they are; peak memory against the peer that needs less.",
+            table(
+                ("network", "batch", "ours", "against", "at equal FLOPs", "images/s", "memory"),
+                ratio_cells(report),
+            ),
+            "All rates: the median over the rounds and their range, and the peak of memory above what the process had"
+            " with its packages loaded.",
+            table(
+                ("network", "batch", "", "", "images/s", "GFLOP/s", "of the product", "memory", "first call"),
+                rate_cells(report),
+            ),
+        ]
+    )
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines))
+
+
+def network_cells(report: Figures) -> list[list[str]]:
+    """Lines of the table of networks."""
+    return [
+        [
+            network,
+            name,
+            f"{figures['parameters']:,}",
+            f"{figures['flops']['evaluate'] / 1e9:.2f}",
+            f"{figures['flops']['train'] / 1e9:.2f}",
+        ]
+        for network, by_name in report["networks"].items()
+        for name, figures in by_name.items()
+    ]
+
+
+def ratio_cells(report: Figures) -> list[list[str]]:
+    """Lines of the table of ratios."""
+    return [
+        [
+            f"{line['network']}, {TASK_NAMES[line['task']]}",
+            str(line["batch"]),
+            f"{line['mode']}, {line['precision']}",
+            f"{line['against']}, {line['its_mode']}, {line['its_precision']}",
+            "**{median:.2f}** ({min:.2f} to {max:.2f})".format(**line["at_equal_flops"]),
+            f"{line['images_per_second']:.2f}",
+            f"{line['peak_memory']:.2f}",
+        ]
+        for line in report["ratios"]
+    ]
+
+
+def rate_cells(report: Figures) -> list[list[str]]:
+    """Lines of the table of rates."""
+    return [
+        [
+            f"{line['network']}, {TASK_NAMES[line['task']]}",
+            str(line["batch"]),
+            f"{line['mode']}, {line['precision']}",
+            line["implementation"],
+            "{median} ({min} to {max})".format(**{k: rate(v) for k, v in line["images_per_second"].items()}),
+            f"{line['gflops']:,.0f}",
+            f"{line['share_of_matmul']:.0%}",
+            f"{line['peak_memory_mib']:,} MiB",
+            f"{line['first_call_seconds']:.0f} s",
+        ]
+        for line in report["rows"]
+    ]
+
+
+def rate(value: float) -> str:
+    """Three digits of a rate, or all of a larger one."""
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def write_tables(report: Figures, device: str) -> None:
+    """Put the tables into the README, between their marks, or at its end if it has none."""
+    text = README.read_text(encoding="utf-8")
+    first, last = f"<!-- network speed, {device} -->", f"<!-- end of network speed, {device} -->"
+    if first not in text:
+        text = f"{text.rstrip()}\n\n{first}\n{last}\n"
+    before, rest = text.split(first)
+    after = rest.split(last)[1]
+    README.write_text(f"{before}{first}\n\n{tables(report)}\n\n{last}{after}", encoding="utf-8")

@@ -1,0 +1,29 @@
+"""The book's pictures, in one style: tensors in, a matplotlib figure out."""
+
+from ddpm.book.figures.bars import bar_chart, grouped_bars, runs_with_bars
+from ddpm.book.figures.densities import density_panels, histogram_rows, histogram_with_density
+from ddpm.book.figures.diagrams import ellipses, schedule_view, three_coordinates
+from ddpm.book.figures.images import compare_grids, image_grid, image_strip
+from ddpm.book.figures.lines import curves, learning_curve
+from ddpm.book.figures.maps import heat_maps, signed_map
+from ddpm.book.figures.unet import unet_map
+
+__all__ = [
+    "bar_chart",
+    "compare_grids",
+    "curves",
+    "density_panels",
+    "ellipses",
+    "grouped_bars",
+    "heat_maps",
+    "histogram_rows",
+    "histogram_with_density",
+    "image_grid",
+    "image_strip",
+    "learning_curve",
+    "runs_with_bars",
+    "schedule_view",
+    "signed_map",
+    "three_coordinates",
+    "unet_map",
+]

@@ -1,0 +1,119 @@
+"""The built book in a real browser: formulas are typeset, nothing is asked of other hosts, pages fit a phone."""
+
+import functools
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from book_numbers import ROOT, page_files
+
+HTML = ROOT / "_build" / "html"
+ADDRESSES = [f"chapters/{path.stem}.html" for path in page_files()]
+
+OWN = ("http://127.0.0.1:", "file:", "data:", "blob:")
+
+# What there is to see once formulas and fonts are there: each list should be empty.
+LOOK = """async () => {
+  if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
+  await document.fonts.ready;
+  const all = selector => [...document.querySelectorAll(selector)];
+  const text = element => element.outerHTML.slice(0, 120);
+  const width = document.documentElement.clientWidth;
+  const code = document.querySelector("article div.highlight pre"), style = code && getComputedStyle(code);
+  const ruler = document.createElement("canvas").getContext("2d");
+  if (code) ruler.font = style.font;
+  return [{
+    "not typeset": all("article .math").filter(formula => formula.querySelectorAll("mjx-container").length !== 1)
+      .map(text),
+    "wrong formulas": all("mjx-merror, [data-mjx-error]").map(text),
+    "broken pictures": all("article img").filter(image => image.complete && !image.naturalWidth).map(text),
+    "too wide": all("article *").filter(element => element.getBoundingClientRect().right > width + 1
+      && !element.closest("mjx-container, pre, .pst-scrollable-table-container, .sr-only")).map(text),
+    "cut off": all("article .math, article .math mjx-container").filter(element =>
+      element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).overflowX === "hidden").map(text),
+    "scrolls sideways": document.documentElement.scrollWidth > width ? [width] : [],
+  }, code && (code.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight))
+    / ruler.measureText("0").width];
+}"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built():
+    if not (HTML / "index.html").exists():
+        pytest.fail("The book is not built. Run `make book` first, or `make pages`, which does.")
+
+
+@pytest.fixture(scope="module")
+def site():
+    """The address of the book on a free port of this machine."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(HTML)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+# What a page does that it should not, by playwright's name of the event.
+PROBLEMS = {
+    "pageerror": lambda error: f"error: {error}",
+    "console": lambda line: line.type == "error" and line.text,
+    "requestfailed": lambda asked: f"failed: {asked.url}",
+    "response": lambda answer: answer.status >= 400 and f"missing: {answer.url}",
+    "request": lambda asked: not asked.url.startswith(OWN) and f"foreign: {asked.url}",
+    "websocket": lambda socket: f"foreign: {socket.url}",
+}
+
+
+@pytest.fixture
+def page(chromium):
+    """An empty page; `page.problems` collects what it does wrong."""
+    page = chromium.new_page()
+    page.problems = []
+    for event, problem in PROBLEMS.items():
+        page.on(event, lambda it, problem=problem: page.problems.extend(filter(None, [problem(it)])))
+    yield page
+    page.close()
+
+
+def look(page, address):
+    """Load an address; say what is wrong there, by kind, and how many columns of code fit."""
+    page.goto(address)
+    kinds, columns = page.evaluate(LOOK)
+    # Not sooner: on a busy machine the network is idle before the scripts have run.
+    page.wait_for_load_state("networkidle")
+    return {kind: places for kind, places in kinds.items() if places}, columns
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_page_over_http(address, width, site, page):
+    page.set_viewport_size({"width": width, "height": 900})
+    wrong, columns = look(page, f"{site}/{address}")
+    assert (wrong, page.problems) == ({}, [])
+    # The widest line that `ruff format` lets a chapter have is shown without scrolling on a laptop.
+    assert width < 1280 or columns is None or columns >= 88
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_page_over_file(address, page):
+    wrong, _ = look(page, (HTML / address).as_uri())
+    assert (wrong, page.problems) == ({}, [])
+
+
+def test_what_is_wrong_with_a_page_would_be_noticed(page, tmp_path):
+    (tmp_path / "bad.html").write_text(
+        """<script src="http://script.invalid/x.js"></script><style>p { background: url(https://css.invalid/) }</style>
+        <article><p style="width: 2000px">x</p><span class="math">y</span><img src="no.png"></article>
+        <script>fetch("https://fetch.invalid/").catch(() => 0); missing();</script>""",
+        encoding="utf-8",
+    )
+    wrong, _ = look(page, (tmp_path / "bad.html").as_uri())
+    assert wrong.keys() == {"not typeset", "broken pictures", "too wide", "scrolls sideways"}
+    addresses = ("http://script.invalid/x.js", "https://css.invalid/", "https://fetch.invalid/")
+    assert {f"foreign: {address}" for address in addresses} <= set(page.problems)
+    assert "error: missing is not defined" in page.problems
+    assert any(problem.startswith("failed: ") and problem.endswith("no.png") for problem in page.problems)

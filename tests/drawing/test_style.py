@@ -1,0 +1,66 @@
+"""What all figures have in common."""
+
+import io
+
+import matplotlib as mpl
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from ddpm import Unet
+from ddpm.book import figures
+from ddpm.book.figures import style
+from ddpm.book.layer_costs import layer_costs
+
+X, GRID = torch.arange(1, 11), torch.linspace(-4, 4, 401)
+IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+CIRCLE = {"one": (torch.zeros(2), torch.eye(2))}
+LEDGER = layer_costs(Unet(8, dim_mults=(1, 2, 4), channels=1, num_res_blocks=1), 16)
+ARGUMENTS = {
+    "bar_chart": ((1 / X,), {"xlabel": "t", "ylabel": "bits", "log": True, "highlight": {2: "here"}}),
+    "compare_grids": ((IMAGES, IMAGES), {}),
+    "curves": ((X, {"one": X, "two": X**2}), {"xlabel": "x", "ylabel": "y"}),
+    "density_panels": ((GRID, {"p": {"a": GRID**2, "b": GRID}, "q": {"a": GRID**2, "b": GRID}}), {}),
+    "ellipses": ((CIRCLE,), {"points": torch.randn(50, 2), "xlabel": "x", "ylabel": "y"}),
+    "grouped_bars": (({"one": X, "two": X}, list("abcdefghij")), {"ylabel": "%"}),
+    "heat_maps": (({"one": IMAGES[0, 0], "two": IMAGES[1, 0]},), {"label": "size"}),
+    "histogram_rows": (({1: torch.randn(99)}, GRID, {1: GRID**2}), {}),
+    "histogram_with_density": ((torch.randn(99), GRID, {"parabola": GRID**2}), {}),
+    "image_grid": ((IMAGES,), {"titles": range(6)}),
+    "image_strip": (([IMAGES, IMAGES], list("abcdef")), {"row_labels": ["up", "down"]}),
+    "learning_curve": ((X, 1 / X), {"smoothed": 3}),
+    "runs_with_bars": (({"one": X, "two": 2 * X},), {"ylabel": "loss"}),
+    "schedule_view": (({"one": -X.double()}, "one", 3, IMAGES[0]), {"value_range": (0, 1)}),
+    "signed_map": ((torch.randn(10, 6),), {"xlabel": "t", "ylabel": "feature"}),
+    "three_coordinates": (({0: 0.0, 250: 0.6, 1000: 1.5}, 250), {}),
+    "unet_map": ((LEDGER,), {}),
+}
+
+
+@pytest.mark.parametrize("name", figures.__all__)
+def test_every_figure_is_white_light_as_wide_as_a_page_and_leaves_the_settings_alone(name):
+    before = dict(mpl.rcParams)
+    arguments, options = ARGUMENTS[name]
+    figure = getattr(figures, name)(*arguments, **options)
+    assert isinstance(figure, Figure)
+    assert dict(mpl.rcParams) == before
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+    assert figure.get_size_inches()[0] <= style.WIDTH + 0.01
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=figure.dpi, bbox_inches="tight")
+    assert len(file.getvalue()) < 150_000
+    texts = [
+        text for axes in figure.axes for text in (*axes.texts, axes.xaxis.label, *axes.get_xticklabels())
+    ]
+    assert all(text.get_fontsize() >= 9 for text in texts)
+
+
+def test_lines_differ_in_colour_in_dashes_and_in_marks():
+    ys = {str(k): k * GRID for k in range(7)}
+    lines = figures.curves(GRID, ys, xlabel="x", ylabel="y", markers=True).axes[0].lines
+    for looks in (
+        {line.get_color() for line in lines},
+        {str(line._unscaled_dash_pattern) for line in lines},
+        {line.get_marker() for line in lines},
+    ):
+        assert len(looks) == 7

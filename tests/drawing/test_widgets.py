@@ -1,0 +1,131 @@
+"""The widgets' HTML; how the scrubber behaves in a browser is in tests/browser/test_scrubber.py."""
+
+import base64
+import io
+import json
+import math
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from bs4 import BeautifulSoup
+from PIL import Image
+
+from ddpm import NoiseSchedule
+from ddpm.book.widgets import EXPLORED, frame_scrubber, live_front_end, schedule_explorer
+from ddpm.book.widgets.explorer import EXPLORED_TIMESTEPS, schedule_page
+from ddpm.book.widgets.scrubber import GREYS
+from tests.browser.test_scrubber import grey_frames, scrubber
+
+GREY = torch.full((3, 8, 8), 0.25)
+
+
+def picture(address):
+    """The picture in a data address."""
+    data = base64.b64decode(address.removeprefix("data:image/png;base64,"))
+    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def parsed(html):
+    return BeautifulSoup(html, "html.parser")
+
+
+def test_frame_scrubber_without_a_script_shows_the_last_frame_and_no_dead_controls():
+    page = parsed(scrubber()._repr_html_())
+    assert page.img["alt"] == "A grey square growing lighter: t = 4"
+    assert np.array_equal(picture(page.img["src"]), np.full((8, 8, 3), 255))
+    assert "display: none" in page.div["style"]
+
+
+def test_controls_have_names_and_words():
+    page = parsed(scrubber()._repr_html_())
+    slider = {
+        "type": "range",
+        "aria-label": "Frame of: A grey square growing lighter",
+        "aria-valuetext": "t = 4",
+        "data-lm-suppress-shortcuts": "true",
+    }
+    assert slider.items() <= page.input.attrs.items()
+    assert page.button["aria-label"] == "Play the frames"
+
+
+def test_nothing_is_fetched():
+    page = scrubber(caption="Words")._repr_html_()
+    assert "http" not in page
+    assert "import" not in page
+    assert "src=" not in page.replace('src="data:image/png;base64,', "")
+
+
+def test_equal_content_gives_equal_html_and_other_content_another_key():
+    assert scrubber()._repr_html_() == scrubber()._repr_html_()
+    assert len({parsed(scrubber(count)._repr_html_()).figure["data-frames"] for count in (5, 5, 6)}) == 2
+    assert repr(scrubber()) == "<5 frames: t = 0 … t = 4>"
+
+
+def test_words_cannot_break_out_of_the_page():
+    hostile = '"</script><script>alert(1)</script>'
+    page = frame_scrubber(grey_frames(2), [hostile, hostile], alt=hostile, caption=hostile)._repr_html_()
+    assert page.count("<script>") == page.count("</script>") == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_frames_are_the_images_given_to_within_the_palette(channels):
+    """Grey is rounded to one of 64 even steps; 42 pixels do not use up the palette of a colour image."""
+    frames = torch.rand(3, channels, 7, 6, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
+    page = frame_scrubber(frames, ["a", "b", "c"], alt="noise")._repr_html_()
+    encoded = json.loads(page.split("const frames = ")[1].split(";\n")[0])
+    for frame, text in zip(frames.clamp(0, 1), encoded, strict=True):
+        shown = torch.from_numpy(picture(text)).permute(2, 0, 1) / 255
+        bound = 0.5 / (GREYS - 1) if channels == 1 else 0
+        assert (shown - frame).abs().max() <= bound + 0.5 / 255 + 1e-6
+
+
+def test_twenty_five_frames_of_snow_stay_below_half_a_megabyte():
+    snow = torch.rand(25, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    assert len(frame_scrubber(snow, ["snow"] * 25, alt="snow")._repr_html_()) < 500_000
+
+
+# The schedule explorer
+
+
+def test_schedule_explorer_draws_its_first_state_with_words_and_closes_its_figure():
+    image = parsed(schedule_explorer(GREY[:1]).children[3].value).img
+    assert picture(image["src"]).shape[1] > 500
+    assert image["alt"].startswith("linear, T = 1000, t = 300: log SNR ")
+    assert plt.get_fignums() == []
+
+
+def test_moving_a_control_redraws_the_page_with_the_numbers_of_that_schedule():
+    name, timesteps, percent, page = schedule_explorer(GREY).children
+    name.value, timesteps.value, percent.value = "linear, not rescaled", 200, 100
+    left = math.sqrt(math.prod(1 - b for b in np.linspace(1e-4, 0.02, 200)))
+    assert (
+        f"t = 200: log SNR {math.log(left**2 / (1 - left**2)):.2f}, amplitude left {left:.4f}" in page.value
+    )
+    assert f"at t = T amplitude left {left:.4f}" in page.value
+    # The divergence of N(left · 0.25, 1 − left²) from N(0, 1), in bits.
+    bits = (left**2 * (0.25**2 - 1) - math.log(1 - left**2)) / (2 * math.log(2))
+    assert f"L_T = {bits:.2g} bits per dimension" in page.value
+
+
+@pytest.mark.parametrize("name", EXPLORED)
+def test_every_schedule_on_offer_exists_at_every_length_on_offer(name):
+    for timesteps in EXPLORED_TIMESTEPS:
+        assert NoiseSchedule(EXPLORED[name](timesteps)).timesteps == timesteps
+
+
+def test_the_clean_end_has_an_infinite_log_snr_and_can_be_shown():
+    page = schedule_page("cosine", 25, 0, GREY, torch.zeros_like(GREY))
+    assert "t = 0: log SNR inf, amplitude left 1.0000" in page
+
+
+def test_live_front_end_knows_jupyter_by_its_session_and_colab_by_its_module(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert not live_front_end()
+    with monkeypatch.context() as jupyter:
+        jupyter.setenv("JPY_SESSION_NAME", "chapters/03-schedules-and-snr.ipynb")
+        assert live_front_end()
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    assert live_front_end()

@@ -20,8 +20,8 @@ from .schedule import linear_betas as linear_betas
 from .schedule import sigmoid_betas as sigmoid_betas
 from .training.trainer import Trainer as Trainer
 from .unet import Unet as Unet
-from .weighting import MinSNR as MinSNR
 from .weighting import P2 as P2
+from .weighting import MinSNR as MinSNR
 from .weighting import stratified_timesteps as stratified_timesteps
 
 __version__: str

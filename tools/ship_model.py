@@ -17,13 +17,14 @@ from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
 from ddpm import GaussianDiffusion, load_pretrained, save_pretrained
-from ddpm.cli.presets import RunConfig, choose_preset
+from ddpm.cli.presets import choose_preset
+from ddpm.cli.run_config import RunConfig
 from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
 from ddpm.training.distributed import draw_images
 from ddpm.training.metrics_logger import read_metrics
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
-LEVELS = 10  # drawn per test image for the bound
+TIMESTEPS = 10  # drawn per test image for the bound
 JUDGED = 1000  # samples held against as many test images
 BATCH = 250
 # What a command need not say: the machine's paths, what follows from the data, and how often to look.
@@ -46,17 +47,17 @@ def command_of(run_config: RunConfig) -> str:
 def measured(model: GaussianDiffusion, samples: Tensor, test: Dataset[Any]) -> dict[str, Any]:
     """The bound on all test images, and the samples beside as many of them."""
     images, _ = first_images(test, len(test))  # pyright: ignore[reportArgumentType]
-    bound = bits_per_dimension(model, images, levels=LEVELS)
-    judgement = report_on_samples(samples, images[: len(samples)])
+    bound = bits_per_dimension(model, images, timesteps_per_image=TIMESTEPS)
+    report = report_on_samples(samples, images[: len(samples)])
     return {
         "test_images": len(images),
-        "levels_per_image": LEVELS,
+        "levels_per_image": TIMESTEPS,
         "bits_per_dimension": round(float(bound.mean), 4),
         "standard_error": round(float(bound.standard_error), 4),
         "samples": len(samples),
         "network_calls": model.sampling_timesteps,
-        "frechet_distance": round(judgement.distance, 2),
-        "between_halves": round(judgement.halves, 2),
+        "frechet_distance": round(report.distance, 2),
+        "between_halves": round(report.halves, 2),
     }
 
 
@@ -114,7 +115,7 @@ def main() -> None:
         "command": command_of(run_config),
         "steps": last["step"],
         "images": last["images"],
-        "training_images": len(run_config.load_data()),  # pyright: ignore[reportArgumentType]
+        "training_images": len(run_config.load_data()),
         "seconds": round(last["seconds"]),
         "hardware": options.hardware,
         "torch": torch.__version__,

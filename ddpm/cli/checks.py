@@ -34,13 +34,14 @@ def check_model(model: Path) -> None:
 
 
 def check_folder(folder: Path, source: str) -> None:
-    """Refuse a folder that holds a run, and one among the images, which would take its samples for data."""
+    """Refuse a folder that holds a run, cannot be written, or lies among the images, which would then hold samples."""
     there = list_checkpoints(folder)
     if there:
         raise FileExistsError(
             f"{folder} already holds a run, up to step {step_of(there[-1])}: resume it with `ddpm resume {folder}`, or"
             " choose another folder by --out"
         )
+    check_writable(folder)
     if Path(source).is_absolute() and folder.resolve().is_relative_to(Path(source).resolve()):
         raise ValueError(
             f"{folder} lies within the data, {source}, so that the run's samples would be taken for images of it;"
@@ -54,6 +55,16 @@ def prepare_output(out: Path) -> None:
     if not is_png and (mimetypes.guess_type(out.name, strict=False)[0] or "").startswith("image/"):
         raise ValueError(f"--out {out} must end in .png, or be a folder for single PNGs")
     folder = out.parent if is_png else out
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"you may not write to {folder}; choose another folder by --out")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(
+            f"{folder} cannot be written, as {nearest} is a file; choose another by --out"
+        )
+    if not os.access(nearest, os.W_OK):
+        raise PermissionError(f"you may not write to {nearest}; choose another folder by --out")

@@ -3,6 +3,7 @@
 Nothing here imports torch, which takes seconds, before the arguments are checked: commands import what they need later.
 """
 
+import contextlib
 import math
 import os
 import sys
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import humanize
 import typer
@@ -18,14 +19,11 @@ from safetensors import SafetensorError
 
 import ddpm
 from ddpm.cli import report
-from ddpm.cli.checks import check_data, check_folder, check_model, prepare_output
+from ddpm.cli.checks import check_data, check_folder, check_model, check_writable, prepare_output
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
 from ddpm.cli.run_config import RUN, RunConfig, completed, with_overrides, write_json
 from ddpm.io.checkpoint import MODEL, DamagedCheckpointError, list_checkpoints
-
-if TYPE_CHECKING:
-    from ddpm.training.trainer import Trainer
 
 
 def _path(text: str | Path) -> Path:
@@ -35,6 +33,7 @@ def _path(text: str | Path) -> Path:
 
 _MODEL_HELP = 'The folder of a run, a checkpoint or an exported model, or a name such as "digits".'
 _CALLS_HELP = "Network calls per image; the model's own number if not given."
+_TIMESTEPS_HELP = "Timesteps drawn per image for the bound."
 _DATA_HELP = '"digits", a data set of torchvision by name, or a folder.'
 _SET_HELP = "Any other option as part.option=value, such as network.dropout=0.2."
 
@@ -81,14 +80,13 @@ def train(
     name, run_config = choose_preset(data, preset)
     run_config = run_config.changed("data", root=data_root and str(data_root))
     run_config = run_config.changed("diffusion", image_size=image_size)
-    updates = {"train_num_steps": train_steps, "train_batch_size": batch_size, "train_lr": lr, "seed": seed}
-    run_config = run_config.changed("training", **updates, mixed_precision=mixed_precision)
-    run_config = with_overrides(run_config, change or [])
-    run_config.check_size()
     source = run_config.data["name_or_path"]
-    check_data(source)
     folder = out or Path("runs") / (Path(source).name or "all")
-    run_config = run_config.changed("training", results_folder=str(folder))
+    given = {"train_num_steps": train_steps, "train_batch_size": batch_size, "train_lr": lr, "seed": seed}
+    given |= {"mixed_precision": mixed_precision, "results_folder": str(folder)}
+    run_config = with_overrides(run_config.changed("training", **given), change or [])
+    run_config.check_size()
+    check_data(source)
     if not dry_run:
         check_folder(folder, source)
 
@@ -120,16 +118,14 @@ def resume(run: Run, train_steps: TrainSteps = None) -> None:
         show(f"resuming {run} at step {trainer.step} of {run_config.training_config.train_num_steps}")
         _train(trainer, run_config, run)
         return
-    more = f"`ddpm resume {run} --train-steps {2 * trainer.step}`"
+    stands, more = f"step {trainer.step}", f"`ddpm resume {run} --train-steps {2 * trainer.step}`"
     if train_steps is not None:
-        raise ValueError(
-            f"--train-steps {train_steps} is not beyond step {trainer.step}, where the run stands; give a larger"
-            f" number, as in {more}"
-        )
-    show(f"{run} is finished, at step {trainer.step}; to train on: {more}")
+        where = f"--train-steps {train_steps} is not beyond {stands}, where the run stands"
+        raise ValueError(f"{where}; give a larger number, as in {more}")
+    show(f"{run} is finished, at {stands}; to train on: {more}")
 
 
-def _train(trainer: "Trainer", run_config: RunConfig, folder: Path) -> None:
+def _train(trainer: "ddpm.Trainer", run_config: RunConfig, folder: Path) -> None:
     """Keep the run config, train, and say what comes next."""
     with trainer.locked():  # so that a run which is under way there keeps its own
         if trainer.accelerator.is_main_process:
@@ -147,9 +143,7 @@ def _train(trainer: "Trainer", run_config: RunConfig, folder: Path) -> None:
 @app.command()
 def sample(
     model: Model,
-    out: Annotated[Path, typer.Option(parser=_path, help="A .png for one grid, or a folder of PNGs.")] = Path(
-        "samples.png"
-    ),
+    out: Annotated[Path, typer.Option(parser=_path, help="A .png or a folder.")] = Path("samples.png"),
     images: Annotated[int, typer.Option("-n", "--images", min=1, help="How many images.")] = 64,
     sampling_steps: SamplingSteps = None,
     sampler: Annotated[Literal["ddim", "ancestral"] | None, typer.Option()] = None,
@@ -170,15 +164,10 @@ def sample(
     diffusion = ddpm.load_pretrained(model, weights=weights)
     if sampler == "ancestral" and sampling_steps is None:
         sampling_steps = diffusion.schedule.timesteps
-    drawn = _draw(
-        diffusion,
-        range(seed, seed + images),
-        labels=None if label is None else [label] * images,
-        batch_size=batch_size,
-        sampling_timesteps=sampling_steps,
-        sampler="ddim" if sampler is None and eta is not None else sampler,
-        eta=eta,
-    )
+    sampler = "ddim" if sampler is None and eta is not None else sampler
+    options = {"sampling_timesteps": sampling_steps, "sampler": sampler, "eta": eta}
+    labels = None if label is None else [label] * images
+    drawn = _draw(diffusion, range(seed, seed + images), labels=labels, batch_size=batch_size, **options)
     if drawn is None:
         return
     if out.suffix.lower() == ".png":
@@ -206,9 +195,7 @@ def evaluate(
     images: Annotated[int, typer.Option("-n", "--images", min=4, help="How many images.")] = 1000,
     sampling_steps: SamplingSteps = None,
     bound_images: Annotated[int, typer.Option(min=0, help="Images for the bound; 0 leaves it out.")] = 64,
-    timesteps: Annotated[
-        int, typer.Option("--timesteps", "--levels", min=1, help="Drawn per image for the bound.")
-    ] = 100,
+    timesteps: Annotated[int, typer.Option("--timesteps", "--levels", min=1, help=_TIMESTEPS_HELP)] = 100,
     seed: Seed = 0,
     weights: Weights = "ema",
     batch_size: BatchSize = 64,
@@ -217,26 +204,27 @@ def evaluate(
     run_config = RunConfig.load(run).changed("data", augment_horizontal_flip=False)
     check_model(run)
 
+    from ddpm.evaluation.features import DigitClassifier
     from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
 
     diffusion, data = ddpm.load_pretrained(run, weights=weights), run_config.load_data()
     real, labels = first_images(data, min(images, len(data)))
     takes_classes = run_config.network.get("num_classes") is not None
-    drawn = _draw(
-        diffusion,
-        range(seed, seed + len(real)),
-        labels=labels.tolist() if takes_classes and labels is not None else None,
-        batch_size=batch_size,
-        sampling_timesteps=sampling_steps,
-    )
+    options = {"batch_size": batch_size, "sampling_timesteps": sampling_steps}
+    classes = labels.tolist() if takes_classes and labels is not None else None
+    drawn = _draw(diffusion, range(seed, seed + len(real)), labels=classes, **options)
     if drawn is None:
         return
-    figures: dict[str, Any] = asdict(report_on_samples(drawn, real, run_config.classifier()))
+    digits = run_config.data["name_or_path"].lower() == "digits"
+    classifier = DigitClassifier(*data.tensors) if digits else None  # that has seen all of them
+    figures: dict[str, Any] = asdict(report_on_samples(drawn, real, classifier))
+    part = "training"
     if bound_images:
-        part, data = run_config.test_data() or ("training", data)
+        with contextlib.suppress(ValueError):  # where there is no test part
+            data, part = run_config.load_data(train=False), "test"
         real, labels = first_images(data, min(bound_images, len(data)))
-        labels = labels if takes_classes else None
-        bound = bits_per_dimension(diffusion, real, labels, timesteps_per_image=timesteps)
+        classes = labels if takes_classes else None
+        bound = bits_per_dimension(diffusion, real, classes, timesteps_per_image=timesteps)
         figures |= {"bits_per_dimension": float(bound.mean), "standard_error": float(bound.standard_error)}
         figures |= {"of": counted(len(real), f"{part} image")}
     show(*report.described_evaluation(figures, sampling_steps or diffusion.sampling_timesteps))
@@ -248,15 +236,14 @@ def evaluate(
 def export(
     model: Model,
     out: Annotated[Path, typer.Argument(parser=_path, help="The folder to write two files to.")],
-    half: Annotated[
-        bool, typer.Option("--half", help="16-bit weights, for a file of half the size.")
-    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="16-bit weights: half the size.")] = False,
     weights: Weights = "ema",
 ) -> None:
     """Write a trained model by itself, without its run: model.safetensors and config.json."""
     check_model(model)
     if (out / MODEL).exists():
         raise FileExistsError(f"{out} already holds a model; choose another folder, or delete that one")
+    check_writable(out)
 
     import torch
 
@@ -280,17 +267,12 @@ def info(run: Run) -> None:
 
 
 # What bad input, a full disk or a broken file can raise. Anything else is a fault of ours and shows its origin.
-_EXPECTED = (
-    *(ValueError, TypeError, OSError, RuntimeError, ArithmeticError),
-    *(DamagedCheckpointError, SafetensorError),
-)
+_BROKEN = (DamagedCheckpointError, SafetensorError)
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, *_BROKEN)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command, with its arguments or those of the program.
-
-    Errors that a user can mend are told without their origin, unless DDPM_TRACEBACK=1.
-    """
+    """Run the command; errors that a user can mend are told without their origin, unless DDPM_TRACEBACK=1."""
     warnings.showwarning = _warn
     try:
         app(arguments)

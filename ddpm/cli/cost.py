@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import humanize
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -32,9 +33,8 @@ class Cost:
 
     Attributes:
         parameters: of the network.
-        forward_flops: floating-point operations of one network call on one image; a multiplication and an addition
-            count as two.
-        training_flops: the same for one image in training, forward and backward.
+        forward_flops: of one network call on one image; a multiplication and an addition count as two.
+        training_flops: of one image in training, forward and backward.
         fixed_bytes: memory for the parameters, their gradients, the optimiser and the average.
         image_bytes: memory that each image of a batch adds, for what the backward pass needs.
         seconds_per_image: of training, measured here, not compiled.
@@ -82,19 +82,27 @@ def measure_cost(diffusion: GaussianDiffusion, *, batch_size: int, mixed_precisi
 def dry_run(run_config: RunConfig, diffusion: GaussianDiffusion) -> Iterable[str]:
     """What a run is made from and what it costs, in words; nothing is downloaded or written."""
     config, data = run_config.training_config, run_config.local_data()
-    known = data is not None
+    batch, known = config.train_batch_size, data is not None
     if not known:  # just enough of the right form for one batch
-        count = config.train_batch_size * int(os.environ.get("WORLD_SIZE", "1"))
+        count = batch * int(os.environ.get("WORLD_SIZE", "1"))
         data = TensorDataset(torch.zeros(1).expand(count, *diffusion.image_shape), torch.zeros(count).long())
     trainer = ddpm.Trainer(diffusion, data, **run_config.training)
     yield from report.described_run(run_config, trainer, known=known)
     torch.set_num_threads(run_config.training.get("num_threads") or torch.get_num_threads())
     with trainer.explained():
-        cost = measure_cost(
-            diffusion, batch_size=config.train_batch_size, mixed_precision=config.mixed_precision
-        )
-    images, processes = trainer.images_per_step * config.train_num_steps, trainer.accelerator.num_processes
-    yield from report.described_cost(cost, config.train_batch_size, images, processes)
+        cost = measure_cost(diffusion, batch_size=batch, mixed_precision=config.mixed_precision)
+    training, call = (humanize.metric(flops, "FLOP") for flops in (cost.training_flops, cost.forward_flops))
+    memory = humanize.naturalsize(cost.fixed_bytes + batch * cost.image_bytes, binary=True)
+    images, rate = trainer.images_per_step * config.train_num_steps, 1 / cost.seconds_per_image
+    time = report.duration(images / rate / trainer.accelerator.num_processes)
+    yield from report.paragraphs(
+        {
+            "FLOPs": f"{training} per image in training, {call} per network call",
+            "memory": f"about {memory} per process for batches of {batch}, besides what PyTorch takes for itself",
+            "time": f"about {time} here for {images:,} images ({rate:,.0f} images/s and process, measured now),"
+            " besides samples and checkpoints",
+        }
+    )
     yield "dry run: nothing was trained, nothing was written"
 
 
@@ -114,8 +122,8 @@ def with_threads(run_config: RunConfig, diffusion: GaussianDiffusion) -> tuple[R
     cores = torch.get_num_threads()
     threads = choose_threads(flops, cores)
     why = " (small work: more would wait for each other)" if threads < cores else ""
-    line = report.paragraph("threads", f"{threads} of {report.counted(cores, 'core')}{why}")
-    return run_config.changed("training", num_threads=threads), [line]
+    said = report.paragraphs({"threads": f"{threads} of {report.counted(cores, 'core')}{why}"})
+    return run_config.changed("training", num_threads=threads), said
 
 
 def choose_threads(flops_per_step: int, cores: int) -> int:

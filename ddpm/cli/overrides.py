@@ -75,11 +75,7 @@ _SETTLED = {
 
 
 def check_options(part: str, options: Mapping[str, Any]) -> None:
-    """Refuse an option that the part does not have, or a value of the wrong kind; ranges are the part's own matter.
-
-    Raises:
-        ValueError: if there is one; the message says what is allowed.
-    """
+    """Refuse an option that the part does not have, or a value of the wrong kind; ranges are the part's own matter."""
     known = OPTIONS[part]
     for name, value in options.items():
         if name not in known:
@@ -91,11 +87,7 @@ def check_options(part: str, options: Mapping[str, Any]) -> None:
 
 
 def read_override(text: str) -> tuple[str, str, Any]:
-    """Part, option and value out of text such as "network.dropout=0.2".
-
-    Raises:
-        ValueError: if it is not of that form, or the option is not one to be set so.
-    """
+    """Part, option and value out of text such as "network.dropout=0.2", if the option may be set so."""
     left, equals, value = text.partition("=")
     part, dot, option = left.strip().partition(".")
     if not (equals and dot) or part not in OPTIONS:

@@ -5,17 +5,14 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import humanize
 import typer
 
+import ddpm
+from ddpm.cli.run_config import RunConfig
 from ddpm.io.checkpoint import DamagedCheckpointError, read_checkpoint, verify
-
-if TYPE_CHECKING:
-    from ddpm.cli.cost import Cost
-    from ddpm.cli.run_config import RunConfig
-    from ddpm.training.trainer import Trainer
 
 _WIDEST = 110
 _HOUR, _DAY = 3600, 86400
@@ -29,7 +26,7 @@ def show(*lines: str) -> None:
         typer.echo("\n".join(lines))
 
 
-def described_run(run_config: "RunConfig", trainer: "Trainer", *, known: bool = True) -> list[str]:
+def described_run(run_config: RunConfig, trainer: "ddpm.Trainer", *, known: bool = True) -> list[str]:
     """What a run is made from; the data are not `known` where they have to be downloaded."""
     parameters = sum(parameter.numel() for parameter in trainer.diffusion.network.parameters())
     images = f"{len(trainer.data):,} images" if known else "to be downloaded"
@@ -44,37 +41,33 @@ def described_run(run_config: "RunConfig", trainer: "Trainer", *, known: bool = 
     )
 
 
-def described_folder(run: Path, checkpoints: list[Path], run_config: "RunConfig | None") -> list[str]:
+def described_folder(run: Path, checkpoints: list[Path], run_config: RunConfig | None) -> list[str]:
     """What a run is, how far it got, and which of its checkpoints are whole."""
     from ddpm.training.metrics_logger import read_metrics
 
     states = {folder: _state(folder) for folder in checkpoints}
     whole = [folder for folder, state in states.items() if state == "whole"]
+    title = "no checkpoint is whole" if checkpoints else "no checkpoint yet"
+    parts = {} if run_config is None else asdict(run_config)
     if whole:
-        title, parts = _described_checkpoint(whole[-1], {} if run_config is None else asdict(run_config))
-    else:
-        title = "no checkpoint is whole" if checkpoints else "no checkpoint yet"
-        parts = {} if run_config is None else asdict(run_config)
+        newest = read_checkpoint(whole[-1])
+        config, state = newest.documents["config"], newest.documents["state"]
+        parameters = sum(tensor.numel() for tensor in newest.tensors["model"].values())
+        where = (
+            f"{config['device']}, {counted(config['processes'], 'process')}; {_listed(config['versions'])}"
+        )
+        parts = {
+            "data": parts.get("data", config["data"]),
+            "network": f"{parameters:,} parameters; {_listed(config['network'])}",
+            "diffusion": config["diffusion"],
+            "training": config["training"] | parts.get("training", {}),
+            "trained": f"{duration(state['seconds'])} on {where}",
+        }
+        title = f"step {state['step']:,} of {parts['training']['train_num_steps']:,}"
     for line in read_metrics(run)[-1:]:
         figures = f"loss {line['loss']:.4f}, {line['images_per_second']:,.0f} images/s"
         parts["metrics"] = f"step {line['step']:,}: {figures}"
     return [f"{run}: {title}", *paragraphs(parts | {folder.name: state for folder, state in states.items()})]
-
-
-def _described_checkpoint(folder: Path, run_config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """How far a run got, and what it is, as its newest whole checkpoint and its run config say."""
-    newest = read_checkpoint(folder)
-    config, state = newest.documents["config"], newest.documents["state"]
-    parameters = sum(tensor.numel() for tensor in newest.tensors["model"].values())
-    training = config["training"] | run_config.get("training", {})
-    where = f"{config['device']}, {counted(config['processes'], 'process')}; {_listed(config['versions'])}"
-    return f"step {state['step']:,} of {training['train_num_steps']:,}", {
-        "data": run_config.get("data", config["data"]),
-        "network": f"{parameters:,} parameters; {_listed(config['network'])}",
-        "diffusion": config["diffusion"],
-        "training": training,
-        "trained": f"{duration(state['seconds'])} on {where}",
-    }
 
 
 def _state(checkpoint: Path) -> str:
@@ -84,21 +77,6 @@ def _state(checkpoint: Path) -> str:
     except DamagedCheckpointError as problem:
         return str(problem).removeprefix(f"{checkpoint} is ")
     return "whole"
-
-
-def described_cost(cost: "Cost", batch: int, images: int, processes: int) -> list[str]:
-    """What a run of so many images costs, in batches of `batch` per process."""
-    training, call = (humanize.metric(flops, "FLOP") for flops in (cost.training_flops, cost.forward_flops))
-    memory = humanize.naturalsize(cost.fixed_bytes + batch * cost.image_bytes, binary=True)
-    time, rate = duration(cost.seconds_per_image * images / processes), 1 / cost.seconds_per_image
-    return paragraphs(
-        {
-            "FLOPs": f"{training} per image in training, {call} per network call",
-            "memory": f"about {memory} per process for batches of {batch}, besides what PyTorch takes for itself",
-            "time": f"about {time} here for {images:,} images ({rate:,.0f} images/s and process, measured now),"
-            " besides samples and checkpoints",
-        }
-    )
 
 
 def described_evaluation(figures: dict[str, Any], calls: int) -> Iterable[str]:
@@ -116,25 +94,16 @@ def described_evaluation(figures: dict[str, Any], calls: int) -> Iterable[str]:
 
 
 def paragraphs(parts: Mapping[str, str | dict[str, Any]]) -> list[str]:
-    """A paragraph for each title and its text, or its options."""
-    return [
-        paragraph(title, part if isinstance(part, str) else _listed(part)) for title, part in parts.items()
-    ]
-
-
-def paragraph(title: str, text: str) -> str:
-    """A title and its text, indented by it on as many lines as it takes."""
-    width = min(_WIDEST, shutil.get_terminal_size().columns)
-    first, other = f"  {title:<10} ", " " * 13
-    lines = textwrap.wrap(
-        text,
-        max(width, 3 * len(other)),
-        initial_indent=first,
-        subsequent_indent=other,
-        break_long_words=False,
-        break_on_hyphens=False,
+    """For each title its text, or its options, indented by it on as many lines as it takes."""
+    width, indent = min(_WIDEST, shutil.get_terminal_size().columns), " " * 13
+    wrapper = textwrap.TextWrapper(
+        max(width, 3 * len(indent)), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
-    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    said = []
+    for title, part in parts.items():
+        wrapper.initial_indent = f"  {title:<10} "
+        said.append(wrapper.fill(part if isinstance(part, str) else _listed(part)))
+    return [text.replace("\N{NO-BREAK SPACE}", " ") for text in said]
 
 
 def _listed(values: dict[str, Any]) -> str:

@@ -2,19 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import ddpm
 from ddpm.checks import check_image_size
 from ddpm.cli.checks import is_path
 from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.datasets import plain, torchvision_names
 from ddpm.io.checkpoint import to_json, write_synced
 from ddpm.training.config import TrainingConfig
-
-if TYPE_CHECKING:
-    from ddpm.diffusion import GaussianDiffusion
 
 Options = dict[str, Any]
 
@@ -54,14 +52,10 @@ class RunConfig:
     def changed(self, part: str, **options: Any) -> "RunConfig":
         """With other options in one of its parts; None leaves an option as it is."""
         given = {name: value for name, value in options.items() if value is not None}
-        return RunConfig(**{**asdict(self), part: {**getattr(self, part), **given}})
+        return replace(self, **{part: getattr(self, part) | given})
 
     def check_size(self) -> None:
-        """Refuse images that the network cannot halve as often as it would.
-
-        Raises:
-            ValueError: with a size that would do.
-        """
+        """Refuse images that the network cannot halve as often as it would; the message has a size that would do."""
         resolutions = len(self.network["dim_mults"])
         height, width = check_image_size(self.diffusion["image_size"])
         factor = 2 ** (resolutions - 1)
@@ -72,12 +66,8 @@ class RunConfig:
                 " fewer resolutions by network.dim_mults"
             )
 
-    def build_diffusion(self) -> "GaussianDiffusion":
-        """A fresh model, its weights drawn by the seed of training.
-
-        Raises:
-            ValueError: if an option is out of range.
-        """
+    def build_diffusion(self) -> "ddpm.GaussianDiffusion":
+        """A fresh model, its weights drawn by the seed of training; a ValueError says which option is out of range."""
         import torch
 
         from ddpm.io.checkpoint import build_diffusion
@@ -104,21 +94,6 @@ class RunConfig:
             return torchvision_dataset(name, download=False, **options)
         except RuntimeError:
             return None
-
-    def test_data(self) -> Any:
-        """("test", its images), or None where the data have no test part."""
-        try:
-            return "test", self.load_data(train=False)
-        except ValueError:
-            return None
-
-    def classifier(self) -> Any:
-        """A classifier that has seen all the digits, if those are the data."""
-        if plain(self.data["name_or_path"]) != "digits":
-            return None
-        from ddpm.evaluation.features import DigitClassifier
-
-        return DigitClassifier(*self.load_data().tensors)
 
     def save(self, folder: Path) -> None:
         """Write it to `run.json`."""
@@ -147,16 +122,12 @@ class RunConfig:
 
 
 def with_overrides(run_config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The run config with options given as text, such as "network.dropout=0.2".
-
-    Raises:
-        ValueError: as `read_override` and `RunConfig` do.
-    """
+    """The run config with options given as text, such as "network.dropout=0.2"."""
     for text in overrides:
         part, option, value = read_override(text)
         if option == "loss_weighting" and isinstance(value, str):
             value = {"name": value}  # with the numbers that are its defaults
-        run_config = RunConfig(**{**asdict(run_config), part: {**getattr(run_config, part), option: value}})
+        run_config = replace(run_config, **{part: getattr(run_config, part) | {option: value}})
     return run_config
 
 
@@ -174,7 +145,7 @@ def completed(run_config: RunConfig) -> RunConfig:
         precision = "bf16" if torch.cuda.is_bf16_supported() else "no"
         in_memory = run_config.data.get("name_or_path") == "digits"
         machine = {"mixed_precision": precision, "num_workers": 0 if in_memory else 4}
-    return RunConfig(**{**asdict(run_config), "training": {**machine, **run_config.training}})
+    return replace(run_config, training=machine | run_config.training)
 
 
 def write_json(path: Path, content: object) -> None:

@@ -29,7 +29,8 @@ from torchvision.utils import save_image
 
 from ddpm import load_pretrained
 from ddpm.data import digits
-from ddpm.evaluation.metrics import DigitClassifier, frechet_distance
+from ddpm.evaluation.features import DigitClassifier
+from ddpm.evaluation.metrics import frechet_distance
 from ddpm.io.checkpoint import newest_checkpoint
 from ddpm.training.distributed import draw_images
 

@@ -1,12 +1,17 @@
-"""The guards: each says what was given and what is allowed. Public entry points call them; the maths below does not."""
+"""The guards: each says what was given and what is allowed. Public entry points call them; the maths below does not.
+
+Importing this does not import torch: the command line needs the guards of numbers and words before it needs that.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Of the distance between two 8-bit grey levels.
 _GREY_TOLERANCE = 1e-3
@@ -91,7 +96,9 @@ def check_t(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tensor:
 
     The range is checked on the CPU only: on an accelerator the look itself would make every step wait.
     """
-    if not isinstance(t, Tensor):
+    import torch
+
+    if not isinstance(t, torch.Tensor):
         raise TypeError(
             f"t must be a tensor with one timestep per image, torch.full(({len(x)},), 1 … T), but got {t!r}"
         )
@@ -110,7 +117,7 @@ def check_t(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tensor:
 
 def check_mask(name: str, mask: Tensor, x: Tensor) -> None:
     """Refuse anything but one truth value per image."""
-    if mask.shape != (len(x),) or mask.dtype != torch.bool:
+    if mask.shape != (len(x),) or str(mask.dtype) != "torch.bool":
         raise ValueError(
             f"{name} must hold one truth value per image, bool of shape ({len(x)},), but got {mask.dtype} of shape"
             f" {tuple(mask.shape)}"

@@ -17,17 +17,18 @@ from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
 from ddpm import GaussianDiffusion, load_pretrained, save_pretrained
-from ddpm.cli.presets import RunConfig, choose_preset
+from ddpm.cli.presets import choose_preset
+from ddpm.cli.run_config import RunConfig
 from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
 from ddpm.training.distributed import draw_images
 from ddpm.training.metrics_logger import read_metrics
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 TIMESTEPS = 10  # drawn per test image for the bound
-SAMPLES = 1000  # compared with as many test images
+JUDGED = 1000  # samples held against as many test images
 BATCH = 250
-# What a command need not state: the machine's paths, what follows from the data, and how often to look.
-UNSTATED = ("root", "results_folder", "channels", "save_and_sample_every", "num_samples")
+# What a command need not say: the machine's paths, what follows from the data, and how often to look.
+UNSAID = ("root", "results_folder", "channels", "save_and_sample_every", "num_samples")
 
 
 def command_of(run_config: RunConfig) -> str:
@@ -38,15 +39,15 @@ def command_of(run_config: RunConfig) -> str:
         f"--set {part}.{option}={json.dumps(value, separators=(',', ':'))}"
         for part in ("network", "diffusion", "training")
         for option, value in getattr(run_config, part).items()
-        if option not in UNSTATED and value != getattr(preset, part).get(option)
+        if option not in UNSAID and value != getattr(preset, part).get(option)
     ]
     return " ".join([f"ddpm train {data}", *changed])
 
 
 def measured(model: GaussianDiffusion, samples: Tensor, test: Dataset[Any]) -> dict[str, Any]:
-    """The bound on all test images, and how far the samples lie from as many of them."""
+    """The bound on all test images, and the samples beside as many of them."""
     images, _ = first_images(test, len(test))  # pyright: ignore[reportArgumentType]
-    bound = bits_per_dimension(model, images, levels=TIMESTEPS)
+    bound = bits_per_dimension(model, images, timesteps_per_image=TIMESTEPS)
     report = report_on_samples(samples, images[: len(samples)])
     return {
         "test_images": len(images),
@@ -74,7 +75,7 @@ def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mappin
         "command": f"`{run['command']}`",
         "time": f"{run['seconds'] / 60:.0f} minutes on {run['hardware']}; torch {run['torch']}",
         f"bound on the {run['test_images']:,} test images": f"{run['bits_per_dimension']:.3f} ±"
-        f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} timesteps each)",
+        f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} levels each)",
         f"{run['samples']:,} samples, {run['network_calls']} network calls each": "Fréchet distance on raw pixels"
         f" {run['frechet_distance']} to as many test images; {run['between_halves']} between two halves of these",
     }
@@ -107,14 +108,14 @@ def main() -> None:
     run_config, folder = RunConfig.load(options.run), CHECKPOINTS / options.name
     save_pretrained(load_pretrained(options.run), folder, dtype=torch.float16)
     model = load_pretrained(folder)
-    samples = draw_images(model, range(SAMPLES), batch_size=BATCH, progress=True)
+    samples = draw_images(model, range(JUDGED), batch_size=BATCH, progress=True)
     save_image(make_grid(samples[:64], nrow=8, padding=1, pad_value=1.0), folder / "samples.png")
     last = read_metrics(options.run)[-1]
     run = {
         "command": command_of(run_config),
         "steps": last["step"],
         "images": last["images"],
-        "training_images": len(run_config.load_data()),  # pyright: ignore[reportArgumentType]
+        "training_images": len(run_config.load_data()),
         "seconds": round(last["seconds"]),
         "hardware": options.hardware,
         "torch": torch.__version__,

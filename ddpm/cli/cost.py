@@ -1,20 +1,30 @@
-"""What a run will cost, before it starts: parameters, arithmetic, memory and time."""
+"""What a run will cost, before it starts: parameters, arithmetic, memory and time; and how many threads it is worth."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import humanize
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
+import ddpm
+from ddpm.cli import report
+from ddpm.cli.run_config import RunConfig
 from ddpm.diffusion import GaussianDiffusion
 
-BYTES = 4  # of a float32 number
-COPIES = 5  # of every parameter: itself, its gradient, two moments of Adam, the average
-TIMED_STEPS = 3
-LONGEST_STEP = 2.0  # seconds that one of them may take
+# Work below which a further thread waits longer than it helps. To be measured.
+FLOPS_PER_THREAD = 4e9
+# Of every parameter there are five: itself, its gradient, two moments of Adam, the average; each of four bytes.
+_BYTES_PER_PARAMETER = 5 * 4
+_TIMED_STEPS = 3
+# Seconds that one of them may take.
+_LONGEST_STEP = 2.0
+_TYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -23,9 +33,8 @@ class Cost:
 
     Attributes:
         parameters: of the network.
-        forward_flops: floating-point operations of one network call on one image; a multiplication and an addition
-            count as two.
-        training_flops: the same for one image in training, forward and backward.
+        forward_flops: of one network call on one image; a multiplication and an addition count as two.
+        training_flops: of one image in training, forward and backward.
         fixed_bytes: memory for the parameters, their gradients, the optimiser and the average.
         image_bytes: memory that each image of a batch adds, for what the backward pass needs.
         seconds_per_image: of training, measured here, not compiled.
@@ -39,42 +48,91 @@ class Cost:
     seconds_per_image: float
 
 
-def estimate(diffusion: GaussianDiffusion, *, batch_size: int, precision: torch.dtype | None = None) -> Cost:
-    """Count and measure on random images.
+def measure_cost(diffusion: GaussianDiffusion, *, batch_size: int, mixed_precision: str = "no") -> Cost:
+    """Count and measure on random images, on the model's device; its weights stay as they are.
 
     Args:
-        diffusion: the model, on the device where it will be trained; its weights stay as they are.
-        batch_size: images per network call of the run, at least 1. Where so many would take seconds, as on a CPU,
-            fewer are measured.
-        precision: the type in which the network runs, such as torch.bfloat16; None for its own.
-
-    Returns:
-        The cost.
+        diffusion: the model.
+        batch_size: images per network call of the run. Where so many would take seconds, fewer are measured.
+        mixed_precision: that of the run: "no", "bf16" or "fp16".
     """
-    network, device = diffusion.network, diffusion.device
+    device, precision = diffusion.device, _TYPES[mixed_precision]
 
     def loss_of(count: int) -> Tensor:
-        images = torch.rand(count, *diffusion.image_shape, device=device)
-        classes = getattr(network, "num_classes", None)
-        labels = None if classes is None else torch.zeros(count, dtype=torch.long, device=device)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
-            return diffusion(images, labels)
+            return _loss(diffusion, count)
 
     def step(count: int) -> None:
         loss_of(count).backward()
         diffusion.zero_grad(set_to_none=True)
 
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    one = seconds(lambda: step(1), device)
-    count = max(1, min(batch_size, int(LONGEST_STEP / one)))
+    parameters = sum(parameter.numel() for parameter in diffusion.network.parameters())
+    one = _seconds(lambda: step(1), device)
+    count = max(1, min(batch_size, int(_LONGEST_STEP / one)))
     return Cost(
         parameters=parameters,
         forward_flops=count_flops(lambda: loss_of(1)),
         training_flops=count_flops(lambda: step(1)),
-        fixed_bytes=COPIES * BYTES * parameters,
-        image_bytes=saved_bytes(lambda: loss_of(count), diffusion) // count,
-        seconds_per_image=seconds(lambda: step(count), device) / count,
+        fixed_bytes=_BYTES_PER_PARAMETER * parameters,
+        image_bytes=_saved_bytes(lambda: loss_of(count), diffusion) // count,
+        seconds_per_image=_seconds(lambda: step(count), device) / count,
     )
+
+
+def dry_run(run_config: RunConfig, diffusion: GaussianDiffusion) -> Iterable[str]:
+    """What a run is made from and what it costs, in words; nothing is downloaded or written."""
+    config, data = run_config.training_config, run_config.local_data()
+    batch, known = config.train_batch_size, data is not None
+    if not known:  # just enough of the right form for one batch
+        count = batch * int(os.environ.get("WORLD_SIZE", "1"))
+        data = TensorDataset(torch.zeros(1).expand(count, *diffusion.image_shape), torch.zeros(count).long())
+    trainer = ddpm.Trainer(diffusion, data, **run_config.training)
+    yield from report.described_run(run_config, trainer, known=known)
+    torch.set_num_threads(run_config.training.get("num_threads") or torch.get_num_threads())
+    with trainer.explained():
+        cost = measure_cost(diffusion, batch_size=batch, mixed_precision=config.mixed_precision)
+    training, call = (humanize.metric(flops, "FLOP") for flops in (cost.training_flops, cost.forward_flops))
+    memory = humanize.naturalsize(cost.fixed_bytes + batch * cost.image_bytes, binary=True)
+    images, rate = trainer.images_per_step * config.train_num_steps, 1 / cost.seconds_per_image
+    time = report.duration(images / rate / trainer.accelerator.num_processes)
+    yield from report.paragraphs(
+        {
+            "FLOPs": f"{training} per image in training, {call} per network call",
+            "memory": f"about {memory} per process for batches of {batch}, besides what PyTorch takes for itself",
+            "time": f"about {time} here for {images:,} images ({rate:,.0f} images/s and process, measured now),"
+            " besides samples and checkpoints",
+        }
+    )
+    yield "dry run: nothing was trained, nothing was written"
+
+
+def with_threads(run_config: RunConfig, diffusion: GaussianDiffusion) -> tuple[RunConfig, list[str]]:
+    """The run config with as many CPU threads as suit the work, and a line that says so.
+
+    It is kept in run.json, so that a resumed run computes the same bits. Nothing is chosen on a GPU, nor where the
+    user has chosen.
+    """
+    from ddpm.training.distributed import this_process
+
+    chosen = "num_threads" in run_config.training or "OMP_NUM_THREADS" in os.environ
+    if chosen or torch.device(this_process().device or "cpu").type != "cpu":
+        return run_config, []
+    flops = count_flops(lambda: _loss(diffusion, 1).backward()) * run_config.training_config.train_batch_size
+    diffusion.zero_grad(set_to_none=True)
+    cores = torch.get_num_threads()
+    threads = choose_threads(flops, cores)
+    why = " (small work: more would wait for each other)" if threads < cores else ""
+    said = report.paragraphs({"threads": f"{threads} of {report.counted(cores, 'core')}{why}"})
+    return run_config.changed("training", num_threads=threads), said
+
+
+def choose_threads(flops_per_step: int, cores: int) -> int:
+    """How many CPU threads suit a training step: one for each `FLOPS_PER_THREAD` of it, at most as many as cores.
+
+    OpenMP's threads wait for each other after every operation, so that on small work more of them are slower, and a
+    hundred times slower where another process keeps one of the cores busy.
+    """
+    return max(1, min(cores, int(flops_per_step / FLOPS_PER_THREAD)))
 
 
 def count_flops(call: Callable[[], object]) -> int:
@@ -85,7 +143,15 @@ def count_flops(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def saved_bytes(call: Callable[[], Tensor], diffusion: GaussianDiffusion) -> int:
+def _loss(diffusion: GaussianDiffusion, count: int) -> Tensor:
+    """The training loss of random images."""
+    images = torch.rand(count, *diffusion.image_shape, device=diffusion.device)
+    classes = getattr(diffusion.network, "num_classes", None)
+    labels = None if classes is None else torch.zeros(count, dtype=torch.long, device=diffusion.device)
+    return diffusion(images, labels)
+
+
+def _saved_bytes(call: Callable[[], Tensor], diffusion: GaussianDiffusion) -> int:
     """Memory of what a forward pass keeps for the backward pass, beside the parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in diffusion.parameters()}
     kept: dict[int, int] = {}
@@ -103,10 +169,10 @@ def saved_bytes(call: Callable[[], Tensor], diffusion: GaussianDiffusion) -> int
     return total
 
 
-def seconds(step: Callable[[], None], device: torch.device) -> float:
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
     """The shortest of a few steps, after one that warms up."""
     times = []
-    for _ in range(1 + TIMED_STEPS):
+    for _ in range(1 + _TIMED_STEPS):
         started = time.perf_counter()
         step()
         if device.type == "cuda":

@@ -1,11 +1,9 @@
-"""How good are the samples? Distances and judgements on raw pixels, for data small enough to need no deep features."""
+"""How far sets of images lie from each other, on raw pixels."""
 
-import warnings
-from typing import Any
+import math
 
 import numpy as np
 import torch
-from sklearn.svm import SVC
 from torch import Tensor
 
 
@@ -16,12 +14,8 @@ def frechet_distance(images_a: Tensor, images_b: Tensor) -> float:
     the FID of Heusel et al. 2017 is the same formula on the features of a network). It falls as the sets grow, so
     compare only figures taken at equal sizes.
 
-    Args:
-        images_a: images, shape (N, C, H, W) or (N, D), N at least 2.
-        images_b: images of the same shape apart from their number.
-
-    Returns:
-        The squared distance, in squared units of the pixels; 0 for equal means and covariances.
+    The images are of shape (N, C, H, W) or (N, D) and may differ in N. The result is the squared distance, in squared
+    units of the pixels; it is 0 for equal means and covariances.
 
     Raises:
         ValueError: if a set has fewer than two images, or the images differ in shape.
@@ -35,50 +29,33 @@ def frechet_distance(images_a: Tensor, images_b: Tensor) -> float:
     means = ((a.mean(0) - b.mean(0)) ** 2).sum()
     # With Σ_a = AᵀA and Σ_b = BᵀB, the trace of (Σ_a^½ Σ_b Σ_a^½)^½ is the sum of the singular values of A Bᵀ. Any such
     # A and B will do. The rows of centred images are one; where there are more images than pixels, roots are smaller.
-    root_a, root_b = covariance_root(a), covariance_root(b)
+    root_a, root_b = _covariance_root(a), _covariance_root(b)
     shared = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     return float(means + (root_a**2).sum() + (root_b**2).sum() - 2 * shared)
 
 
-def covariance_root(rows: np.ndarray) -> np.ndarray:
+def _covariance_root(rows: np.ndarray) -> np.ndarray:
     """A matrix A with AᵀA the covariance of `rows`, of shape (N, D); A has as few rows as possible, min(N, D)."""
     centred = (rows - rows.mean(0)) / np.sqrt(len(rows) - 1)
     if centred.shape[0] <= centred.shape[1]:
         return centred
-    values, vectors = np.linalg.eigh(centred.T @ centred)  # singular where pixels never change
+    # Singular where pixels never change: rounding makes such eigenvalues negative.
+    values, vectors = np.linalg.eigh(centred.T @ centred)
     return (vectors * np.sqrt(np.clip(values, 0, None))).T
 
 
-class DigitClassifier:
-    """A classifier trained on real images that says how sure it is of a sample.
+def nearest_distances(
+    queries: Tensor, images: Tensor, *, leave_out_itself: bool = False, chunk: int = 256
+) -> Tensor:
+    """Euclidean distance from each query to its nearest image, shape (N,), `chunk` queries at a time.
 
-    A support-vector machine with a Gaussian kernel; for each pair of classes its score is calibrated to a probability
-    by cross-validation, and the pairs are coupled into one probability per class (Platt 1999; Wu, Lin & Weng 2004).
-    It is sure of nothing that lies far from every real image, so noise is not recognised as some digit. On real digits
-    that it has not seen it is more sure than 90 % of about three in four: that is what good samples can reach.
+    With `leave_out_itself` the queries are the images, and query i is not held against image i.
     """
-
-    def __init__(self, images: Tensor, labels: Tensor, gamma: float = 0.5) -> None:
-        """Train the judge.
-
-        Args:
-            images: real images in [0, 1], shape (N, C, H, W).
-            labels: their classes, shape (N,).
-            gamma: width of the kernel exp(−γ‖a − b‖²) on the pixels in [0, 1].
-        """
-        # scikit-learn carries no types, and the checker's guesses from its default values are wrong.
-        options: dict[str, Any] = {"gamma": gamma, "probability": True, "random_state": 0}
-        self.classifier = SVC(**options)
-        with warnings.catch_warnings():
-            # Deprecated in scikit-learn 1.9 in favour of a calibration of each class against the rest. That one calls
-            # every image of pure noise a digit with certainty, so it cannot judge samples; hence scikit-learn < 1.11.
-            warnings.filterwarnings("ignore", "The `probability` parameter was deprecated", FutureWarning)
-            self.classifier.fit(images.flatten(1).cpu().numpy(), labels.cpu().numpy())
-
-    def confidence(self, images: Tensor) -> Tensor:
-        """Probability of the likeliest class, shape (N,), for images in [0, 1] of shape (N, C, H, W)."""
-        return torch.from_numpy(self.classifier.predict_proba(images.flatten(1).cpu().numpy()).max(1))
-
-    def fraction_recognised(self, images: Tensor, threshold: float = 0.9) -> float:
-        """Share of the images, between 0 and 1, of which the judge is more than `threshold` sure."""
-        return float((self.confidence(images) > threshold).double().mean())
+    flat, nearest = images.flatten(1), []
+    for first in range(0, len(queries), chunk):
+        gaps = torch.cdist(queries[first : first + chunk].flatten(1), flat)
+        if leave_out_itself:
+            rows = torch.arange(len(gaps))
+            gaps[rows, first + rows] = math.inf
+        nearest.append(gaps.amin(1))
+    return torch.cat(nearest)

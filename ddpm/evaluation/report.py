@@ -1,22 +1,24 @@
-"""A trained model judged: how far its samples lie from the data, whether it copied, what its bound is in bits."""
+"""How good a trained model is: the distance of its samples from the data, copies, its bound in bits."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
-from ddpm.evaluation.metrics import DigitClassifier, frechet_distance
+from ddpm.evaluation.metrics import frechet_distance, nearest_distances
 from ddpm.likelihood import Estimate, vlb_terms
+
+if TYPE_CHECKING:  # scikit-learn takes a second to import, and only digits need it
+    from ddpm.evaluation.features import DigitClassifier
 
 
 @dataclass(frozen=True)
 class SampleReport:
-    """Figures of one set of samples beside one set of images of the same number.
+    """Figures of one set of samples and one set of images of the same number.
 
     Attributes:
         images: how many of each.
@@ -24,7 +26,7 @@ class SampleReport:
         halves: the same between two random halves of the data, which differ by chance alone.
         nearest: median distance from a sample to its nearest image, over that between an image and its nearest other;
             far below 1 means copies.
-        recognised: share of samples of which `DigitClassifier` is sure; None for data other than the digits.
+        recognised: fraction of the samples of which a `DigitClassifier` is sure; None for data other than the digits.
     """
 
     images: int
@@ -42,19 +44,15 @@ def first_images(dataset: Dataset[Any], count: int) -> tuple[Tensor, Tensor | No
     return torch.stack(items), None
 
 
-def report_on_samples(samples: Tensor, images: Tensor, judge: DigitClassifier | None = None) -> SampleReport:
-    """Hold samples against real images.
+def report_on_samples(
+    samples: Tensor, images: Tensor, classifier: "DigitClassifier | None" = None
+) -> SampleReport:
+    """Compare samples with as many real images, both in [0, 1], shape (N, C, H, W), N at least 4.
 
-    Args:
-        samples: shape (N, C, H, W), in [0, 1].
-        images: real images, of the same shape, N at least 4.
-        judge: of digits, if these are some; the more real images it was trained on, the more samples it is sure of.
-
-    Returns:
-        The figures.
+    The more real images the `classifier` was trained on, the more samples it is sure of.
 
     Raises:
-        ValueError: if the numbers differ, or are below 4.
+        ValueError: if the shapes differ, or there are fewer than 4.
     """
     if samples.shape != images.shape or len(images) < 4:
         raise ValueError(
@@ -69,22 +67,8 @@ def report_on_samples(samples: Tensor, images: Tensor, judge: DigitClassifier | 
         distance=frechet_distance(samples, images),
         halves=frechet_distance(images[order[:half]], images[order[half : 2 * half]]),
         nearest=float(nearest_distances(samples, images).median() / among.median()),
-        recognised=None if judge is None else judge.fraction_recognised(samples),
+        recognised=None if classifier is None else classifier.fraction_recognised(samples),
     )
-
-
-def nearest_distances(
-    queries: Tensor, images: Tensor, *, leave_out_itself: bool = False, chunk: int = 256
-) -> Tensor:
-    """Euclidean distance from each query to its nearest image, shape (N,)."""
-    flat, nearest = images.flatten(1), []
-    for first in range(0, len(queries), chunk):
-        gaps = torch.cdist(queries[first : first + chunk].flatten(1), flat)
-        if leave_out_itself:
-            rows = torch.arange(len(gaps))
-            gaps[rows, first + rows] = math.inf
-        nearest.append(gaps.amin(1))
-    return torch.cat(nearest)
 
 
 def bits_per_dimension(
@@ -92,24 +76,22 @@ def bits_per_dimension(
     images: Tensor,
     labels: Tensor | None = None,
     *,
-    levels: int | None,
+    timesteps_per_image: int | None,
     seeds: Sequence[int] | None = None,
 ) -> Estimate:
-    """The variational bound on images, in bits per dimension (`ddpm.likelihood.vlb_terms`).
+    """The variational bound on images in bits per dimension (`ddpm.likelihood.vlb_terms`): mean and standard error.
 
     Args:
         diffusion: the model.
-        images: in [0, 1] on 8-bit levels, shape (N, C, H, W).
-        labels: their classes, shape (N,), for a model that takes them.
-        levels: how many noise levels to draw for each image; None, or as many as there are, takes them all.
+        images: in [0, 1] on the 256 greys, shape (N, C, H, W).
+        labels: of shape (N,), for a model with classes.
+        timesteps_per_image: how many to draw; None, or as many as there are, takes them all.
         seeds: one per image; None means 0, 1, 2, …
-
-    Returns:
-        The mean over the images and its standard error.
     """
     seeds = range(len(images)) if seeds is None else seeds
-    levels = None if levels is None or levels >= diffusion.schedule.timesteps - 1 else levels
+    if timesteps_per_image is not None and timesteps_per_image >= diffusion.schedule.timesteps - 1:
+        timesteps_per_image = None
     bound = vlb_terms(
-        diffusion, to_model_scale(images), timesteps_per_image=levels, labels=labels, seeds=seeds
+        diffusion, to_model_scale(images), timesteps_per_image=timesteps_per_image, labels=labels, seeds=seeds
     )
     return bound.bits_per_dim(bound.total)

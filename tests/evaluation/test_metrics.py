@@ -1,4 +1,4 @@
-"""Fréchet distance against SciPy's matrix root and closed forms; the judge against held-out digits."""
+"""Fréchet distance against SciPy's matrix root and closed forms, nearest distances against brute force."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from ddpm.data import digits
-from ddpm.evaluation.metrics import DigitClassifier, frechet_distance
+from ddpm.evaluation.metrics import frechet_distance, nearest_distances
 
 
 def test_frechet_distance_of_a_set_from_itself_is_zero():
@@ -51,15 +51,12 @@ def test_frechet_distance_refuses_what_it_cannot_compare(shapes):
         frechet_distance(*(torch.rand(shape) for shape in shapes))
 
 
-def test_judge_is_sure_of_unseen_digits_and_not_of_noise():
-    images, labels = digits().tensors
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    seen, unseen = order[:1200], order[1200:]
-    judge = DigitClassifier(images[seen], labels[seen])
-    noise = torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    scrambled = images[unseen].flatten(1)[:, torch.randperm(64, generator=torch.Generator().manual_seed(1))]
-    assert judge.confidence(images[unseen]).shape == (597,)
-    assert judge.fraction_recognised(images[unseen]) > 0.6
-    assert judge.fraction_recognised(noise) == 0
-    assert judge.fraction_recognised(scrambled) < 0.02
-    assert judge.fraction_recognised(images[unseen], threshold=1.0) == 0
+@pytest.mark.parametrize("chunk", [1, 4, 256])
+def test_nearest_distances_are_those_of_brute_force(chunk):
+    generator = torch.Generator().manual_seed(0)
+    queries, images = (torch.rand(n, 1, 4, 4, generator=generator, dtype=torch.float64) for n in (7, 10))
+    among = (images[:, None] - images).pow(2).sum((2, 3, 4)).sqrt()
+    to_images = (queries[:, None] - images).pow(2).sum((2, 3, 4)).sqrt()
+    assert torch.allclose(nearest_distances(queries, images, chunk=chunk), to_images.amin(1))
+    found = nearest_distances(images, images, leave_out_itself=True, chunk=chunk)
+    assert torch.allclose(found, among.fill_diagonal_(torch.inf).amin(1))

@@ -1,0 +1,62 @@
+"""What the command line refuses before torch is imported and work starts, apart from the options of a run."""
+
+import mimetypes
+import os
+from pathlib import Path
+
+from ddpm.data.names import check_name_or_folder, is_path
+from ddpm.io.checkpoint import list_checkpoints, step_of
+from ddpm.io.paths import find_model
+
+
+def check_data(source: str) -> None:
+    """Refuse what is neither a folder nor the name of a data set; the message has names that are close."""
+    if Path(source).is_dir():
+        return
+    if is_path(source):
+        what = "is a file" if Path(source).exists() else "does not exist"
+        raise NotADirectoryError(f"{source} {what}; give the path of a folder that holds images")
+    check_name_or_folder(source)
+
+
+def check_model(model: Path) -> None:
+    """Refuse what is neither a run, nor a model, nor the name of one."""
+    if not list_checkpoints(model):
+        find_model(model)
+
+
+def check_folder(folder: Path, source: str) -> None:
+    """Refuse a folder that holds a run, cannot be written, or lies among the images, which would then hold samples."""
+    there = list_checkpoints(folder)
+    if there:
+        raise FileExistsError(
+            f"{folder} already holds a run, up to step {step_of(there[-1])}: resume it with `ddpm resume {folder}`, or"
+            " choose another folder by --out"
+        )
+    check_writable(folder)
+    if Path(source).is_absolute() and folder.resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(
+            f"{folder} lies within the data, {source}, so that the run's samples would be taken for images of it;"
+            " choose another folder by --out"
+        )
+
+
+def prepare_output(out: Path) -> None:
+    """Make the folder that images will go to; refuse picture files other than PNG, and what cannot be written."""
+    is_png = out.suffix.lower() == ".png"
+    if not is_png and (mimetypes.guess_type(out.name, strict=False)[0] or "").startswith("image/"):
+        raise ValueError(f"--out {out} must end in .png, or be a folder for single PNGs")
+    folder = out.parent if is_png else out
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(
+            f"{folder} cannot be written, as {nearest} is a file; choose another by --out"
+        )
+    if not os.access(nearest, os.W_OK):
+        raise PermissionError(f"you may not write to {nearest}; choose another folder by --out")

@@ -1,0 +1,147 @@
+"""Everything that a run is made from: changed by overrides, kept in run.json, built into a model and its data."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ddpm
+from ddpm.checks import check_image_size
+from ddpm.cli.overrides import OPTIONS, check_options, read_override
+from ddpm.data.names import TORCHVISION, known_name
+from ddpm.io.files import json_bytes, read_json, write_whole
+from ddpm.training.config import TrainingConfig
+
+Options = dict[str, Any]
+
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run is made from, ready for JSON; making and changing it does not import torch.
+
+    Attributes:
+        data: arguments of `ddpm.data.load_dataset`, the name or path among them.
+        network: arguments of `Unet`.
+        diffusion: arguments of `GaussianDiffusion`, apart from the network.
+        training: arguments of `TrainingConfig`.
+
+    Raises:
+        ValueError: if a part has no such option, a value is of the wrong kind, or one of training is out of range.
+    """
+
+    data: Options = field(default_factory=dict)
+    network: Options = field(default_factory=dict)
+    diffusion: Options = field(default_factory=dict)
+    training: Options = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no option, long before a part is built from it."""
+        for part in OPTIONS:
+            check_options(part, getattr(self, part))
+        _ = self.training_config
+
+    @property
+    def training_config(self) -> TrainingConfig:
+        """The part of training, with its defaults."""
+        return TrainingConfig(**self.training)
+
+    def changed(self, part: str, **options: Any) -> "RunConfig":
+        """With other options in one of its parts; None leaves an option as it is."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return replace(self, **{part: getattr(self, part) | given})
+
+    def check_size(self) -> None:
+        """Refuse images that the network cannot halve as often as it would; the message has a size that would do."""
+        resolutions = len(self.network["dim_mults"])
+        height, width = check_image_size(self.diffusion["image_size"])
+        factor = 2 ** (resolutions - 1)
+        if height % factor or width % factor:
+            raise ValueError(
+                f"images of {height}×{width} do not fit the network, whose {resolutions} resolutions need sides"
+                f" divisible by {factor}: give an --image-size such as {max(1, round(height / factor)) * factor}, or"
+                " fewer resolutions by network.dim_mults"
+            )
+
+    def build_diffusion(self) -> "ddpm.GaussianDiffusion":
+        """A fresh model, its weights drawn by the seed of training; a ValueError says which option is out of range."""
+        import torch
+
+        from ddpm.io.pretrained import build_diffusion
+
+        torch.manual_seed(self.training_config.seed)
+        return build_diffusion({"network": self.network, "diffusion": self.diffusion})
+
+    def load_data(self, *, train: bool = True) -> Any:
+        """The data set, its training part or its test part; test images are never mirrored."""
+        from ddpm.data.datasets import load_dataset
+
+        options = self.data if train else {**self.data, "augment_horizontal_flip": False}
+        return load_dataset(**options, train=train)
+
+    def local_data(self) -> Any:
+        """The training data, or None if they would have to be downloaded first."""
+        from ddpm.data.datasets import torchvision_dataset
+
+        options = dict(self.data)
+        name = options.pop("name_or_path")
+        if known_name(name) not in TORCHVISION:
+            return self.load_data()
+        try:
+            return torchvision_dataset(name, download=False, **options)
+        except RuntimeError:
+            return None
+
+    def save(self, folder: Path) -> None:
+        """Write it to `run.json`."""
+        write_whole(folder / RUN, json_bytes(asdict(self)))
+
+    @classmethod
+    def load(cls, folder: Path) -> "RunConfig":
+        """Read it from a run's `run.json`.
+
+        Raises:
+            FileNotFoundError: if the folder is not that of a run that `ddpm train` began.
+            ValueError: if the file was changed into something that is no configuration.
+        """
+        try:
+            return cls(**read_json(folder / RUN))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
+            raise FileNotFoundError(
+                f"{folder} {what}: give the folder of a run that `ddpm train` began. A run that your own program began"
+                " is resumed by that program, with trainer.resume()"
+            ) from error
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{folder / RUN} cannot be read as the configuration of a run: {error}"
+            ) from error
+
+
+def with_overrides(run_config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The run config with options given as text, such as "network.dropout=0.2"."""
+    for text in overrides:
+        part, option, value = read_override(text)
+        if option == "loss_weighting" and isinstance(value, str):
+            # With the numbers that are its defaults.
+            value = {"name": value}
+        run_config = replace(run_config, **{part: getattr(run_config, part) | {option: value}})
+    return run_config
+
+
+def completed(run_config: RunConfig) -> RunConfig:
+    """The run config with what follows from other parts of it and from the machine.
+
+    The network gets the data's channels, the data the model's size, and a GPU bf16 and processes that load images.
+    """
+    import torch
+
+    run_config = run_config.changed("network", channels=run_config.data.get("channels"))
+    run_config = run_config.changed("data", image_size=run_config.diffusion["image_size"])
+    machine: Options = {}
+    if torch.cuda.is_available():
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "no"
+        in_memory = run_config.data.get("name_or_path") == "digits"
+        machine = {"mixed_precision": precision, "num_workers": 0 if in_memory else 4}
+    return replace(run_config, training=machine | run_config.training)

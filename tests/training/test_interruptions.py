@@ -197,7 +197,7 @@ def test_ctrl_c_in_this_program_says_how_to_go_on(tmp_path, capsys):
         trainer.train()
     said = capsys.readouterr()
     assert "Stopping after this step, with a checkpoint. Once more stops at once." in said.err
-    assert f"Saved at step 5. To take the run up: trainer.resume(), or `ddpm resume {tmp_path}`." in said.out
+    assert f"Saved at step 5. To resume the run: trainer.resume(), or `ddpm resume {tmp_path}`." in said.out
     assert list_checkpoints(tmp_path)[-1].name == "step-00000005"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -89,6 +89,8 @@ def spied(folder: Path, spy: dict | None = None, **config) -> Trainer:
     """A trainer of a `Spy`, for one step unless `config` says otherwise."""
     torch.manual_seed(0)
     options = {"image_size": 8, "timesteps": 50, "objective": "pred_v", "sampling_timesteps": 2}
-    ours = trainer(folder, GaussianDiffusion(Spy(**(spy or {})), **options), **({"train_num_steps": 1} | config))
+    ours = trainer(
+        folder, GaussianDiffusion(Spy(**(spy or {})), **options), **({"train_num_steps": 1} | config)
+    )
     ours.diffusion.network.calls.clear()  # of the trial before work starts
     return ours

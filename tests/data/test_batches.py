@@ -84,7 +84,9 @@ def test_loader_takes_nothing_from_the_global_generator():
 
 def test_batches_keep_images_and_labels_together():
     images = torch.arange(20).view(-1, 1, 1, 1).expand(-1, 1, 2, 2) / 255
-    for x, labels in load(SeededBatches(TensorDataset(images, torch.arange(20)), (1, 2, 2), num_classes=20), 7):
+    for x, labels in load(
+        SeededBatches(TensorDataset(images, torch.arange(20)), (1, 2, 2), num_classes=20), 7
+    ):
         assert labels.dtype == torch.int64
         assert torch.equal(x[:, 0, 0, 0] * 255, labels.float())
 
@@ -117,7 +119,12 @@ GOOD = torch.zeros(3, 4, 4)
         (Items(GOOD.numpy()), None, ValueError, r"of shape \(3, 4, 4\), but .* is ndarray; resize the data"),
         (Items({"image": GOOD}), None, ValueError, "is dict"),
         (Items(GOOD), 20, ValueError, r"takes class labels \(num_classes\), so the data set must give pairs"),
-        (Items((GOOD, -1)), 3, ValueError, r"classes 0 … 2 \(num_classes=3\), but item 0 .* has the label -1"),
+        (
+            Items((GOOD, -1)),
+            3,
+            ValueError,
+            r"classes 0 … 2 \(num_classes=3\), but item 0 .* has the label -1",
+        ),
         (Items((GOOD, 3)), 3, ValueError, r"classes 0 … 2 \(num_classes=3\), but item 0 .* has the label 3"),
         (Items(), None, ValueError, "the data set is empty: give one that holds at least one image"),
         ((x for x in []), None, TypeError, "a map-style data set, .* and numbered items, but got generator"),

@@ -37,7 +37,11 @@ def test_config_counts_what_has_to_be_counted():
         ("ema_rampup", (0, -1), "ema_rampup must be a number above 0"),
         ("max_grad_norm", (0, None), "max_grad_norm must be a number above 0"),
         ("weight_decay", (-1, math.inf), "weight_decay must be a number at least 0"),
-        ("adam_betas", ((0.9, 1.0), (-0.1, 0.9)), "each of adam_betas must be a number at least 0 and below 1"),
+        (
+            "adam_betas",
+            ((0.9, 1.0), (-0.1, 0.9)),
+            "each of adam_betas must be a number at least 0 and below 1",
+        ),
         ("adam_betas", (0.9, (0.9,), (0.9, 0.9, 0.9)), r"adam_betas must be a pair such as \(0.9, 0.99\)"),
         ("mixed_precision", ("O1",), "unknown mixed_precision 'O1'; choose one of 'no', 'fp16', 'bf16'"),
         ("lr_schedule", ("linear",), "unknown lr_schedule 'linear'; choose one of 'constant', 'cosine'"),

@@ -77,6 +77,8 @@ def test_noise_is_standard_normal_and_independent():
 
 def test_noise_is_drawn_for_the_own_images_alone(monkeypatch):
     drawn, randn = [], torch.randn
-    monkeypatch.setattr(torch, "randn", lambda shape, **options: drawn.append(shape[0]) or randn(shape, **options))
+    monkeypatch.setattr(
+        torch, "randn", lambda shape, **options: drawn.append(shape[0]) or randn(shape, **options)
+    )
     noise_for(range(1000 * NOISE_BLOCK + 5, 1001 * NOISE_BLOCK + 5), (1, 2, 2), 0)
     assert sum(drawn) == 2 * NOISE_BLOCK

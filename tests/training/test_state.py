@@ -93,7 +93,10 @@ def half_weight(schedule, t, objective):  # noqa: ARG001 (the interface of weigh
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"network": {"dropout": 0.2}, "objective": "pred_noise"}, r"dropout was 0.0 and is 0.2; objective was"),
+        (
+            {"network": {"dropout": 0.2}, "objective": "pred_noise"},
+            r"dropout was 0.0 and is 0.2; objective was",
+        ),
         ({"timesteps": 60}, "timesteps was 50 and is 60"),
         ({"loss_weighting": None}, r"loss_weighting was .*half_weight"),
     ],
@@ -140,7 +143,9 @@ def test_run_set_back_does_not_write_beside_its_future(tmp_path):
     again = trainer(tmp_path, train_lr=1e-5)
     with pytest.warns(UserWarning, match="train_lr was"):
         again.load(2)
-    with pytest.raises(FileExistsError, match=r"up to step 4, and this trainer stands at step 2.*delete the later"):
+    with pytest.raises(
+        FileExistsError, match=r"up to step 4, and this trainer stands at step 2.*delete the later"
+    ):
         again.train()
     shutil.rmtree(list_checkpoints(tmp_path)[-1])
     again.train()

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,49 +11,24 @@ from safetensors.torch import load
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from ddpm import P2, GaussianDiffusion, MinSNR, stratified_timesteps
+from ddpm import P2, GaussianDiffusion, MinSNR, Trainer, Unet, stratified_timesteps
 from ddpm.data import digits
 from ddpm.io.checkpoint import list_checkpoints
 from ddpm.training.sampler import NOISE_BLOCK, Purpose, ShuffledBatches, mixed_seed
 from tests.runs import model, pictures, saved_files, spied, trained, trainer, weights
 
-PORT_QUICK_START = """
-from ddm import Unet, GaussianDiffusion, Trainer
-
-model = Unet(
-    dim = 64,
-    dim_mults = (1, 2, 4, 8)
-)
-
-diffusion = GaussianDiffusion(
-    model,
-    image_size = 64,
-    timesteps = 10,             # number of steps
-    sampling_timesteps = 5,     # number of sampling timesteps
-    loss_type = 'l1'            # L1 or L2
-)
-
-trainer = Trainer(
-    diffusion,
-    path,
-    train_batch_size = 1,
-    train_lr = 8e-5,
-    train_num_steps = 1000,         # total training steps
-    gradient_accumulate_every = 2,    # gradient accumulation steps
-    ema_decay = 0.995,                # exponential moving average decay
-    amp_level = 'O1',                        # turn on mixed precision
-)
-
-trainer.train()
-"""
+PAGE = Path(__file__).parents[2] / "chapters" / "from-mindspore.md"
 
 
 def test_quick_start_of_the_port(tmp_path, monkeypatch):
-    """The port's README, its import changed and `amp_level` written `mixed_precision`; narrower, and for 2 updates."""
+    """As the port's page has it, on the CPU; narrower, on three pictures, and for 2 updates."""
     monkeypatch.chdir(tmp_path)
-    ours = PORT_QUICK_START.replace("from ddm import", "from ddpm import").replace("dim = 64", "dim = 8")
-    ours = ours.replace("amp_level = 'O1'", "mixed_precision = 'no'").replace("= 1000,", "= 2,")
-    exec(compile(ours, "quick start", "exec"), {"path": str(pictures(tmp_path / "flowers", 3, (70, 80)))})
+    code = PAGE.read_text(encoding="utf-8").split("```")[3].split("tar.gz")[-1].partition("\n")[2]
+    for theirs, ours in {"dim=64": "dim=8", "=1000": "=2", '"fp16"': '"no"'}.items():
+        assert code.count(theirs) == 1
+        code = code.replace(theirs, ours)
+    known = {"path": str(pictures(tmp_path / "flowers", 3, (70, 80)))}
+    exec(code, known | {"Trainer": Trainer, "Unet": Unet, "GaussianDiffusion": GaussianDiffusion})
     run = tmp_path / "results"
     assert len(list_checkpoints(run)) == 1
     with Image.open(run / "samples" / "step-00000002.png") as grid:
@@ -310,7 +286,13 @@ SEVENS = TensorDataset(torch.zeros(20, 1, 7, 7))
         ({}, "nowhere", {}, NotADirectoryError, "does not exist"),
         ({}, "empty", {}, ValueError, r"empty holds no image: none of its 0 files"),
         ({"image_size": 7}, SEVENS, {}, ValueError, "H and W divisible by 2, but got"),
-        ({"network": {"out_dim": 3}}, None, {}, ValueError, "x_t and the network's output must have one shape"),
+        (
+            {"network": {"out_dim": 3}},
+            None,
+            {},
+            ValueError,
+            "x_t and the network's output must have one shape",
+        ),
         ({"network": {"channels": 3}}, None, {}, ValueError, r"of shape \(3, 8, 8\), but .* is \(1, 8, 8\)"),
         ({"network": {"num_classes": 10}}, FEW, {}, ValueError, "the network takes class labels"),
     ],
@@ -319,7 +301,9 @@ def test_trainer_refuses_what_does_not_fit(tmp_path, monkeypatch, diffusion, dat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "empty").mkdir()
     with pytest.raises(error, match=message):
-        trainer(tmp_path / "run", model(**diffusion), tmp_path / data if isinstance(data, str) else data, **config)
+        trainer(
+            tmp_path / "run", model(**diffusion), tmp_path / data if isinstance(data, str) else data, **config
+        )
     assert not (tmp_path / "run").exists()
 
 

@@ -523,7 +523,7 @@ TRAINER = Section(
         Row("ddm.Trainer.model", "ddpm.Trainer.diffusion", "The `GaussianDiffusion` in training."),
         Row(
             "ddm.Trainer.ema",
-            "ddpm.Trainer.averaged, ddpm.Trainer.ema_model",
+            "ddpm.Trainer.ema, ddpm.Trainer.ema_model",
             "The `AveragedModel`, and the `GaussianDiffusion` with the averaged weights: `trainer.ema_model.sample()`.",
         ),
         Row(
@@ -546,7 +546,7 @@ TRAINER = Section(
             " ddm.Trainer.num_samples, ddm.Trainer.results_folder",
             "ddpm.Trainer.train_num_steps, ddpm.Trainer.gradient_accumulate_every, ddpm.Trainer.save_and_sample_every,"
             " ddpm.Trainer.num_samples, ddpm.Trainer.results_folder",
-            "The same. `trainer.settings` holds all of them.",
+            "The same. `trainer.config` holds all of them.",
         ),
         Row(
             "ddm.Trainer.amp_level, ddm.Trainer.jit",
@@ -695,7 +695,7 @@ EMA = Section(
         ),
         Row(
             "ddm.ema.EMA.initted, ddm.ema.EMA.step",
-            "ddpm.Trainer.averaged.n_averaged",
+            "ddpm.Trainer.ema.n_averaged",
             "How many times the average was updated; 0 before the first.",
         ),
         Row(

@@ -604,7 +604,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(ddpm, tmp_path):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "Stopping after this step, with a checkpoint" in err
-    step = int(re.search(r"Saved at step (\d+)\. To take the run up: .*`ddpm resume run`", out)[1])
+    step = int(re.search(r"Saved at step (\d+)\. To resume the run: .*`ddpm resume run`", out)[1])
     assert "done" not in out
     steps = step + 2
     out, _ = ddpm("resume", tmp_path / "run", "--steps", steps)

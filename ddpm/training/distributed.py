@@ -93,16 +93,10 @@ def draw_images(
     world_size: int = 1,
     **options: Any,
 ) -> Tensor:
-    """Draw one image per seed. Several processes that call this together divide the work.
+    """Draw one image per seed, in batches; several processes that call this together divide the work by `rank`.
 
-    Args:
-        diffusion: the model.
-        seeds: one per image; image i depends on seeds[i] (and labels[i]) alone, not on the batch or the processes.
-        labels: the classes, one per image, for a model that takes them; None gives 0, 1, 2, … in turn.
-        batch_size: images per network call.
-        rank: this process, of `world_size`.
-        world_size: number of processes.
-        **options: passed on to `GaussianDiffusion.sample`, such as `sampling_timesteps` and `sampler`.
+    Image i depends on seeds[i] and labels[i] alone, not on the batch or the processes. A model that takes labels and is
+    given none gets 0, 1, 2, … in turn. The `options`, such as `sampler`, are those of `GaussianDiffusion.sample`.
 
     Returns:
         The images in [0, 1], in the order of the seeds, shape (N, C, H, W), on the CPU, on every process.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import Sampler
 
 from ddpm.data.batches import Batch
 
-NOISE_BLOCK = 32  # neighbouring images whose noise is drawn together
+NOISE_BLOCK = 128  # images whose noise is drawn together
 
 
 class Purpose(IntEnum):
@@ -73,17 +74,25 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def noise_for(
-    places: range, image_shape: tuple[int, ...], *seed: int, device: str | torch.device = "cpu"
+    mine: range,
+    everyone: int,
+    image_shape: tuple[int, ...],
+    seed: int,
+    step: int,
+    number: int,
+    device: Any = "cpu",
 ) -> Tensor:
-    """Standard normal noise for the images at some consecutive places of a batch, counted over all processes.
+    """Standard normal noise for some of the images that all processes together have in a step's batch of this number.
 
-    It is drawn in blocks of `NOISE_BLOCK` images, each from a seed of its own, so that an image's noise does not depend
-    on which process asks, and a process draws only the blocks in which its images lie. A generator for every image
-    would take longer than the noise. `seed` are the numbers that tell this batch from others.
+    It is drawn in blocks of at most `NOISE_BLOCK` images, each from a seed of its own, and a process draws only the
+    blocks in which its images lie. So an image's noise does not depend on how many processes there are, and a process
+    draws little more than its own; a generator for every image would take longer than the noise.
     """
-    first, last = places[0] // NOISE_BLOCK, places[-1] // NOISE_BLOCK
-    generator, shape = torch.Generator(device), (NOISE_BLOCK, *image_shape)
-    seeds = [mixed_seed(Purpose.NOISE, *seed, block) for block in range(first, last + 1)]
-    blocks = [torch.randn(shape, generator=generator.manual_seed(one), device=device) for one in seeds]
-    skipped = places[0] - first * NOISE_BLOCK
-    return torch.cat(blocks)[skipped : skipped + len(places)]
+    of_batch = -(-everyone // NOISE_BLOCK)  # the blocks of all batches of a step are numbered through
+    generator, blocks = torch.Generator(device), []
+    for block in range(mine[0] // NOISE_BLOCK, mine[-1] // NOISE_BLOCK + 1):
+        generator.manual_seed(mixed_seed(Purpose.NOISE, seed, step, number * of_batch + block))
+        shape = (min(NOISE_BLOCK, everyone - block * NOISE_BLOCK), *image_shape)
+        blocks.append(torch.randn(shape, generator=generator, device=device))
+    skipped = mine[0] % NOISE_BLOCK
+    return torch.cat(blocks)[skipped : skipped + len(mine)]

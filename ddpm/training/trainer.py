@@ -153,11 +153,11 @@ class Trainer:
         device, seed = self.accelerator.device, (self.config.seed, self.step, number)
         everyone, first = count * self.accelerator.num_processes, count * self.accelerator.process_index
         mine = slice(first, first + count)
-        # Of these, a number an image, all are drawn, and cut; the noise is drawn for this process alone.
+        # Timesteps and coins are one number an image: those of everyone are drawn, and cut.
         generator = torch.Generator().manual_seed(mixed_seed(Purpose.TIMESTEPS, *seed))
         t = stratified_timesteps(everyone, self.diffusion.schedule.timesteps, generator=generator)[mine]
         coins = torch.rand(everyone, generator=generator)[mine] if self.diffusion.self_condition else None
-        noise = noise_for(range(everyone)[mine], self.diffusion.image_shape, *seed, device=device)
+        noise = noise_for(range(everyone)[mine], everyone, self.diffusion.image_shape, *seed, device=device)
         mask = None if coins is None else (coins < 0.5).to(device, non_blocking=True)
         return t.to(device, non_blocking=True), noise, mask
 

@@ -6,14 +6,13 @@ import random
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 from ddpm.io import checkpoint
-from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints, read_checkpoint
+from ddpm.io.checkpoint import list_checkpoints, read_checkpoint
 from ddpm.training.metrics_logger import read_metrics
 from ddpm.training.signals import Interrupts
 from tests import runs
@@ -212,27 +211,3 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         process.kill()
         process.join()
     make(tmp_path, train_num_steps=steps(tmp_path)[-1] + 1).resume()  # the dead hold no lock
-
-
-@pytest.mark.parametrize("damage", ["cut", "bit"])
-def test_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, untouched, damage):
-    finish(tmp_path)
-    newest = list_checkpoints(tmp_path)[-1] / "optimizer.safetensors"
-    content = bytearray(newest.read_bytes())
-    if damage == "cut":
-        del content[len(content) // 2 :]
-    else:
-        content[-100] ^= 4
-    newest.write_bytes(content)
-    with pytest.raises(DamagedCheckpointError):
-        read_checkpoint(newest.parent)
-    trainer = make(tmp_path)
-    with pytest.warns(
-        UserWarning, match=rf"step-{STEPS:08d} is damaged.*step-{STEPS - EVERY:08d}, the one before"
-    ):
-        trainer.load()
-    assert trainer.step == STEPS - EVERY
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        finish(tmp_path)
-    assert saved_files(tmp_path) == untouched

@@ -23,12 +23,6 @@ def test_locked_refuses_a_folder_with_a_run_in_it(tmp_path):
     assert saved_files(tmp_path) == before
 
 
-def test_locked_refuses_what_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match=r"results_folder .*file/run cannot be written .*; choose another"):
-        trainer(tmp_path / "file" / "run").train()
-
-
 def test_locked_refuses_a_read_only_disk_before_the_first_step(tmp_path):
     script = f"""
 from tests import runs

@@ -1,29 +1,16 @@
 """What a training run can be told, and the checks that come before it starts."""
 
-import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from ddpm.checks import check_choice
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
 LearningRateSchedule = Literal["constant", "cosine"]
-Class = TypeVar("Class", bound=type)
 
-AT_LEAST_ONE = (
-    "train_batch_size",
-    "gradient_accumulate_every",
-    "train_num_steps",
-    "ema_update_every",
-    "save_and_sample_every",
-    "num_samples",
-    "checkpoints_to_keep",
-    "log_every",
-)
-AT_LEAST_ZERO = ("lr_warmup_steps", "num_workers", "seed")
+AT_LEAST_ZERO = {"lr_warmup_steps", "num_workers", "seed"}  # the other whole numbers are at least 1
 # These may differ between a run and its continuation without a word: what is computed stays the same.
 FREE_TO_CHANGE = {
     "train_num_steps",
@@ -31,6 +18,7 @@ FREE_TO_CHANGE = {
     "num_samples",
     "results_folder",
     "num_workers",
+    "num_threads",
     "checkpoints_to_keep",
     "log_every",
     "progress",
@@ -60,21 +48,21 @@ class TrainingConfig:
         lr_warmup_steps: updates over which the learning rate rises from zero.
         lr_schedule: after that "constant", or "cosine": down to almost zero at the last update.
         max_grad_norm: the gradient is scaled down to this length where it is longer.
-        ema_halflife: how many images the average takes to forget half of its past; given, it stands in for
-            `ema_decay`.
-        ema_rampup: the half-life is at most this share of the images seen so far, so that a young average does not
+        ema_halflife: how many images it takes the average to forget half of its past; replaces `ema_decay`.
+        ema_rampup: the half-life is at most this fraction of the images seen so far, so that a young average does not
             remember the beginning (Karras et al. 2024); None turns that off.
         num_workers: processes that load images; 0 loads them in the training process.
         checkpoints_to_keep: the newest so many stay, older ones are deleted.
         log_every: updates between two lines of metrics; only then does the CPU wait for the GPU.
-        seed: of the order of the images, the noise levels, the noise, the dropout.
+        seed: of the order of the images, the timesteps, the noise, the dropout.
         channels_last: keep the network's images with their channels last in memory, as a `Unet` does by itself;
             convolutions like it.
         progress: show a progress bar.
         tensorboard: also write metrics for TensorBoard, if it is installed.
+        num_threads: threads of the CPU; None leaves torch's own number.
 
     Raises:
-        ValueError: if a setting is out of range; the message says what is allowed.
+        ValueError: if a value is out of range; the message says what is allowed.
     """
 
     train_batch_size: int = 16
@@ -103,30 +91,39 @@ class TrainingConfig:
     channels_last: bool = True
     progress: bool = True
     tensorboard: bool = True
+    num_threads: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        for name in AT_LEAST_ONE:
-            check_whole(name, getattr(self, name), 1)
-        for name in AT_LEAST_ZERO:
-            check_whole(name, getattr(self, name), 0)
+        for field in fields(self):
+            if field.type is int:
+                _check_whole(field.name, getattr(self, field.name), 0 if field.name in AT_LEAST_ZERO else 1)
+        if self.num_threads is not None:
+            _check_whole("num_threads", self.num_threads, 1)
         check_choice("mixed_precision", self.mixed_precision, get_args(MixedPrecision))
         check_choice("lr_schedule", self.lr_schedule, get_args(LearningRateSchedule))
-        self.adam_betas = check_betas(self.adam_betas)
-        check_number("train_lr", self.train_lr, above=0)
-        check_number("max_grad_norm", self.max_grad_norm, above=0)
-        check_number("weight_decay", self.weight_decay, at_least=0)
-        check_number("ema_decay", self.ema_decay, at_least=0, below=1)
-        if self.ema_halflife is not None:
-            check_number("ema_halflife", self.ema_halflife, above=0)
-        if self.ema_rampup is not None:
-            check_number("ema_rampup", self.ema_rampup, above=0)
+        if not isinstance(self.adam_betas, tuple | list) or len(self.adam_betas) != 2:
+            raise ValueError(f"adam_betas must be a pair such as (0.9, 0.99), but got {self.adam_betas!r}")
+        for beta in self.adam_betas:
+            _check_number("each of adam_betas", beta, at_least=0, below=1)
+        _check_number("train_lr", self.train_lr, above=0)
+        _check_number("max_grad_norm", self.max_grad_norm, above=0)
+        _check_number("weight_decay", self.weight_decay, at_least=0)
+        _check_number("ema_decay", self.ema_decay, at_least=0, below=1)
+        for name in ("ema_halflife", "ema_rampup"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), above=0)
+        self.results_folder, self.adam_betas = (
+            Path(self.results_folder),
+            (self.adam_betas[0], self.adam_betas[1]),
+        )
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All settings by name, ready for JSON."""
-        values = {field.name: getattr(self, field.name) for field in fields(TrainingConfig)}
-        return values | {"results_folder": str(self.results_folder), "adam_betas": list(self.adam_betas)}
+    def to_json(self) -> dict[str, Any]:
+        """All values by name, ready for JSON."""
+        return asdict(self) | {
+            "results_folder": str(self.results_folder),
+            "adam_betas": list(self.adam_betas),
+        }
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of update number `step` + 1: warm-up, then constant or down along a cosine."""
@@ -137,15 +134,7 @@ class TrainingConfig:
         return self.train_lr * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
     def average_decay(self, images_seen: int, images_per_step: int) -> float:
-        """m of eq:ema at this point of the run.
-
-        Args:
-            images_seen: images so far, over all processes.
-            images_per_step: images of one update, over all processes.
-
-        Returns:
-            The decay for one step of the average, in [0, 1).
-        """
+        """m of eq:ema for one step of the average, in [0, 1); both counts of images are over all processes."""
         images = self.ema_update_every * images_per_step  # that pass between two steps of the average
         halflife = self.ema_halflife
         if halflife is None:
@@ -155,13 +144,13 @@ class TrainingConfig:
         return 0.5 ** (images / halflife) if halflife > 0 else 0.0
 
 
-def check_whole(name: str, value: object, lowest: int) -> None:
+def _check_whole(name: str, value: object, lowest: int) -> None:
     """Refuse anything but whole numbers of at least `lowest`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise ValueError(f"{name} must be a whole number of at least {lowest}, but got {value!r}")
 
 
-def check_number(
+def _check_number(
     name: str, value: float, *, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
 ) -> None:
     """Refuse anything but finite numbers in the range."""
@@ -170,38 +159,3 @@ def check_number(
         limits = {"above": above, "at least": at_least, "below": below}
         allowed = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
         raise ValueError(f"{name} must be a number {allowed}, but got {value!r}")
-
-
-def check_betas(betas: tuple[float, float]) -> tuple[float, float]:
-    """Adam's two decay rates as a pair, refused outside [0, 1)."""
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise ValueError(f"adam_betas must be a pair of numbers such as (0.9, 0.99), but got {betas!r}")
-    for beta in betas:
-        check_number("each of adam_betas", beta, at_least=0, below=1)
-    return float(betas[0]), float(betas[1])
-
-
-def advises(advice: dict[str, str]) -> Callable[[Class], Class]:
-    """Class decorator: a keyword of old is refused with the advice that belongs to it.
-
-    Args:
-        advice: old keyword -> what to say instead.
-
-    Returns:
-        The decorator; the class's signature stays as it is.
-    """
-
-    def decorate(cls: Class) -> Class:
-        construct = cls.__init__
-
-        @functools.wraps(construct)
-        def checked(self: Any, *args: Any, **keywords: Any) -> None:
-            for word in keywords:
-                if word in advice:
-                    raise TypeError(f"{cls.__name__} has no {word!r}: {advice[word]}")
-            construct(self, *args, **keywords)
-
-        cls.__init__ = checked
-        return cls
-
-    return decorate

@@ -1,15 +1,18 @@
-"""Many images from one model: in batches, and shared out over the processes of a distributed run."""
+"""What accelerate does for a run: processes, devices and precision; and many images divided among the processes."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.training.config import TrainingConfig
 
 
 def this_process() -> PartialState:
@@ -22,6 +25,64 @@ def this_process() -> PartialState:
     return PartialState(cpu=meet_on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
+def make_accelerator(mixed_precision: str) -> Accelerator:
+    """An accelerator for one trainer, whatever the precision of those before it in the same program."""
+    if mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError(
+            "mixed_precision='fp16' needs an NVIDIA or AMD GPU, and there is none here; choose 'bf16' or 'no', which on"
+            " the CPU is the fastest"
+        )
+    AcceleratorState._reset_state()  # it refuses a second precision
+    return Accelerator(mixed_precision=mixed_precision, cpu=str(this_process().device) == "cpu")
+
+
+def make_optimizer(network: torch.nn.Module, accelerator: Accelerator, config: TrainingConfig) -> Any:
+    """Adam, with decoupled weight decay."""
+    fused = accelerator.device.type in ("cpu", "cuda")
+    options = {"lr": config.train_lr, "betas": config.adam_betas, "weight_decay": config.weight_decay}
+    return accelerator.prepare(torch.optim.AdamW(network.parameters(), fused=fused, **options))
+
+
+@contextlib.contextmanager
+def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: TrainingConfig) -> Iterator[Any]:
+    """The network as it is trained: in training mode, distributed, in its precision, compiled; put back afterwards."""
+    network, threads = diffusion.network, torch.get_num_threads()
+    # accelerate keeps one precision for the whole program, that of the accelerator made last.
+    accelerator.state._mixed_precision = config.mixed_precision
+    with _modes_kept(diffusion):
+        prepared = accelerator.prepare(diffusion.train().network)
+        torch.set_num_threads(config.num_threads or threads)
+        try:
+            yield torch.compile(prepared) if config.compile else prepared
+        finally:
+            torch.set_num_threads(threads)
+            accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+            # What accelerate leaves behind: it would not prepare the network a second time.
+            for name in ("forward", "_is_accelerate_prepared"):
+                network.__dict__.pop(name, None)
+
+
+@torch.no_grad()
+def try_network(diffusion: GaussianDiffusion) -> None:
+    """Give the network one blank image, so that what does not fit is refused before work starts."""
+    blank = torch.zeros(1, *diffusion.image_shape, device=diffusion.device)
+    t = torch.ones(1, dtype=torch.long, device=diffusion.device)
+    takes_labels = getattr(diffusion.network, "num_classes", None) is not None
+    with _modes_kept(diffusion):
+        diffusion.eval().predict(blank, t, torch.zeros_like(t) if takes_labels else None)
+
+
+@contextlib.contextmanager
+def _modes_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Put every module back into training or evaluation mode, as it was."""
+    before = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
 def draw_images(
     diffusion: GaussianDiffusion,
     seeds: Sequence[int],
@@ -32,16 +93,10 @@ def draw_images(
     world_size: int = 1,
     **options: Any,
 ) -> Tensor:
-    """Draw one image per seed. Several processes that call this together share the work.
+    """Draw one image per seed, in batches; several processes that call this together divide the work by `rank`.
 
-    Args:
-        diffusion: the model.
-        seeds: one per image; image i depends on seeds[i] (and labels[i]) alone, not on the batch or the processes.
-        labels: the classes, one per image, for a model that takes them; None gives 0, 1, 2, … in turn.
-        batch_size: images per network call, at least 1.
-        rank: this process.
-        world_size: number of processes.
-        **options: passed on to `GaussianDiffusion.sample`, such as `sampling_timesteps` and `sampler`.
+    Image i depends on seeds[i] and labels[i] alone, not on the batch or the processes. A model that takes labels and is
+    given none gets 0, 1, 2, … in turn. The `options`, such as `sampler`, are those of `GaussianDiffusion.sample`.
 
     Returns:
         The images in [0, 1], in the order of the seeds, shape (N, C, H, W), on the CPU, on every process.
@@ -53,31 +108,25 @@ def draw_images(
         raise ValueError(
             f"at least one seed and a batch_size of at least 1 are needed, but got {len(seeds)} and {batch_size}"
         )
-    labels = chosen_labels(diffusion, labels, len(seeds))
+    labels = _chosen_labels(getattr(diffusion.network, "num_classes", None), labels, len(seeds))
     mine = range(rank, len(seeds), world_size)
     drawn: list[tuple[int, Tensor]] = []
     for first in range(0, len(mine), batch_size):
         places = mine[first : first + batch_size]
-        classes = None
-        if labels is not None:
-            classes = torch.tensor([labels[place] for place in places], device=diffusion.device)
+        device = diffusion.device
+        classes = None if labels is None else torch.tensor([labels[i] for i in places], device=device)
         images = diffusion.sample(len(places), seeds=[seeds[i] for i in places], labels=classes, **options)
         drawn += zip(places, images.cpu(), strict=True)
     together = dict(gather_object(drawn) if world_size > 1 else drawn)
     return torch.stack([together[place] for place in range(len(seeds))])
 
 
-def chosen_labels(
-    diffusion: GaussianDiffusion, labels: Sequence[int] | None, count: int
-) -> Sequence[int] | None:
+def _chosen_labels(classes: int | None, labels: Sequence[int] | None, count: int) -> Sequence[int] | None:
     """The labels, or 0, 1, 2, … in turn for a model that takes some; on a GPU nothing later looks at their range."""
-    classes = getattr(diffusion.network, "num_classes", None)
     if labels is None:
         return None if classes is None else [place % classes for place in range(count)]
     if classes is None:
-        raise ValueError(
-            "this model was trained without classes (num_classes), so it takes no label: leave it out"
-        )
+        raise ValueError("this model was trained without classes (num_classes): leave the label out")
     wrong = [label for label in labels if not 0 <= label < classes]
     if wrong:
         raise ValueError(f"this model has the classes 0 … {classes - 1}, but got the label {wrong[0]}")

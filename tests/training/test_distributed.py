@@ -1,12 +1,14 @@
 """Many images: each is its seed's own, whatever the batches and the processes."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 
 from ddpm import GaussianDiffusion
-from ddpm.training import distributed as generation
+from ddpm.training import distributed
 from ddpm.training.distributed import draw_images, this_process
 from tests.exact import Pointwise
 
@@ -30,31 +32,23 @@ def one_by_one(model, labels):
     )
 
 
-def generate_together(monkeypatch, world_size, *arguments, **options):
+def draw_together(monkeypatch, world_size, *arguments, **options):
     """What each of several processes returns, threads in their place."""
     barrier, everything = threading.Barrier(world_size), []
 
     def gather(mine):
         everything.extend(mine)
-        barrier.wait()
+        barrier.wait(60)
         return list(everything)
 
-    monkeypatch.setattr(generation, "gather_object", gather)
-    results = {}
-
-    def process(rank):
-        results[rank] = draw_images(*arguments, rank=rank, world_size=world_size, **options)
-
-    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    return [results[rank] for rank in range(world_size)]
+    monkeypatch.setattr(distributed, "gather_object", gather)
+    with ThreadPoolExecutor(world_size) as pool:
+        drawing = partial(draw_images, *arguments, world_size=world_size, **options)
+        return list(pool.map(lambda rank: drawing(rank=rank), range(world_size)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_image_i_is_that_of_seed_i_in_any_batch(batch_size):
+def test_draw_images_gives_each_seed_its_image_in_any_batch(batch_size):
     model = make_model()
     images = draw_images(model, SEEDS, batch_size=batch_size)
     assert images.shape == (7, 1, 4, 4)
@@ -64,17 +58,17 @@ def test_image_i_is_that_of_seed_i_in_any_batch(batch_size):
 
 @pytest.mark.parametrize("world_size", [2, 3, 9])
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_processes_share_the_work_and_keep_the_order(monkeypatch, world_size, batch_size):
+def test_draw_images_divides_the_work_and_keeps_the_order(monkeypatch, world_size, batch_size):
     model = make_model(num_classes=3).eval()
     expected = one_by_one(model, [0, 1, 2, 0, 1, 2, 0])
     calls = len(model.network.calls)
-    together = generate_together(monkeypatch, world_size, model, SEEDS, batch_size=batch_size)
+    together = draw_together(monkeypatch, world_size, model, SEEDS, batch_size=batch_size)
     assert all(torch.equal(images, expected) for images in together)
     of_each = [len(range(rank, 7, world_size)) for rank in range(world_size)]
     assert len(model.network.calls) - calls == 3 * sum(-(-count // batch_size) for count in of_each)
 
 
-def test_labels_go_in_turn_or_as_given():
+def test_draw_images_takes_labels_in_turn_or_as_given():
     model = make_model(num_classes=3)
     assert torch.equal(draw_images(model, SEEDS, batch_size=2), one_by_one(model, [0, 1, 2, 0, 1, 2, 0]))
     given = [2, 2, 0, 1, 1, 0, 2]
@@ -83,7 +77,7 @@ def test_labels_go_in_turn_or_as_given():
     assert not torch.equal(images, draw_images(model, SEEDS))
 
 
-def test_options_reach_the_sampler():
+def test_draw_images_passes_options_on():
     model = make_model()
     draw_images(model, [0], sampling_timesteps=5)
     assert len(model.network.calls) == 5
@@ -91,23 +85,19 @@ def test_options_reach_the_sampler():
 
 
 @pytest.mark.parametrize(
-    ("classes", "options", "message"),
+    ("classes", "seeds", "options", "message"),
     [
-        (None, {"labels": [0, 0]}, "trained without classes"),
-        (3, {"labels": [0, 3]}, r"classes 0 … 2, but got the label 3"),
-        (3, {"labels": [-1, 0]}, r"classes 0 … 2, but got the label -1"),
-        (3, {"labels": [0]}, r"2 in all, but got 1"),
-        (None, {"batch_size": 0}, r"batch_size of at least 1 are needed, but got 2 and 0"),
+        (None, [1, 2], {"labels": [0, 0]}, "trained without classes"),
+        (3, [1, 2], {"labels": [0, 3]}, r"classes 0 … 2, but got the label 3"),
+        (3, [1, 2], {"labels": [-1, 0]}, r"classes 0 … 2, but got the label -1"),
+        (3, [1, 2], {"labels": [0]}, r"2 in all, but got 1"),
+        (None, [1, 2], {"batch_size": 0}, r"batch_size of at least 1 are needed, but got 2 and 0"),
+        (None, [], {}, "at least one seed"),
     ],
 )
-def test_what_makes_no_sense_is_refused(classes, options, message):
+def test_draw_images_refuses_what_makes_no_sense(classes, seeds, options, message):
     with pytest.raises(ValueError, match=message):
-        draw_images(make_model(classes), [1, 2], **options)
-
-
-def test_no_seeds_are_refused():
-    with pytest.raises(ValueError, match="at least one seed"):
-        draw_images(make_model(), [])
+        draw_images(make_model(classes), seeds, **options)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +111,7 @@ def test_no_seeds_are_refused():
         ({"ACCELERATE_USE_CPU": "true"}, "cuda", True),
     ],
 )
-def test_several_processes_meet_on_the_cpu_where_there_is_nothing_else(
+def test_this_process_meets_others_on_the_cpu_without_an_accelerator(
     monkeypatch, environment, accelerator, expected
 ):
     for name in ("WORLD_SIZE", "ACCELERATE_USE_CPU"):
@@ -130,5 +120,5 @@ def test_several_processes_meet_on_the_cpu_where_there_is_nothing_else(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator is not None)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: accelerator == "mps")
-    monkeypatch.setattr(generation, "PartialState", lambda *, cpu: cpu)
+    monkeypatch.setattr(distributed, "PartialState", lambda *, cpu: cpu)
     assert this_process() is expected

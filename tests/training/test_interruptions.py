@@ -6,12 +6,13 @@ import random
 import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
-from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints, read_checkpoint
+from ddpm.io import checkpoint
+from ddpm.io.checkpoint import list_checkpoints, read_checkpoint
 from ddpm.training.metrics_logger import read_metrics
 from ddpm.training.signals import Interrupts
 from tests import runs
@@ -22,20 +23,14 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.runs", "tests.training.test_interruptions"])
 
 STEPS, EVERY = 24, 3
-WRITING = {
-    "open",
-    "os.rename",
-    "os.remove",
-    "os.rmdir",
-    "os.mkdir",
-    "shutil.rmtree",
-}  # what Python announces of it
-SETTINGS = {
+CONFIG = {
     "train_num_steps": STEPS,
     "save_and_sample_every": EVERY,
     "num_samples": 1,
     "checkpoints_to_keep": 2,
 }
+# What Python announces of the calls that write a checkpoint.
+WRITING = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
 
 @pytest.fixture(autouse=True)
@@ -46,18 +41,18 @@ def ctrl_c_is_answered():
     signal.signal(signal.SIGINT, before)
 
 
-def make(folder: Path, **settings):
+def make(folder: Path, **config):
     """A run with dropout, so that a lost random state would show."""
-    return runs.trainer(folder, runs.model(network={"dropout": 0.2}), **(SETTINGS | settings))
+    return runs.trainer(folder, runs.model(network={"dropout": 0.2}), **(CONFIG | config))
 
 
-def go_on(folder: Path, **settings: int) -> None:
-    """Begin the run, or take it up: what somebody does who finds it dead."""
-    import torch
-
+def go_on(folder: Path, *, group: bool = False, **config: int) -> None:
+    """Begin the run, or resume it: what somebody does who finds it dead."""
+    if group:  # as its leader, with the processes that load images in it
+        os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    trainer = make(folder, **settings)
+    trainer = make(folder, **config)
     if list_checkpoints(folder):
         trainer.resume()
     else:
@@ -66,32 +61,34 @@ def go_on(folder: Path, **settings: int) -> None:
 
 def go_on_and_die_writing(folder: Path, count: int) -> None:
     """The same, but killed at the `count`-th of the calls that write a checkpoint."""
-    from ddpm.io import checkpoint
+    calls, active, whole = 0, False, checkpoint.write_checkpoint
 
-    calls = 0
-    whole = checkpoint.write_checkpoint
+    def hook(event: str, _: tuple) -> None:
+        nonlocal calls
+        calls += active and event in WRITING
+        if active and event in WRITING and calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def watched(*args, **keywords):
-        def hook(event: str, _: tuple) -> None:
-            nonlocal calls
-            if active and event in WRITING:
-                calls += 1
-                if calls == count:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
+        nonlocal active
         active = True
-        sys.addaudithook(hook)
-        try:
-            return whole(*args, **keywords)
-        finally:
-            active = False
+        written = whole(*args, **keywords)
+        active = False
+        return written
 
+    sys.addaudithook(hook)
     checkpoint.write_checkpoint = watched
     go_on(folder)
 
 
-def end(process: multiprocessing.process.BaseProcess, patience: float = 120) -> int | None:
-    process.join(patience)
+def start(target, folder: Path, *args, **keywords) -> multiprocessing.process.BaseProcess:
+    process = PROCESSES.Process(target=target, args=(folder, *args), kwargs=keywords)
+    process.start()
+    return process
+
+
+def end(process: multiprocessing.process.BaseProcess) -> int | None:
+    process.join(120)
     if process.is_alive():
         process.kill()
         pytest.fail("a run did not end")
@@ -99,9 +96,11 @@ def end(process: multiprocessing.process.BaseProcess, patience: float = 120) -> 
 
 
 def finish(folder: Path) -> None:
-    process = PROCESSES.Process(target=go_on, args=(folder,))
-    process.start()
-    assert end(process) == 0
+    assert end(start(go_on, folder)) == 0
+
+
+def steps(folder: Path) -> list[int]:
+    return [checkpoint.step_of(path) for path in list_checkpoints(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -114,18 +113,17 @@ def untouched(tmp_path_factory) -> dict[str, bytes]:
 
 def assert_whole(folder: Path) -> None:
     """Whatever lies under the name of a checkpoint is one."""
-    for checkpoint in list_checkpoints(folder):
-        read_checkpoint(checkpoint)
+    for path in list_checkpoints(folder):
+        read_checkpoint(path)
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(tmp_path, untouched):
+def test_run_killed_at_random_moments_ends_the_same(tmp_path, untouched):
     """Ten SIGKILLs by the clock, at moments spread over start, steps, samples and checkpoints."""
     moments = random.Random(0)
     killed = 0
     while killed < 10:
-        process = PROCESSES.Process(target=go_on, args=(tmp_path,))
-        process.start()
+        process = start(go_on, tmp_path)
         time.sleep(moments.uniform(0.05, 1.0))
         alive = process.is_alive()
         process.kill()
@@ -142,34 +140,23 @@ def test_killed_at_random_moments(tmp_path, untouched):
 
 
 @pytest.mark.slow
-def test_killed_while_a_checkpoint_is_written(tmp_path, untouched):
+def test_run_killed_while_a_checkpoint_is_written_ends_the_same(tmp_path, untouched):
     """Ten SIGKILLs, each at another of the system calls that write, rename and delete checkpoints."""
-    counts = random.Random(1).sample(range(1, 40), 10)
-    for count in counts:
-        before = [folder.name for folder in list_checkpoints(tmp_path)]
-        process = PROCESSES.Process(target=go_on_and_die_writing, args=(tmp_path, count))
-        process.start()
-        assert end(process) == -signal.SIGKILL
+    for count in random.Random(1).sample(range(1, 40), 10):
+        before = steps(tmp_path)
+        assert end(start(go_on_and_die_writing, tmp_path, count)) == -signal.SIGKILL
         assert_whole(tmp_path)
-        after = [folder.name for folder in list_checkpoints(tmp_path)]
-        assert not before or after[-1] >= before[-1]  # nothing that was saved is lost
+        assert not before or steps(tmp_path)[-1] >= before[-1]  # nothing that was saved is lost
     finish(tmp_path)
     assert saved_files(tmp_path) == untouched
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
-def go_on_in_a_group(folder: Path, workers: int) -> None:
-    """The same as the leader of a group of processes, with some that load images."""
-    os.setpgrp()
-    go_on(folder, num_workers=workers)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_to_stop_saves_first(tmp_path, untouched, number, workers):
+def test_signal_saves_before_the_run_stops(tmp_path, untouched, number, workers):
     """As a terminal and most schedulers send it: to the whole group, the processes that load images included."""
-    process = PROCESSES.Process(target=go_on_in_a_group, args=(tmp_path, workers))
-    process.start()
+    process = start(go_on, tmp_path, group=True, num_workers=workers)
     while len(read_metrics(tmp_path)) < 4:
         time.sleep(0.01)
     os.killpg(process.pid or 0, number)
@@ -178,12 +165,12 @@ def test_a_request_to_stop_saves_first(tmp_path, untouched, number, workers):
     assert code == (-signal.SIGTERM if number == signal.SIGTERM else 1)
     last = read_metrics(tmp_path)[-1]["step"]
     assert last < STEPS
-    assert list_checkpoints(tmp_path)[-1].name == f"step-{last:08d}"
+    assert steps(tmp_path)[-1] == last
     finish(tmp_path)
     assert saved_files(tmp_path) == untouched
 
 
-def test_ctrl_c_in_this_program_says_how_to_go_on(tmp_path, capsys):
+def test_ctrl_c_says_how_to_resume(tmp_path, capsys):
     trainer = make(tmp_path)
     step = trainer.training_step
 
@@ -197,12 +184,12 @@ def test_ctrl_c_in_this_program_says_how_to_go_on(tmp_path, capsys):
         trainer.train()
     said = capsys.readouterr()
     assert "Stopping after this step, with a checkpoint. Once more stops at once." in said.err
-    assert f"Saved at step 5. To take the run up: trainer.resume(), or `ddpm resume {tmp_path}`." in said.out
-    assert list_checkpoints(tmp_path)[-1].name == "step-00000005"
+    assert f"Saved at step 5. To resume the run: trainer.resume(), or `ddpm resume {tmp_path}`." in said.out
+    assert steps(tmp_path)[-1] == 5
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_ctrl_c_does_not_wait():
+def test_second_ctrl_c_does_not_wait():
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
         assert interrupts.received == signal.SIGINT
@@ -210,19 +197,11 @@ def test_a_second_ctrl_c_does_not_wait():
             signal.raise_signal(signal.SIGINT)
 
 
-def hold(folder: Path, ready) -> None:
-    trainer = make(folder, train_num_steps=10_000)
-    ready.set()
-    trainer.train()
-
-
-def test_two_runs_in_one_folder(tmp_path):
-    ready = PROCESSES.Event()
-    process = PROCESSES.Process(target=hold, args=(tmp_path, ready))
-    process.start()
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    process = start(go_on, tmp_path, train_num_steps=10_000)
     try:
-        assert ready.wait(60)
-        while not list_checkpoints(tmp_path):
+        while not steps(tmp_path):
+            assert process.is_alive()
             time.sleep(0.01)
         with pytest.raises(
             FileExistsError, match=r"another program is training in .*choose another results_folder"
@@ -231,32 +210,4 @@ def test_two_runs_in_one_folder(tmp_path):
     finally:
         process.kill()
         process.join()
-    make(tmp_path, train_num_steps=list_steps(tmp_path)[-1] + 1).resume()  # the dead hold no lock
-
-
-def list_steps(folder: Path) -> list[int]:
-    return [int(checkpoint.name.removeprefix("step-")) for checkpoint in list_checkpoints(folder)]
-
-
-@pytest.mark.parametrize("damage", ["cut", "bit"])
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, untouched, damage):
-    finish(tmp_path)
-    newest = list_checkpoints(tmp_path)[-1] / "optimizer.safetensors"
-    content = bytearray(newest.read_bytes())
-    if damage == "cut":
-        del content[len(content) // 2 :]
-    else:
-        content[-100] ^= 4
-    newest.write_bytes(content)
-    with pytest.raises(DamagedCheckpointError):
-        read_checkpoint(newest.parent)
-    trainer = make(tmp_path)
-    with pytest.warns(
-        UserWarning, match=rf"step-{STEPS:08d} is damaged.*step-{STEPS - EVERY:08d}, the one before"
-    ):
-        trainer.load()
-    assert trainer.step == STEPS - EVERY
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        finish(tmp_path)
-    assert saved_files(tmp_path) == untouched
+    make(tmp_path, train_num_steps=steps(tmp_path)[-1] + 1).resume()  # the dead hold no lock

@@ -40,7 +40,7 @@ def folders(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["model", "ema"])
 @pytest.mark.parametrize("step", [-3, -2, -1])
-def test_the_same_weights_as_one_process_with_twice_the_batch(folders, name, step):
+def test_two_processes_learn_the_weights_of_one_with_twice_the_batch(folders, name, step):
     one, two = (load_file(list_checkpoints(folder)[step] / f"{name}.safetensors") for folder in folders)
     assert one.keys() == two.keys()
     for key in one:
@@ -51,7 +51,7 @@ def test_the_same_weights_as_one_process_with_twice_the_batch(folders, name, ste
 
 
 @pytest.mark.slow
-def test_the_same_record_and_the_same_samples(folders):
+def test_two_processes_write_the_metrics_and_samples_of_one(folders):
     records = [read_metrics(folder) for folder in folders]
     for one, two in zip(*records, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
@@ -66,7 +66,7 @@ def test_the_same_record_and_the_same_samples(folders):
 
 
 @pytest.mark.slow
-def test_both_processes_hold_the_same_model(folders):
+def test_two_processes_hold_one_model(folders):
     sums = [json.loads((folders[1] / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     assert sums[0]["sum"] == sums[1]["sum"]
     assert sums[0]["step"] == sums[1]["step"] == 6

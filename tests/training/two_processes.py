@@ -1,4 +1,4 @@
-"""What tests/test_two_processes.py runs under torchrun: train some updates, take a run up, draw samples."""
+"""What test_two_processes.py runs under torchrun: train some updates, resume, draw samples."""
 
 import json
 import sys

@@ -1,0 +1,142 @@
+"""Batches out of any data set: checked, and drawn by the position alone."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, TensorDataset
+
+from ddpm.data.batches import Batch, SeededBatches, loader, seeded
+from ddpm.training.sampler import ShuffledBatches
+
+
+def draw_all():
+    """One number of each global generator, as old transforms draw them."""
+    return [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
+
+
+def seed_all(seed):
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+class Random(Dataset):
+    """Images that a transform draws anew, from all three generators."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        return torch.full((1, 2, 2), sum(draw_all()) / 4 + index / 1000)
+
+
+class Items(Dataset):
+    """A list as a data set."""
+
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def load(data, count, *, start=0, workers=0):
+    order = ShuffledBatches(20, 4, seed=0, start=start)
+    return list(itertools.islice(loader(data, order, num_workers=workers, pin_memory=False), count))
+
+
+def test_seeded_gives_the_generators_back():
+    seed_all(1)
+    expected = draw_all()
+    seed_all(1)
+    with seeded(5):
+        inside = draw_all()
+    assert draw_all() == expected
+    with seeded(5):
+        assert draw_all() == inside
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_draws_by_the_position_alone(workers):
+    """Whatever a transform draws depends neither on how many processes load, nor on where the run was resumed."""
+    data = SeededBatches(Random(), (1, 2, 2), num_classes=None)
+    whole = [images for images, _ in load(data, 8)]
+    assert len({float(images.sum()) for images in whole}) == 8
+    for expected, (images, _) in zip(whole[3:], load(data, 5, start=12, workers=workers), strict=True):
+        assert torch.equal(expected, images)
+
+
+def test_loader_takes_nothing_from_the_global_generator():
+    data = SeededBatches(Random(), (1, 2, 2), num_classes=None)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    load(data, 3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_batches_keep_images_and_labels_together():
+    images = torch.arange(20).view(-1, 1, 1, 1).expand(-1, 1, 2, 2) / 255
+    for x, labels in load(
+        SeededBatches(TensorDataset(images, torch.arange(20)), (1, 2, 2), num_classes=20), 7
+    ):
+        assert labels.dtype == torch.int64
+        assert torch.equal(x[:, 0, 0, 0] * 255, labels.float())
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        torch.full((3, 4, 4), 51, dtype=torch.uint8),
+        torch.full((3, 4, 4), 0.2),
+        torch.full((3, 4, 4), 0.2, dtype=torch.float64),
+        (torch.full((3, 4, 4), 0.2), 7),
+        [torch.full((3, 4, 4), 0.2), 7, "more"],
+        Image.new("RGB", (9, 6), (51, 51, 51)),
+        Image.new("L", (4, 4), 51),
+    ],
+)
+def test_batches_take_every_usual_kind_of_image(item):
+    x, labels = SeededBatches(Items(item), (3, 4, 4), num_classes=None)[Batch((0, 0), 0)]
+    assert labels is None
+    torch.testing.assert_close(x, torch.full((2, 3, 4, 4), 0.2))
+
+
+GOOD = torch.zeros(3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("data", "classes", "error", "message"),
+    [
+        (Items(GOOD[:1]), None, ValueError, r"of shape \(3, 4, 4\), but .* image number 0 is \(1, 4, 4\)"),
+        (Items(GOOD.numpy()), None, ValueError, r"of shape \(3, 4, 4\), but .* is ndarray; resize the data"),
+        (Items({"image": GOOD}), None, ValueError, "is dict"),
+        (Items(GOOD), 20, ValueError, r"takes class labels \(num_classes\), so the data set must give pairs"),
+        (
+            Items((GOOD, -1)),
+            3,
+            ValueError,
+            r"classes 0 … 2 \(num_classes=3\), but item 0 .* has the label -1",
+        ),
+        (Items((GOOD, 3)), 3, ValueError, r"classes 0 … 2 \(num_classes=3\), but item 0 .* has the label 3"),
+        (Items(), None, ValueError, "the data set is empty: give one that holds at least one image"),
+        ((x for x in []), None, TypeError, "a map-style data set, .* and numbered items, but got generator"),
+    ],
+)
+def test_batches_refuse_other_data_at_once(data, classes, error, message):
+    with pytest.raises(error, match=message):
+        SeededBatches(data, (3, 4, 4), num_classes=classes)
+
+
+@pytest.mark.parametrize("value", [-1.0, 1.5, float("nan")])
+def test_batches_name_the_image_outside_the_unit_interval(value):
+    data = SeededBatches(Items(GOOD, torch.full((3, 4, 4), value)), (3, 4, 4), num_classes=None)
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\], but the data set's image number 1 is not"):
+        data[Batch((0, 1), 0)]

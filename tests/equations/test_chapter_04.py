@@ -493,7 +493,7 @@ def test_reverse_step(formula):
             -diffusion.predict_v(x_0, t, noise),
         ),
         "ᾱ without its root": lambda diffusion, x_0, noise, t: (
-            diffusion.q_sample(diffusion.at("sqrt_alpha_bar", t) * x_0, t, noise),
+            diffusion.q_sample(diffusion.schedule.at("sqrt_alpha_bar", t, x_0) * x_0, t, noise),
             diffusion.predict_v(x_0, t, noise),
         ),
     },
@@ -522,7 +522,7 @@ def test_three_coordinates(formula):
         "plus for minus": lambda diffusion, x_0, noise, t: diffusion.predict_v(-x_0, t, noise),
         "coefficients swapped": lambda diffusion, x_0, noise, t: diffusion.q_sample(-x_0, t, noise),
         "shrunk as by DDIM's direction": lambda diffusion, x_0, noise, t: (
-            diffusion.at("sigma", t) * diffusion.predict_v(x_0, t, noise)
+            diffusion.schedule.at("sigma", t, x_0) * diffusion.predict_v(x_0, t, noise)
         ),
     },
 )

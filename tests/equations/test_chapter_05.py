@@ -18,7 +18,7 @@ from ddpm.gaussians import discretized_log_likelihood, kl_divergence, log_densit
 from ddpm.likelihood import VariationalBound, denoising_term, vlb_terms
 from ddpm.mixture_oracle import GaussianMixtureOracle
 from ddpm.prediction import full_timesteps
-from ddpm.reverse_process import OptimalVariance, Reverse, variance_rule
+from ddpm.reverse_process import OptimalVariance, ReverseStep, variance_rule
 from tests.equations.ledger import equation
 
 ERROR_BARS = 4.5  # how many standard errors a Monte Carlo mean may be off
@@ -437,8 +437,11 @@ def guessed_x0(t: int) -> Tensor:
 
 def package_term(t: int, variance: str) -> float:
     """L_{t−1} by `denoising_term`, for one draw of the noise."""
-    reverse = Reverse(Fixed(CHAIN, guessed_x0(t)), variance_rule(CHAIN, variance), None, clip_x0=False)
-    return denoising_term(reverse, TRUE_X0, noisy(t, EPSILON), full_timesteps(t, TRUE_X0)).sum().item()
+    model, x_t, at = Fixed(CHAIN, guessed_x0(t)), noisy(t, EPSILON), full_timesteps(t, TRUE_X0)
+    mean, log_variance, _ = ReverseStep(model, variance_rule(model, variance), None, clip_x0=False).moments(
+        x_t, at
+    )
+    return denoising_term(CHAIN, TRUE_X0, x_t, at, mean, log_variance).sum().item()
 
 
 def posterior(x0: Tensor, x_t: Tensor, t: int) -> Normal:

@@ -319,7 +319,7 @@ def oracle_guess(t: int, x_t: float) -> tuple[float, float]:
     x, level = torch.full((1, 1, 1, 1), x_t, dtype=torch.float64), torch.tensor([t])
     curvature = torch.autograd.functional.jacobian(lambda y: ORACLE.score(y, level).sum(), x).item()
     s = (1 - SCHEDULE.alpha_bar[t].item()) / SCHEDULE.alpha_bar[t].item()
-    mean = ORACLE.posterior_mean(x, level).item()
+    mean = ORACLE.expected_x0(x, level).item()
     return mean, s + s * curvature * SCHEDULE.alpha_bar[t].item() * s
 
 

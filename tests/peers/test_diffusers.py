@@ -15,7 +15,7 @@ import itertools
 import pytest
 import torch
 
-from ddpm import GaussianDiffusion, NoiseSchedule, ancestral, ddim, samplers, timestep_grid
+from ddpm import GaussianDiffusion, NoiseSchedule, ancestral, ddim, randomness, timestep_grid
 from tests.exact import BETAS, schedule_64
 from tests.peers.network import Mixing
 
@@ -64,7 +64,7 @@ def peer(kind, name, objective="pred_noise", **options):
 def noise_stream(seed):
     """The noise that our samplers draw from a generator of this seed, tensor after tensor."""
     generator = torch.Generator().manual_seed(seed)
-    return lambda shape, **_: samplers.randn(tuple(shape), generator, "cpu").double()
+    return lambda shape, **_: randomness.randn(tuple(shape), generator, "cpu").double()
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def _check_number(
     name: str, value: float, *, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
 ) -> None:
     """Refuse anything but finite numbers in the range."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and value > above and value >= at_least and value < below):
         limits = {"above": above, "at least": at_least, "below": below}
         allowed = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))

@@ -12,6 +12,12 @@ from ddpm.training.metrics_logger import ALL_SKIPPED, MetricsLogger, read_metric
 from tests.runs import trained, trainer
 
 
+def read_events(folder):
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return events
+
+
 def test_metrics_of_a_run(tmp_path, capsys):
     config = {"train_num_steps": 6, "log_every": 2, "lr_warmup_steps": 2, "train_lr": 1e-3}
     ours = trained(tmp_path, progress=True, tensorboard=True, **config)
@@ -29,21 +35,21 @@ def test_metrics_of_a_run(tmp_path, capsys):
     bar = capsys.readouterr().err
     assert "6/6" in bar
     assert f"loss {lines[-1]['loss']:.4f}, " in bar
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
+    events = read_events(tmp_path)
     logged = [(event.step, event.value) for event in events.Scalars("training/loss")]
     assert logged == [(line["step"], pytest.approx(line["loss"])) for line in lines]
     assert [image.step for image in events.Images("samples")] == [2, 4, 6]
 
 
 def test_metrics_of_lost_updates_are_written_anew(tmp_path):
-    trained(tmp_path)
+    trained(tmp_path, tensorboard=True)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
-    trainer(tmp_path, train_num_steps=5).resume()
+    trainer(tmp_path, train_num_steps=5, tensorboard=True).resume()
     lines = read_metrics(tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert lines[-1]["loss"] != 1.0
+    assert [event.step for event in read_events(tmp_path).Scalars("training/loss")] == [1, 2, 3, 4, 5]
 
 
 def make_logger(folder, **config):
@@ -58,17 +64,22 @@ def test_add_waits_for_no_device(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("precision", "count", "stops"), [("fp16", 19, False), ("fp16", 20, True), ("no", 1, True)]
+    ("precision", "count", "loss", "message"),
+    [
+        ("fp16", ALL_SKIPPED - 1, 2.0, None),
+        ("fp16", ALL_SKIPPED, 2.0, "the gradient's length is inf at step 1"),
+        ("fp16", 1, math.nan, "the loss is nan at step 1"),
+        ("bf16", 1, 2.0, "the gradient's length is inf at step 1"),
+    ],
 )
-def test_write_leaves_overflow_to_a_loss_scaler_that_helps(tmp_path, precision, count, stops):
-    assert ALL_SKIPPED == 20
+def test_write_leaves_overflow_to_a_loss_scaler_that_helps(tmp_path, precision, count, loss, message):
     logger = make_logger(tmp_path, mixed_precision=precision)
-    for _ in range(count):
-        logger.add(torch.tensor(2.0), torch.tensor(math.inf))
-    if stops:
-        with pytest.raises(FloatingPointError, match="the gradient's length is inf at step 1"):
+    for number in range(count):
+        logger.add(torch.tensor(loss + number), torch.tensor(math.inf))
+    if message:
+        with pytest.raises(FloatingPointError, match=message):
             logger.write(count, 8 * count, 0.0)
         return
     logger.write(count, 8 * count, 0.0)
     (line,) = read_metrics(tmp_path)
-    assert (line["step"], line["loss"], line["grad_norm"]) == (count, 2.0, None)
+    assert (line["step"], line["loss"], line["grad_norm"]) == (count, loss + (count - 1) / 2, None)

@@ -149,6 +149,8 @@ def test_bf16_holds_for_a_second_part_in_one_program(tmp_path):
     spied(tmp_path / "full").train()
     ours.train_num_steps = 2
     ours.diffusion.network.calls.clear()
+    with ours.running():
+        assert ours.accelerator.mixed_precision == "bf16"
     ours.train()
     assert {call["type"] for call in ours.diffusion.network.calls if call["training"]} == {torch.bfloat16}
     whole = spied(tmp_path / "whole", mixed_precision="bf16", train_num_steps=2)

@@ -41,6 +41,7 @@ Run = Annotated[Path, typer.Argument(parser=_path, help="The folder of a run.")]
 Model = Annotated[Path, typer.Argument(parser=_path, help=_MODEL_HELP)]
 TrainSteps = Annotated[int | None, typer.Option("--train-steps", "--steps", min=1, help="Updates in all.")]
 SamplingSteps = Annotated[int | None, typer.Option("--sampling-steps", "--steps", min=1, help=_CALLS_HELP)]
+Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]
 Seed = Annotated[int, typer.Option(min=0, help="Image i is drawn from seed + i.")]
 Weights = Annotated[Literal["ema", "model"], typer.Option(help="The averaged weights, or those themselves.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
@@ -195,9 +196,7 @@ def evaluate(
     images: Annotated[int, typer.Option("-n", "--images", min=4, help="How many images.")] = 1000,
     sampling_steps: SamplingSteps = None,
     bound_images: Annotated[int, typer.Option(min=0, help="Images for the bound; 0 leaves it out.")] = 64,
-    timesteps: Annotated[
-        int, typer.Option("--timesteps", "--levels", min=1, help="Per bound's image.")
-    ] = 100,
+    timesteps: Timesteps = 100,
     seed: Seed = 0,
     weights: Weights = "ema",
     batch_size: BatchSize = 64,
@@ -269,8 +268,7 @@ def info(run: Run) -> None:
 
 
 # What bad input, a full disk or a broken file can raise. Anything else is a fault of ours and shows its origin.
-_BROKEN = (DamagedCheckpointError, SafetensorError)
-_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, *_BROKEN)
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -283,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not end.code and distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
         raise
-    except _EXPECTED as error:
+    except (*_EXPECTED, DamagedCheckpointError, SafetensorError) as error:
         if os.environ.get("DDPM_TRACEBACK"):
             raise
         print("\n".join([f"error: {_message(error)}", *getattr(error, "__notes__", [])]), file=sys.stderr)

@@ -1,6 +1,6 @@
 """How long until a program has begun? Whole processes: Python, torch, this package, and the command's first words.
 
-    python benchmarks/startup.py
+    python -m benchmarks.startup
 
 Each command runs in turn, round after round; the median counts. What ends in an error is meant to: a refusal should
 not take longer than help. The figures go to startup.json.
@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from network_speed_report import machine, table
+from benchmarks.network_speed.summary import machine
+from benchmarks.network_speed.tables import table
 
 RESULTS = Path(__file__).with_suffix(".json")
 ROUNDS = 5
@@ -69,7 +70,7 @@ def main() -> None:
         )
     )
     here = machine(os.cpu_count() or 1, "cpu")
-    command = "python benchmarks/startup.py"
+    command = "python -m benchmarks.startup"
     report = {"command": command, "rounds": options.rounds, "machine": here, "seconds": rows}
     options.out.write_text(json.dumps(report, indent=2) + "\n")
 

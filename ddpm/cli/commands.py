@@ -35,14 +35,13 @@ def _path(text: str | Path) -> Path:
 
 _MODEL_HELP = 'The folder of a run, a checkpoint or an exported model, or a name such as "digits".'
 _CALLS_HELP = "Network calls per image; the model's own number if not given."
-_TIMESTEPS_HELP = "Timesteps drawn per image for the bound."
-_DATA_HELP = '"digits", a data set of torchvision by name, or a folder.'
 _SET_HELP = "Any other option as part.option=value, such as network.dropout=0.2."
 
 Run = Annotated[Path, typer.Argument(parser=_path, help="The folder of a run.")]
 Model = Annotated[Path, typer.Argument(parser=_path, help=_MODEL_HELP)]
 TrainSteps = Annotated[int | None, typer.Option("--train-steps", "--steps", min=1, help="Updates in all.")]
 SamplingSteps = Annotated[int | None, typer.Option("--sampling-steps", "--steps", min=1, help=_CALLS_HELP)]
+Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]
 Seed = Annotated[int, typer.Option(min=0, help="Image i is drawn from seed + i.")]
 Weights = Annotated[Literal["ema", "model"], typer.Option(help="The averaged weights, or those themselves.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
@@ -65,7 +64,7 @@ def _ddpm(
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help=_DATA_HELP)],
+    data: Annotated[str, typer.Argument(help='"digits", a data set of torchvision by name, or a folder.')],
     out: Annotated[Path | None, typer.Option(parser=_path, help="The run's folder; else runs/DATA.")] = None,
     preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Side of the images in pixels.")] = None,
@@ -168,8 +167,8 @@ def sample(
         sampling_steps = diffusion.schedule.timesteps
     sampler = "ddim" if sampler is None and eta is not None else sampler
     options = {"sampling_timesteps": sampling_steps, "sampler": sampler, "eta": eta}
-    labels = None if label is None else [label] * images
-    drawn = _draw(diffusion, range(seed, seed + images), labels=labels, batch_size=batch_size, **options)
+    options |= {"labels": None if label is None else [label] * images, "batch_size": batch_size}
+    drawn = _draw(diffusion, range(seed, seed + images), **options)
     if drawn is None:
         return
     if out.suffix.lower() == ".png":
@@ -185,9 +184,9 @@ def _draw(diffusion: Any, seeds: Sequence[int], **options: Any) -> Any:
     from ddpm.training.distributed import draw_images, this_process
 
     state = this_process()
-    place = {"rank": state.process_index, "world_size": state.num_processes}
-    progress = state.is_main_process and sys.stderr.isatty()
-    drawn = draw_images(diffusion.to(state.device), seeds, **place, progress=progress, **options)
+    options |= {"rank": state.process_index, "world_size": state.num_processes}
+    options["progress"] = state.is_main_process and sys.stderr.isatty()
+    drawn = draw_images(diffusion.to(state.device), seeds, **options)
     return drawn if state.is_main_process else None
 
 
@@ -197,7 +196,7 @@ def evaluate(
     images: Annotated[int, typer.Option("-n", "--images", min=4, help="How many images.")] = 1000,
     sampling_steps: SamplingSteps = None,
     bound_images: Annotated[int, typer.Option(min=0, help="Images for the bound; 0 leaves it out.")] = 64,
-    timesteps: Annotated[int, typer.Option("--timesteps", "--levels", min=1, help=_TIMESTEPS_HELP)] = 100,
+    timesteps: Timesteps = 100,
     seed: Seed = 0,
     weights: Weights = "ema",
     batch_size: BatchSize = 64,
@@ -269,8 +268,7 @@ def info(run: Run) -> None:
 
 
 # What bad input, a full disk or a broken file can raise. Anything else is a fault of ours and shows its origin.
-_BROKEN = (DamagedCheckpointError, SafetensorError)
-_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, *_BROKEN)
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -283,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not end.code and distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
         raise
-    except _EXPECTED as error:
+    except (*_EXPECTED, DamagedCheckpointError, SafetensorError) as error:
         if os.environ.get("DDPM_TRACEBACK"):
             raise
         print("\n".join([f"error: {_message(error)}", *getattr(error, "__notes__", [])]), file=sys.stderr)

@@ -1,0 +1,202 @@
+"""The command `ddpm`, as a user meets it: models draw, are exported and evaluated."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddpm import data, load_pretrained
+from ddpm.evaluation.metrics import frechet_distance
+from ddpm.likelihood import vlb_terms
+from ddpm.training.distributed import draw_images
+from tests.cli.fashion_mnist import fashion_mnist
+from tests.cli.small_runs import ENVIRONMENT, SMALL
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("L"))
+
+
+# sample
+
+
+def test_sample_draws_a_grid(ddpm, finished, tmp_path):
+    out, _ = ddpm("sample", finished, "-n", "6", "--seed", "3", "--out", tmp_path / "grid.png")
+    assert out == f"6 images in {tmp_path / 'grid.png'}\n"
+    grid = pixels(tmp_path / "grid.png")
+    assert grid.shape == (19, 28)  # two rows of three, a pixel of white around each
+    images = draw_images(load_pretrained(finished), range(3, 9))
+    for place, image in enumerate(images):
+        row, column = divmod(place, 3)
+        cell = grid[1 + 9 * row : 9 + 9 * row, 1 + 9 * column : 9 + 9 * column]
+        assert np.abs(cell / 255 - image[0].numpy()).max() < 0.51 / 255
+    assert (grid[0] == 255).all()
+
+
+def test_sample_draws_into_a_folder_and_each_image_is_its_seeds(ddpm, finished, tmp_path):
+    ddpm("sample", finished, "-n", "3", "--seed", "2", "--batch-size", "2", "--out", tmp_path / "a")
+    ddpm("sample", finished, "-n", "1", "--seed", "4", "--out", tmp_path / "b")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [f"00000{i}.png" for i in (2, 3, 4)]
+    difference = pixels(tmp_path / "a/000004.png").astype(int) - pixels(tmp_path / "b/000004.png")
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "drawn"),
+    [
+        (["--sampling-steps", "7"], {"sampling_timesteps": 7}),
+        (["--sampler", "ancestral"], {"sampling_timesteps": 20, "sampler": "ancestral"}),
+        (["--eta", "0"], {"eta": 0.0}),
+        (["--steps", "20", "--eta", "0"], {"sampling_timesteps": 20, "sampler": "ddim", "eta": 0.0}),
+        (["--weights", "model"], {}),
+    ],
+)
+def test_sample_follows_its_options(ddpm, finished, tmp_path, options, drawn):
+    ddpm("sample", finished, "-n", "1", "--out", tmp_path, *options)
+    model = load_pretrained(finished, weights="model" if "model" in options else "ema")
+    expected = draw_images(model, [0], **drawn)[0, 0].numpy()
+    assert np.abs(pixels(tmp_path / "000000.png") / 255 - expected).max() < 0.51 / 255
+    usual = draw_images(load_pretrained(finished), [0])[0, 0].numpy()
+    assert np.abs(usual - expected).max() > 1e-6
+
+
+def test_sample_from_a_model_that_ships(ddpm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ddpm("sample", "digits", "-n", "2", "--steps", "3")
+    expected = draw_images(load_pretrained("digits"), [0, 1], sampling_timesteps=3)
+    second = pixels(tmp_path / "samples.png")[1:9, 10:18] / 255
+    assert np.abs(second - expected[1, 0].numpy()).max() < 0.51 / 255
+
+
+def test_sample_from_a_damaged_model_is_an_error_in_words(ddpm, finished, tmp_path):
+    for name in ("model.safetensors", "config.json"):
+        shutil.copy(finished / "checkpoints/step-00000004" / name, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"nonsense")
+    _, err = ddpm("sample", tmp_path, code=1)
+    assert err.startswith("error: ")
+
+
+def test_sample_gives_classes_in_turn_or_the_one_wanted(ddpm, with_classes, tmp_path):
+    # The weights themselves: after so few steps their average has seen next to nothing of the classes.
+    some = ("sample", with_classes, "-n", "12", "--weights", "model")
+    ddpm(*some, "--out", tmp_path / "in-turn")
+    ddpm(*some, "--label", "1", "--out", tmp_path / "one")
+    same = [
+        np.array_equal(pixels(tmp_path / f"in-turn/{name}"), pixels(tmp_path / f"one/{name}"))
+        for name in (f"{number:06d}.png" for number in range(12))
+    ]
+    assert same == [number % 10 == 1 for number in range(12)]
+    _, err = ddpm("sample", with_classes, "--label", "10", code=1)
+    assert err == "error: this model has the classes 0 … 9, but got the label 10\n"
+
+
+# export
+
+
+def test_export_writes_the_averaged_model_by_itself(ddpm, finished, tmp_path):
+    out, _ = ddpm("export", finished, tmp_path / "model")
+    assert re.match(re.escape(f"{tmp_path / 'model' / 'model.safetensors'}, ") + r"[\d.]+ KiB; read it", out)
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
+    exported, averaged = load_pretrained(tmp_path / "model"), load_pretrained(finished)
+    assert exported.config == averaged.config
+    for name, tensor in averaged.state_dict().items():
+        assert torch.equal(exported.state_dict()[name], tensor), name
+
+
+def test_export_halves_the_file_and_keeps_three_digits(ddpm, finished, tmp_path):
+    ddpm("export", finished, tmp_path / "half", "--half", "--weights", "model")
+    ddpm("export", finished, tmp_path / "whole", "--weights", "model")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "whole")]
+    assert 0.45 < sizes[0] / sizes[1] < 0.6
+    half, whole = (load_pretrained(tmp_path / name).network.state_dict() for name in ("half", "whole"))
+    for name, tensor in whole.items():
+        assert half[name].dtype == torch.float32
+        torch.testing.assert_close(half[name], tensor, rtol=2**-11, atol=1e-7)
+
+
+# evaluate
+
+
+def test_evaluate_compares_samples_and_takes_the_bound(ddpm, run):
+    out, _ = ddpm("evaluate", run, "-n", "40", "--steps", "2", "--bound-images", "3", "--timesteps", "5")
+    figures = json.loads((run / "evaluation.json").read_text())
+    images, model = data.digits().tensors[0], load_pretrained(run)
+    drawn = draw_images(model, range(40), sampling_timesteps=2)
+    names = "images distance halves nearest recognised bits_per_dimension standard_error of"
+    assert list(figures) == names.split()
+    assert figures["images"] == 40
+    assert figures["distance"] == pytest.approx(frechet_distance(drawn, images[:40]), rel=1e-4)
+    bound = vlb_terms(model, images[:3] * 2 - 1, timesteps_per_image=5, seeds=range(3))
+    assert figures["bits_per_dimension"] == pytest.approx(float(bound.bits_per_dim(bound.total).mean))
+    assert figures["of"] == "3 training images"
+    assert figures["recognised"] == 0
+    assert f"Fréchet distance  {figures['distance']:.4f}" in out
+    assert f"{figures['bits_per_dimension']:.3f} ± {figures['standard_error']:.3f} bits per dimension" in out
+    assert out.startswith("40 samples, 2 network calls each")
+    assert out.endswith(f"written to {run / 'evaluation.json'}\n")
+
+
+def test_evaluate_gives_a_model_the_classes_of_the_images(ddpm, with_classes):
+    ddpm("evaluate", with_classes, "-n", "40", "--bound-images", "3")
+    figures = json.loads((with_classes / "evaluation.json").read_text())
+    images, labels = (tensor[:40] for tensor in data.digits().tensors)
+    model = load_pretrained(with_classes)
+    drawn = draw_images(model, range(40), labels=labels.tolist())
+    assert figures["distance"] == pytest.approx(frechet_distance(drawn, images), rel=1e-4)
+    bound = vlb_terms(model, images[:3] * 2 - 1, labels=labels[:3], seeds=range(3))
+    assert figures["bits_per_dimension"] == pytest.approx(float(bound.bits_per_dim(bound.total).mean))
+
+
+def test_evaluate_takes_the_bound_on_test_images_where_there_are_some(ddpm, tmp_path):
+    fashion_mnist(tmp_path, train=9, test=5)
+    ddpm("train", "fashion-mnist", *SMALL, "--data-root", tmp_path, "--out", tmp_path / "run")
+    out, _ = ddpm("evaluate", tmp_path / "run", "-n", "4", "--bound-images", "3", "--levels", "2")
+    assert "on 3 test images" in out
+    assert "recognised" not in out
+    assert "bits" not in ddpm("evaluate", tmp_path / "run", "-n", "4", "--bound-images", "0")[0]
+
+
+SPY = """
+import os
+import sys
+import torch
+import torchvision.utils
+from ddpm.cli import main
+from ddpm.training import distributed
+draw = distributed.draw_images
+def kept(*arguments, **options):
+    images = draw(*arguments, **options)
+    torch.save((images, options["world_size"]), sys.argv[1] + str(options["rank"]))
+    return images
+distributed.draw_images = kept
+if os.environ["RANK"] != "0":
+    torchvision.utils.save_image = None  # it is the first process that writes
+main(sys.argv[2:])
+"""
+
+
+def test_two_processes_draw_what_one_draws(ddpm, finished, tmp_path):
+    (tmp_path / "spy.py").write_text(SPY)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    options = ["sample", str(finished), "-n", "5", "--batch-size", "2"]
+    kept = tmp_path / "images"
+    command = [*launch, str(tmp_path / "spy.py"), str(kept), *options, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"5 images in {tmp_path / 'two'}\n"
+    ddpm(*options, "--out", tmp_path / "one")
+    one = draw_images(load_pretrained(finished), range(5))
+    for rank in range(2):
+        images, world_size = torch.load(f"{kept}{rank}")
+        assert world_size == 2
+        assert torch.allclose(images, one, rtol=0, atol=1e-5)
+    for number in range(5):
+        name = f"{number:06d}.png"
+        difference = pixels(tmp_path / "one" / name).astype(int) - pixels(tmp_path / "two" / name)
+        assert np.abs(difference).max() <= 1

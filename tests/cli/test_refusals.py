@@ -1,0 +1,141 @@
+"""What the command refuses, how soon, and in which words."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ddpm.cli import commands
+from ddpm.cli.run_config import RunConfig
+from tests.cli.small_runs import ENVIRONMENT, everything_in
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_help_names_every_command(ddpm, arguments):
+    out, err = ddpm(*arguments, code=0 if arguments else 2)
+    assert all(name in out + err for name in ("train", "resume", "sample", "evaluate", "export", "info"))
+
+
+REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finished run of 4 steps
+    ("train digits --set network.dropuot=1", 1, "network has no option 'dropuot' (did you mean dropout?)"),
+    ("train digits --set dropout=1", 1, "is not of the form part.option=value"),
+    ("train digits --set nettwork.dropout=1", 1, "with a part among data, network, diffusion, training"),
+    ("train digits --set network.dim=1.5", 1, "network.dim must be a whole number, but got 1.5"),
+    ("train digits --set network.channels=3", 1, "network.channels cannot be set so: give data.channels"),
+    ("train digits --image-size 9", 1, "images of 9×9 do not fit the network"),
+    ("train digits --lr -1", 1, "train_lr must be a number above 0, but got -1.0"),
+    ("train digits --preset x", 1, "unknown preset 'x'; choose one of digits, fashion-mnist, cifar10, fol"),
+    ("train digits --mixed-precision fp8", 1, "mixed_precision must be no or fp16 or bf16, but got 'fp8'"),
+    ("train digits --steps 0", 2, "--steps"),
+    ("train digits --batch-size -3", 2, "--batch-size"),
+    ("train digits --seed -1", 2, "--seed"),
+    ("train digits --nonsense", 2, "--nonsense"),
+    ("train digits --out {run}", 1, "already holds a run, up to step 4: resume it with `ddpm resume {run}`"),
+    ("train digits --out {run}/run.json", 1, "{run}/run.json is a file; choose another by --out"),
+    ("train digits --out {run}/run.json/x", 1, "{run}/run.json/x cannot be written"),
+    ("train cifar1", 1, "there is no folder 'cifar1' and no data set of that name (did you mean CIFAR1"),
+    ("train ./nowhere", 1, "nowhere does not exist; give the path of a folder that holds images"),
+    ("train {run}/run.json", 1, "run.json is a file; give the path of a folder that holds images"),
+    ("resume nowhere", 1, "error: nowhere is not a folder: give the folder of a run"),
+    ("resume {run}/samples", 1, "samples holds no run.json: give the folder of a run that `ddpm tr"),
+    ("resume {run} --steps 0", 2, "--steps"),
+    ("sample nowhere", 1, "no model at 'nowhere': give a folder that holds config.json and model.safeten"),
+    ("sample nowhere", 1, "or one of the models that ship: digits"),
+    ("sample {run} -n 0", 2, "--images"),
+    ("sample {run} --steps 0", 2, "--steps"),
+    ("sample {run} --seed -1", 2, "--seed"),
+    ("sample {run} --batch-size 0", 2, "--batch-size"),
+    ("sample {run} --eta 1.5", 2, "--eta"),
+    ("sample {run} --eta -0.5", 2, "--eta"),
+    ("sample {run} --sampler euler", 2, "'euler' is not one of '"),
+    ("sample {run} --sampler ancestral --eta 0.5", 1, "--eta is for --sampler ddim"),
+    ("sample {run} --weights best", 2, "'best' is not one of '"),
+    ("sample {run} --out x.jpg", 1, "--out x.jpg must end in .png, or be a folder"),
+    ("sample {run} --out {run}/run.json/x.png", 1, "{run}/run.json is a file; choose another by --out"),
+    ("evaluate nowhere", 1, "error: nowhere is not a folder"),
+    ("evaluate {run} -n 3", 2, "--images"),
+    ("evaluate {run} --timesteps 0", 2, "--timesteps"),
+    ("evaluate {run} --weights best", 2, "'best' is not one of"),
+    ("export nowhere model", 1, "no model at 'nowhere'"),
+    ("export {run} {run}/checkpoints/step-00000004", 1, "already holds a model; choose another folder"),
+    ("export {run} {run}/run.json/x", 1, "{run}/run.json/x cannot be written"),
+    ("info nowhere", 1, "error: nowhere is not the folder of a run"),
+]
+REFUSED_BEFORE_WORK_STARTS = [
+    ("train digits --set network.dropout=2", 1, "dropout must lie in [0, 1), but got 2"),
+    ("train digits --set network.dim=12", 1, "every width must be a multiple of resnet_block_groups=8"),
+    ("train digits --set diffusion.loss_weighting=MaxSNR", 1, "its name must be one of MinSNR, P2"),
+    ("train digits --batch-size 2000", 1, "the 1797 there are"),
+    (
+        "resume {run} --steps 3",
+        1,
+        "--train-steps 3 is not beyond step 4, where the run stands; give a larger",
+    ),
+    ("sample {run} --steps 21", 1, "sampling_timesteps must be a whole number in 1 … 20"),
+    ("sample {run} --sampler ancestral --steps 5", 1, "ancestral sampling takes all T = 20"),
+    ("sample {run} --label 3", 1, "trained without classes"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), REFUSED_AT_ONCE + REFUSED_BEFORE_WORK_STARTS)
+def test_bad_input_is_refused(ddpm, finished, tmp_path, monkeypatch, words, code, message):
+    monkeypatch.chdir(tmp_path)
+    before = everything_in(finished)
+    out, err = ddpm(*words.format(run=finished).split(), code=code)
+    assert message.format(run=finished) in err
+    assert out == ""
+    assert everything_in(finished) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+WITHOUT_TORCH = """
+import json, sys
+from ddpm.cli import main
+for words in json.loads(sys.argv[1]):
+    try:
+        main(words.split())
+    except SystemExit:
+        assert "torch" not in sys.modules, words
+"""
+
+
+def test_help_and_refusals_at_once_do_not_import_torch(finished, tmp_path):
+    refused = [words.format(run=finished) for words, _, _ in REFUSED_AT_ONCE]
+    words = json.dumps(["--version", "--help", "train --help", *refused])
+    command = [sys.executable, "-c", WITHOUT_TORCH, words]
+    done = subprocess.run(command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert done.stdout.startswith("ddpm 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FloatingPointError(), "FloatingPointError"),
+        (OSError(), "OSError"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(28, "No space left", "x.png"), "[Errno 28] No space left: 'x.png'"),
+        (ValueError("no such thing"), "no such thing"),
+    ],
+)
+def test_errors_are_said_in_words(ddpm, monkeypatch, error, said):
+    def fail(_):
+        error.__notes__ = ["What is left."]
+        raise error
+
+    monkeypatch.setattr(RunConfig, "load", fail)
+    assert ddpm("evaluate", "x", code=1)[1] == f"error: {said}\nWhat is left.\n"
+
+
+def test_faults_of_ours_show_their_origin_as_do_all_errors_when_asked(monkeypatch):
+    def fault(_):
+        raise KeyError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunConfig, "load", fault)
+        with pytest.raises(KeyError):
+            commands.main(["evaluate", "x"])
+    monkeypatch.setenv("DDPM_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError, match="no model at"):
+        commands.main(["sample", "nowhere"])

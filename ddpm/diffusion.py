@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm import editing, samplers
-from ddpm.checks import check_choice, check_image_size, check_images, check_t, check_whole, check_within
+from ddpm.checks import check_choice, check_image_size, check_images, check_pair, check_t, check_whole, check_within
 from ddpm.loss import LossType, bound_loss, simple_loss
 from ddpm.prediction import Objective, Prediction, evaluating, training_target, x0_from_output
 from ddpm.randomness import Generators, image_generators, randint, randn
@@ -178,6 +178,8 @@ class GaussianDiffusion(Transitions, nn.Module):
             network: called in place of `self.network`, such as its compiled or distributed form.
         """
         check_images("x_t", x_t)
+        if x_self_cond is not None:
+            check_pair("x_t", x_t, "x_self_cond", x_self_cond)
         t = check_t(t, x_t, self.schedule.timesteps)
         output, log_variance = self._network_output(x_t, t, labels, x_self_cond, network)
         signal, sigma = self.schedule.signal_and_sigma(t, x_t)

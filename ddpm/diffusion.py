@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm import editing, samplers
-from ddpm.checks import check_choice, check_image_size, check_images, check_pair, check_t, check_whole, check_within
+from ddpm.checks import (
+    check_choice,
+    check_image_size,
+    check_images,
+    check_pair,
+    check_t,
+    check_whole,
+    check_within,
+)
 from ddpm.loss import LossType, bound_loss, simple_loss
 from ddpm.prediction import Objective, Prediction, evaluating, training_target, x0_from_output
 from ddpm.randomness import Generators, image_generators, randint, randn

@@ -121,7 +121,9 @@ def diffusion_of(
     return GaussianDiffusion(network or Pointwise(), image_size=image_size, timesteps=timesteps, **options)
 
 
-def exact_diffusion_of(network: nn.Module | None, name: str, timesteps: int, **options: Any) -> GaussianDiffusion:
+def exact_diffusion_of(
+    network: nn.Module | None, name: str, timesteps: int, **options: Any
+) -> GaussianDiffusion:
     """The same with tables that are not rounded to float32."""
     diffusion = diffusion_of(network, timesteps=timesteps, beta_schedule=name, **options)
     diffusion.schedule = schedule_64(name, timesteps)

@@ -39,13 +39,25 @@ def timesteps(value):
 @pytest.mark.parametrize(
     ("guard", "value", "message"),
     [
-        (lambda word: checks.check_choice("colour", word, ("a", "b")), "c", "unknown colour 'c'; choose one of 'a', 'b'"),
+        (
+            lambda word: checks.check_choice("colour", word, ("a", "b")),
+            "c",
+            "unknown colour 'c'; choose one of 'a', 'b'",
+        ),
         (whole, 0, "steps must be a whole number in 1 … 50, but got 0"),
         *((whole, value, rf"but got {value!r}$") for value in (51, -1, 2.5, 10.0, True, "10", None)),
-        (lambda n: checks.check_whole("steps", n), 0, "steps must be a whole number of at least 1, but got 0"),
+        (
+            lambda n: checks.check_whole("steps", n),
+            0,
+            "steps must be a whole number of at least 1, but got 0",
+        ),
         (lambda n: checks.check_whole("steps", n, 0), -1, "of at least 0, but got -1"),
         *(
-            (lambda x: checks.check_unit("lam", x, "0 is a"), value, rf"lam must lie in \[0, 1\]: 0 is a; but got {value}")
+            (
+                lambda x: checks.check_unit("lam", x, "0 is a"),
+                value,
+                rf"lam must lie in \[0, 1\]: 0 is a; but got {value}",
+            )
             for value in (-0.1, 1.1, nan)
         ),
         (checks.check_image_size, 0, "image_size must be one whole number >= 1 or a pair of them, but got 0"),
@@ -70,8 +82,14 @@ def timesteps(value):
         (timesteps, [0, 1], r"t must lie in 1 … 50 \(0 is the clean image\), but got values from 0 to 1"),
         (timesteps, [51, 1], "values from 1 to 51"),
         (timesteps, [-1, 1], "values from -1 to 1"),
-        *((timesteps, value, "t must hold one whole number per image") for value in ([1.0, 2.0], [True] * 2, [1j, 2j])),
-        *((timesteps, value, r"shape \(2,\), but got torch.int64 of shape") for value in ([1], [[1], [2]], 3)),
+        *(
+            (timesteps, value, "t must hold one whole number per image")
+            for value in ([1.0, 2.0], [True] * 2, [1j, 2j])
+        ),
+        *(
+            (timesteps, value, r"shape \(2,\), but got torch.int64 of shape")
+            for value in ([1], [[1], [2]], 3)
+        ),
     ],
 )
 def test_guards_refuse(guard, value, message):
@@ -80,7 +98,9 @@ def test_guards_refuse(guard, value, message):
 
 
 def test_check_t_refuses_a_bare_number_with_the_way_to_write_it():
-    with pytest.raises(TypeError, match=r"t must be a tensor with one timestep per image, torch.full\(\(2,\)"):
+    with pytest.raises(
+        TypeError, match=r"t must be a tensor with one timestep per image, torch.full\(\(2,\)"
+    ):
         checks.check_t(3, IMAGES, 50)
 
 

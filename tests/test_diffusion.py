@@ -9,7 +9,16 @@ import torch
 from torch import nn
 
 import ddpm
-from ddpm import GaussianDiffusion, MinSNR, Unet, ancestral, ddim, linear_betas, to_image_scale, to_model_scale
+from ddpm import (
+    GaussianDiffusion,
+    MinSNR,
+    Unet,
+    ancestral,
+    ddim,
+    linear_betas,
+    to_image_scale,
+    to_model_scale,
+)
 from ddpm.weighting import weighting_from_config
 from tests.networks import BETAS, Constant, Pointwise, SelfConditioned, diffusion_of, randn, seeded
 
@@ -75,7 +84,10 @@ def test_save_pretrained_and_from_pretrained_are_the_packages(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "pred_eps"}, "unknown objective 'pred_eps'; choose one of 'pred_noise', 'pred_x0', 'pred_v'"),
+        (
+            {"objective": "pred_eps"},
+            "unknown objective 'pred_eps'; choose one of 'pred_noise', 'pred_x0', 'pred_v'",
+        ),
         ({"loss_type": "huber"}, "unknown loss_type 'huber'; choose one of 'l1', 'l2'"),
         ({"beta_schedule": "quadratic"}, "unknown beta_schedule 'quadratic'"),
         ({"timesteps": 0}, "timesteps must be a whole number of at least 1, but got 0"),
@@ -94,7 +106,9 @@ def test_init_refuses_options_out_of_range(options, message):
 
 
 def test_init_refuses_a_configuration_for_a_weighting():
-    with pytest.raises(TypeError, match=r"loss_weighting must be None or a weighting .* weighting_from_config"):
+    with pytest.raises(
+        TypeError, match=r"loss_weighting must be None or a weighting .* weighting_from_config"
+    ):
         diffusion_of(loss_weighting={"name": "MinSNR", "gamma": 5.0})
 
 
@@ -121,7 +135,9 @@ def test_output_of_another_shape_is_refused():
 
     diffusion = diffusion_of(OneChannel(channels=3))
     for call in (diffusion.loss, diffusion.predict):
-        with pytest.raises(ValueError, match=r"must return shape \(2, 3, 4, 4\), but returned \(2, 1, 4, 4\)"):
+        with pytest.raises(
+            ValueError, match=r"must return shape \(2, 3, 4, 4\), but returned \(2, 1, 4, 4\)"
+        ):
             call(torch.zeros(2, 3, 4, 4), torch.tensor([1, 2]))
 
 
@@ -243,7 +259,10 @@ def test_self_conditioning_refuses_what_does_not_fit():
 
 @pytest.mark.parametrize(("steps", "calls"), [(None, 30), (30, 30), (7, 7), (1, 1)])
 def test_sample_over_all_timesteps_is_ancestral_and_over_fewer_is_ddim(steps, calls):
-    diffusion, generator = diffusion_of(timesteps=30, beta_schedule="cosine", ddim_sampling_eta=0.3), seeded(4)
+    diffusion, generator = (
+        diffusion_of(timesteps=30, beta_schedule="cosine", ddim_sampling_eta=0.3),
+        seeded(4),
+    )
     x = torch.randn(3, 1, 4, 4, generator=generator)
     if calls == 30:
         *_, last = ancestral(diffusion, x, generator=generator)
@@ -309,7 +328,10 @@ def test_sample_shows_progress_only_when_asked(capsys):
         ({"sampling_timesteps": 51}, "but got 51"),
         ({"eta": 1.1}, r"eta must lie in \[0, 1\].*but got 1.1"),
         ({"sampler": "heun"}, "unknown sampler 'heun'; choose one of 'ancestral', 'ddim'"),
-        ({"sampler": "ancestral", "sampling_timesteps": 5}, "ancestral sampling takes all T = 50 timesteps, but 5"),
+        (
+            {"sampler": "ancestral", "sampling_timesteps": 5},
+            "ancestral sampling takes all T = 50 timesteps, but 5",
+        ),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, but got 0"),
         ({"seeds": [1, 2], "generator": seeded(0)}, "either `generator` .* or `seeds` .* not both"),
         ({"seeds": [1, 2, 3]}, "batch_size is 2, but got 3 seeds"),

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from ddpm import editing
-from tests.networks import Constant, GaussianDenoiser, diffusion_of, exact_diffusion_of, randn, schedule_64, seeded
+from tests.networks import (
+    Constant,
+    GaussianDenoiser,
+    diffusion_of,
+    exact_diffusion_of,
+    randn,
+    schedule_64,
+    seeded,
+)
 
 X1, X2 = randn(3, 1, 4, 4), randn(3, 1, 4, 4, seed=1)
 
@@ -18,7 +26,9 @@ def test_interpolate_mixes_pictures_that_have_the_same_noise(lam):
     x1, x2 = X1.double(), X2.double()
     got = diffusion.interpolate(x1, x2, 1, lam, generator=seeded(5))
     alpha_bar = diffusion.schedule.exact_alpha_bar[1].item()
-    noisy = math.sqrt(alpha_bar) * ((1 - lam) * x1 + lam * x2) + math.sqrt(1 - alpha_bar) * randn(3, 1, 4, 4, seed=5)
+    noisy = math.sqrt(alpha_bar) * ((1 - lam) * x1 + lam * x2) + math.sqrt(1 - alpha_bar) * randn(
+        3, 1, 4, 4, seed=5
+    )
     torch.testing.assert_close(got, (math.sqrt(alpha_bar) * noisy).clamp(-1, 1), rtol=0, atol=1e-7)
     if lam == 0.5:
         assert torch.equal(got, diffusion.interpolate(x1, x2, 1, generator=seeded(5)))

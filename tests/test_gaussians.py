@@ -117,7 +117,9 @@ def test_grey_levels_agree_with_sixty_digits(mean, log_variance, dtype):
     """
     exact = np.array([exact_bin(k, mean, log_variance) for k in SOME])
     grey = GREY[SOME]
-    logs = discretized_log_likelihood(grey.to(dtype), *(number.to(dtype) for number in double(mean, log_variance)))
+    logs = discretized_log_likelihood(
+        grey.to(dtype), *(number.to(dtype) for number in double(mean, log_variance))
+    )
     expected = np.maximum(exact, LOWEST_LOG_PROBABILITY)
     assert logs.dtype == dtype
     if dtype == torch.float64:
@@ -136,7 +138,9 @@ def test_far_tails_end_at_the_floor_and_never_below():
     assert logs[[0, -1]].tolist() == approx([math.log(1e-12)] * 2, rel=1e-12)
     assert (logs >= math.log(1e-12) * (1 + 1e-12)).all()
     # 6.5 standard deviations up: Φ is 1 − 4e-11, where a plain difference in float32 is 0. The tail still counts.
-    tail = discretized_log_likelihood(*(torch.tensor([value]) for value in (1.0, -0.3, 2 * math.log(0.2)))).item()
+    tail = discretized_log_likelihood(
+        *(torch.tensor([value]) for value in (1.0, -0.3, 2 * math.log(0.2)))
+    ).item()
     assert tail == approx(stats.norm.logsf(1 - 1 / 255, -0.3, 0.2), rel=1e-4)
     assert tail > math.log(1e-12)
 

@@ -118,7 +118,9 @@ def test_options_reach_the_formula():
     assert NoiseSchedule.from_name("cosine", T, max_beta=0.5).beta.max() == 0.5
 
 
-@pytest.mark.parametrize("betas", [[0.1, 0.2], np.array([0.1, 0.2]), torch.tensor([0.1, 0.2], dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "betas", [[0.1, 0.2], np.array([0.1, 0.2]), torch.tensor([0.1, 0.2], dtype=torch.float64)]
+)
 def test_betas_may_be_any_sequence_of_numbers(betas):
     schedule = NoiseSchedule(betas)
     assert schedule.alpha_bar[2].item() == pytest.approx(0.9 * 0.8, rel=1e-6)
@@ -169,12 +171,16 @@ def test_betas_that_are_no_schedule_are_refused(betas, message):
 @pytest.mark.parametrize("name", list(BETAS))
 def test_timesteps_that_are_no_number_of_steps_are_refused(name):
     for build in (BETAS[name], lambda T: NoiseSchedule.from_name(name, T), default_schedule):
-        with pytest.raises(ValueError, match=r"timesteps must be a whole number of at least 1, but got 10\.0"):
+        with pytest.raises(
+            ValueError, match=r"timesteps must be a whole number of at least 1, but got 10\.0"
+        ):
             build(10.0)
 
 
 def test_names_of_no_schedule_are_refused():
-    with pytest.raises(ValueError, match=r"unknown beta_schedule 'quadratic'; choose one of 'linear', 'cosine', 'sig"):
+    with pytest.raises(
+        ValueError, match=r"unknown beta_schedule 'quadratic'; choose one of 'linear', 'cosine', 'sig"
+    ):
         NoiseSchedule.from_name("quadratic", 10)
 
 

@@ -83,7 +83,12 @@ def test_round_trips_in_float32(name):
 def test_p_mean_variance_is_the_posterior_of_the_predicted_image():
     """Clipped unless told not to; labels and the previous estimate reach the network."""
     diffusion = diffusion_of(SelfConditioned(), objective="pred_v", beta_schedule="cosine")
-    x_t, t, labels, previous = 3 * randn(4, 1, 4, 4), torch.tensor([1, 2, 30, 50]), torch.arange(4), randn(4, 1, 4, 4)
+    x_t, t, labels, previous = (
+        3 * randn(4, 1, 4, 4),
+        torch.tensor([1, 2, 30, 50]),
+        torch.arange(4),
+        randn(4, 1, 4, 4),
+    )
     for told in ({}, {"labels": labels}, {"x_self_cond": previous}):
         means = []
         for clip, option in ((True, {}), (True, {"clip_denoised": True}), (False, {"clip_denoised": False})):
@@ -95,7 +100,9 @@ def test_p_mean_variance_is_the_posterior_of_the_predicted_image():
     assert sum(estimate is previous for estimate in diffusion.network.estimates) == 6
 
 
-@pytest.mark.parametrize("option", [{}, {"clip_denoised": False}, {"labels": torch.arange(3)}, {"x_self_cond": X[:1]}])
+@pytest.mark.parametrize(
+    "option", [{}, {"clip_denoised": False}, {"labels": torch.arange(3)}, {"x_self_cond": X[:1]}]
+)
 def test_p_sample_adds_noise_to_the_mean_except_at_the_first_step(option):
     diffusion = diffusion_of(SelfConditioned())
     x_t, t = 3 * randn(3, 1, 4, 4), torch.tensor([1, 2, 50])

@@ -113,7 +113,11 @@ def test_network_joins_its_parts_as_the_papers_figure():
     def stage(layer, *maps):
         return layer.attention(layer.block(torch.cat(maps, 1), time))
 
-    (fine, down, coarse), (middle1, middle2), (up1, up2, rise, up3, up4) = network.down, network.middle, network.up
+    (fine, down, coarse), (middle1, middle2), (up1, up2, rise, up3, up4) = (
+        network.down,
+        network.middle,
+        network.up,
+    )
     first = network.first(x)
     h1 = stage(fine, first)
     h2 = down(h1)
@@ -128,7 +132,9 @@ def test_network_joins_its_parts_as_the_papers_figure():
 def test_the_papers_network_has_35_746_307_parameters():
     """35.7 million (Ho et al. 2020, appendix B), to the last one; `meta` builds and runs it without the memory."""
     with torch.device("meta"):
-        network = Unet(128, dim_mults=(1, 2, 2, 2), resnet_block_groups=32, attention_resolutions=(2,), dropout=0.1)
+        network = Unet(
+            128, dim_mults=(1, 2, 2, 2), resnet_block_groups=32, attention_resolutions=(2,), dropout=0.1
+        )
         assert network(torch.zeros(2, 3, 32, 32), torch.ones(2, dtype=torch.long)).shape == (2, 3, 32, 32)
     assert sum(parameter.numel() for parameter in network.parameters()) == 35_746_307
 
@@ -158,7 +164,13 @@ def test_attention_is_where_it_is_asked_for(attention, factors):
     blocks=st.integers(1, 3),
 )
 def test_output_is_shaped_like_the_input(sides, batch, channels, resolutions, init, out, blocks):
-    network = small(init_dim=init, out_dim=out, channels=channels, num_res_blocks=blocks, dim_mults=(1, 2, 3)[:resolutions])
+    network = small(
+        init_dim=init,
+        out_dim=out,
+        channels=channels,
+        num_res_blocks=blocks,
+        dim_mults=(1, 2, 3)[:resolutions],
+    )
     factor = 2 ** (resolutions - 1)
     height, width = (side * factor for side in sides)
     assert network.downsampling == factor
@@ -179,7 +191,9 @@ def test_fresh_network_is_zero_its_blocks_the_identity_and_every_part_learns():
         (network(X, T) - X).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert [name for name, parameter in network.named_parameters() if torch.equal(before[name], parameter)] == []
+    assert [
+        name for name, parameter in network.named_parameters() if torch.equal(before[name], parameter)
+    ] == []
 
 
 def test_gradients_reach_every_parameter():
@@ -281,9 +295,8 @@ def test_stem_keeps_full_precision_under_autocast():
     network.first.register_forward_hook(lambda _, __, output: seen.append(output))
     network(X, T)
     with torch.autocast("cpu", torch.bfloat16):
-        network(X.bfloat16().float(), T)
         network(X, T)
-    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(*seen)
 
 
 def test_channels_come_last_in_memory_and_change_nothing():
@@ -307,14 +320,23 @@ def test_channels_come_last_in_memory_and_change_nothing():
         ({"resnet_block_groups": 0}, "multiple of resnet_block_groups=0"),
         ({"init_dim": 6}, r"multiple of resnet_block_groups=4, but \[6\] are not"),
         ({"dim_mults": (1, 0)}, r"but \[0\] are not"),
-        ({"attention_resolutions": (4, 1)}, r"attention_resolutions \[4\] do not exist here.* factors \[1, 2\]"),
-        *(({"dropout": rate}, rf"dropout must lie in \[0, 1\), but got {rate}") for rate in (1.0, -0.1, math.nan)),
+        (
+            {"attention_resolutions": (4, 1)},
+            r"attention_resolutions \[4\] do not exist here.* factors \[1, 2\]",
+        ),
+        *(
+            ({"dropout": rate}, rf"dropout must lie in \[0, 1\), but got {rate}")
+            for rate in (1.0, -0.1, math.nan)
+        ),
         *(
             ({name: 0}, f"{name} must be a whole number of at least 1, but got 0")
             for name in ("num_res_blocks", "channels", "out_dim", "num_classes")
         ),
         *(
-            ({"learned_sinusoidal_dim": dim}, f"learned_sinusoidal_dim must be even and at least 2, but got {dim}")
+            (
+                {"learned_sinusoidal_dim": dim},
+                f"learned_sinusoidal_dim must be even and at least 2, but got {dim}",
+            )
             for dim in (0, 1, 7)
         ),
         (
@@ -332,7 +354,11 @@ def test_init_refuses_options_out_of_range(options, message):
     ("options", "arguments", "message"),
     [
         *(
-            ({}, {"x_t": torch.zeros(shape)}, r"images of shape \(B, 1, H, W\) with H and W divisible by 2, but got")
+            (
+                {},
+                {"x_t": torch.zeros(shape)},
+                r"images of shape \(B, 1, H, W\) with H and W divisible by 2, but got",
+            )
             for shape in ((2, 1, 7, 8), (2, 1, 8, 7), (2, 3, 8, 8), (2, 1, 8))
         ),
         *(
@@ -340,10 +366,18 @@ def test_init_refuses_options_out_of_range(options, message):
             for t in (T[:1], T[:, None], T[0])
         ),
         ({}, {"x_self_cond": X}, "built without self_condition and takes no x_self_cond"),
-        ({"self_condition": True}, {"x_self_cond": X[:1]}, r"x_self_cond must be shaped like x_t, \(2, 1, 8, 8\), but"),
+        (
+            {"self_condition": True},
+            {"x_self_cond": X[:1]},
+            r"x_self_cond must be shaped like x_t, \(2, 1, 8, 8\), but",
+        ),
         ({}, {"labels": T}, "built without num_classes and takes no labels"),
         *(
-            ({"num_classes": 3}, {"labels": labels}, rf"labels of shape \(2,\), whole numbers in 0 … 2, but got {given}")
+            (
+                {"num_classes": 3},
+                {"labels": labels},
+                rf"labels of shape \(2,\), whole numbers in 0 … 2, but got {given}",
+            )
             for labels, given in (
                 (None, "none"),
                 (T[:1], r"torch.int64 of shape \(1,\)"),

@@ -59,7 +59,9 @@ def test_weighting_config_names_a_users_own_function(weighting, kind):
     """By a name that the next process gives it too, unlike its address."""
     config = weighting_config(weighting)
     assert config == {"name": "custom", "repr": f"{__name__}.{kind}"}
-    with pytest.raises(ValueError, match=rf"the user's own, {__name__}.{kind}, .* give it to GaussianDiffusion"):
+    with pytest.raises(
+        ValueError, match=rf"the user's own, {__name__}.{kind}, .* give it to GaussianDiffusion"
+    ):
         weighting_from_config(json.loads(json.dumps(config)))
 
 
@@ -71,12 +73,21 @@ def test_weighting_config_names_a_users_own_function(weighting, kind):
         (lambda: P2(gamma=-1.0), "P2 needs gamma >= 0 and k >= 0"),
         (lambda: P2(k=-1.0), "P2 needs gamma >= 0 and k >= 0"),
         (lambda: P2(gamma=math.nan), "P2 needs gamma >= 0 and k >= 0"),
-        (lambda: weighting_from_config({"name": "SNR"}), "unknown loss weighting .* must be one of MinSNR, P2"),
+        (
+            lambda: weighting_from_config({"name": "SNR"}),
+            "unknown loss weighting .* must be one of MinSNR, P2",
+        ),
         (lambda: weighting_from_config({"gamma": 5.0}), "unknown loss weighting"),
         (lambda: weighting_from_config({"name": ["P2"]}), "unknown loss weighting"),
-        (lambda: weighting_from_config({"name": "MinSNR", "gamma": -1.0}), "MinSNR needs gamma > 0, but got -1.0"),
+        (
+            lambda: weighting_from_config({"name": "MinSNR", "gamma": -1.0}),
+            "MinSNR needs gamma > 0, but got -1.0",
+        ),
         (lambda: weighting_from_config({"name": "MinSNR", "k": 1.0}), r"MinSNR takes gamma, but got \['k'\]"),
-        (lambda: weighting_from_config({"name": "P2", "gama": 1.0}), r"P2 takes gamma and k, but got \['gama'\]"),
+        (
+            lambda: weighting_from_config({"name": "P2", "gama": 1.0}),
+            r"P2 takes gamma and k, but got \['gama'\]",
+        ),
         (lambda: stratified_timesteps(0, 10), "count must be a whole number"),
         (lambda: stratified_timesteps(4, 0), "timesteps must be a whole number"),
         (lambda: stratified_timesteps(4, 10, shift=1.0), r"shift must lie in \[0, 1\), but got 1.0"),

@@ -1,0 +1,73 @@
+"""Imports point down: the method imports torch alone, nothing imports the book, and there is no cycle."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ddpm"
+# The package's own entrance and its command are no part of the method.
+METHOD = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
+FLAT = {f"ddpm.{name}" for name in METHOD}
+# `from_pretrained` and `save_pretrained` find those who read and write files by the package's public names, when asked.
+ALLOWED_ROOT_IMPORT = "ddpm.diffusion"
+HEAVY = ("accelerate", "torchvision", "sklearn", "matplotlib", "huggingface_hub")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(module: str) -> set[str]:
+    """All modules that this one imports, also inside functions; of `from a import b`, a.b where that is a module."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return found
+
+
+GRAPH = {module: imports(module) for module in MODULES}
+
+
+def test_method_imports_only_torch_and_itself():
+    assert {"schedule", "diffusion", "samplers", "unet"} <= set(METHOD)
+    others = {
+        (module, name)
+        for module in FLAT
+        for name in GRAPH[module] - FLAT
+        if name.partition(".")[0] not in {"torch", "tqdm", *sys.stdlib_module_names}
+    }
+    assert others == {(ALLOWED_ROOT_IMPORT, "ddpm")}
+
+
+def test_nothing_imports_the_book():
+    for module, names in GRAPH.items():
+        if not f"{module}.".startswith("ddpm.book."):
+            assert not [name for name in names if f"{name}.".startswith("ddpm.book.")], module
+
+
+def test_no_cycle_among_modules():
+    edges = {module: names & set(MODULES) for module, names in GRAPH.items()}
+    edges[ALLOWED_ROOT_IMPORT] -= {"ddpm"}
+    TopologicalSorter(edges).prepare()
+
+
+@pytest.mark.parametrize(("names", "absent"), [(["ddpm"], ["torch", *HEAVY]), (sorted(FLAT), list(HEAVY))])
+def test_imports_load_nothing_heavy(names, absent):
+    code = f"import sys, {', '.join(names)}; print([name for name in {absent} if name in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )

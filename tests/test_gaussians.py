@@ -163,7 +163,7 @@ def test_gradient_pulls_the_mean_to_the_pixel():
 
 
 def test_8_bit_images_survive_the_way_through_float32():
-    """What `ToTensor` and the scale of the maths make of bytes is accepted, all 256 of them; what lies between is not."""
+    """What `ToTensor` and the scale of the maths make of bytes is accepted; what lies between is not."""
     pixels = to_model_scale(torch.arange(256, dtype=torch.uint8).float() / 255)
     assert discretized_log_likelihood(pixels, pixels, torch.tensor(-4.0)).isfinite().all()
     assert discretized_log_likelihood(pixels[:0], pixels[:0], torch.tensor(-4.0)).shape == (0,)

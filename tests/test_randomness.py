@@ -14,7 +14,7 @@ def test_randn_of_one_generator_per_image_depends_on_no_other():
     for i, seed in enumerate([11, 12, 13]):
         expected = torch.randn(1, 4, 4, generator=seeded(seed))
         assert torch.equal(together[i], expected)
-    with pytest.raises(ValueError, match="2 images need one generator each .* but got 3"):
+    with pytest.raises(ValueError, match=r"2 images need one generator each .* but got 3"):
         randn((2, 1, 4, 4), image_generators(3, seeds=[11, 12, 13]), "cpu")
 
 

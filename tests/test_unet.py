@@ -1,5 +1,6 @@
 """`ddpm.unet`: how its parts are joined, and what a U-Net must never do. The parts' formulas: `tests/equations/`."""
 
+import inspect
 import json
 import math
 
@@ -17,23 +18,6 @@ from tests.networks import randn, seeded
 
 SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4}
 X, T = randn(2, 1, 8, 8), torch.tensor([1, 500])
-EVERY_OPTION = {
-    "dim": 8,
-    "init_dim": 12,
-    "out_dim": 4,
-    "dim_mults": [1, 2],
-    "channels": 2,
-    "self_condition": True,
-    "resnet_block_groups": 4,
-    "learned_variance": True,
-    "learned_sinusoidal_cond": True,
-    "random_fourier_features": False,
-    "learned_sinusoidal_dim": 6,
-    "num_classes": 3,
-    "attention_resolutions": [1],
-    "dropout": 0.1,
-    "num_res_blocks": 1,
-}
 
 
 def small(**options) -> Unet:
@@ -42,12 +26,6 @@ def small(**options) -> Unet:
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3, generator=generator)
     return network.eval()
-
-
-def moved(network: nn.Module) -> list[str]:
-    """The names of the parameters that have no gradient, or none but 0."""
-    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
-    return [name for name, gradient in gradients.items() if gradient is None or not gradient.abs().max() > 0]
 
 
 # The embeddings of t
@@ -86,17 +64,6 @@ def test_fourier_frequencies_are_standard_normal():
     w = FourierEmbedding(40_000, learned=False).frequencies
     assert abs(w.mean().item()) < 5 / math.sqrt(20_000)
     assert abs(w.var().item() - 1) < 5 * math.sqrt(2 / 20_000)
-
-
-@pytest.mark.parametrize("kind", ["learned_sinusoidal_cond", "random_fourier_features"])
-def test_learned_frequencies_learn_and_random_ones_do_not(kind):
-    network = small(**{kind: True, "learned_sinusoidal_dim": 6})
-    assert network.time_embedding[1].in_features == 7
-    learned = "time_embedding.0.frequencies" in dict(network.named_parameters())
-    assert learned == (kind == "learned_sinusoidal_cond")
-    assert "time_embedding.0.frequencies" in network.state_dict()
-    network(randn(4, 1, 8, 8), torch.tensor([1, 10, 100, 1000])).square().mean().backward()
-    assert moved(network) == []
 
 
 # The whole
@@ -164,13 +131,8 @@ def test_attention_is_where_it_is_asked_for(attention, factors):
     blocks=st.integers(1, 3),
 )
 def test_output_is_shaped_like_the_input(sides, batch, channels, resolutions, init, out, blocks):
-    network = small(
-        init_dim=init,
-        out_dim=out,
-        channels=channels,
-        num_res_blocks=blocks,
-        dim_mults=(1, 2, 3)[:resolutions],
-    )
+    options = {"init_dim": init, "out_dim": out, "channels": channels, "num_res_blocks": blocks}
+    network = small(**options, dim_mults=(1, 2, 3)[:resolutions])
     factor = 2 ** (resolutions - 1)
     height, width = (side * factor for side in sides)
     assert network.downsampling == factor
@@ -196,12 +158,28 @@ def test_fresh_network_is_zero_its_blocks_the_identity_and_every_part_learns():
     ] == []
 
 
-def test_gradients_reach_every_parameter():
-    network = small(channels=2, num_classes=3, init_dim=12, attention_resolutions=(1, 2))
-    out = network(randn(4, 2, 8, 8), torch.tensor([1, 10, 100, 1000]), torch.tensor([0, 1, 2, 1]))
+@pytest.mark.parametrize("kind", ["learned_sinusoidal_cond", "random_fourier_features", "self_condition"])
+def test_gradients_reach_every_parameter(kind):
+    """Learned frequencies are among them, random ones are not; both are saved with the weights."""
+    options = {
+        "learned_sinusoidal_dim": 6,
+        "num_classes": 3,
+        "init_dim": 12,
+        "attention_resolutions": (1, 2),
+        kind: True,
+    }
+    network, x = small(**options), randn(4, 1, 8, 8)
+    estimate = {"x_self_cond": x} if network.self_condition else {}
+    out = network(x, torch.tensor([1, 10, 100, 1000]), torch.tensor([0, 1, 2, 1]), **estimate)
     out.square().mean().backward()
-    assert moved(network) == []
-    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    parameters, frequencies = dict(network.named_parameters()), "time_embedding.0.frequencies"
+    for name, parameter in parameters.items():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+    assert (frequencies in parameters) == (kind == "learned_sinusoidal_cond")
+    assert (frequencies in network.state_dict()) == (kind != "self_condition")
+    assert network.time_embedding[1].in_features == (8 if kind == "self_condition" else 7)
 
 
 def test_no_image_sees_another():
@@ -235,15 +213,22 @@ def test_dropout_works_in_training_only():
     assert [module.p for module in network.modules() if isinstance(module, nn.Dropout)] == [0.5] * (2 + 5 * 2)
 
 
-@pytest.mark.parametrize("kind", [{}, {"learned_sinusoidal_cond": False, "random_fourier_features": True}])
-def test_config_builds_a_twin(kind):
+def test_config_builds_a_twin():
     """Every argument, through JSON; with the weights, which are all that is saved, the twin says the same."""
-    options = {**EVERY_OPTION, **kind}
-    first = small(**options)
+    options = {
+        "init_dim": 12,
+        "dim_mults": [1, 2],
+        "attention_resolutions": [1],
+        "num_classes": 3,
+        "dropout": 0.1,
+    }
+    first = small(**options, self_condition=True, learned_variance=True, random_fourier_features=True)
+    assert set(first.config) == set(inspect.signature(Unet).parameters)
+    assert first.config | options == first.config
     twin = Unet(**json.loads(json.dumps(first.config))).eval()
-    assert first.config == twin.config == options
-    arguments = randn(2, 2, 8, 8), T, torch.tensor([0, 2]), randn(2, 2, 8, 8, seed=1)
+    assert twin.config == first.config
     twin.load_state_dict(first.state_dict())
+    arguments = X, T, torch.tensor([0, 2]), randn(2, 1, 8, 8, seed=1)
     assert torch.equal(first(*arguments), twin(*arguments))
     assert set(small().state_dict()) == {name for name, _ in small().named_parameters()}
 
@@ -313,82 +298,63 @@ def test_channels_come_last_in_memory_and_change_nothing():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "values", "message"),
     [
-        ({"dim_mults": ()}, r"dim_mults must name at least one resolution, for example \(1, 2\)"),
-        ({"resnet_block_groups": 3}, r"multiple of resnet_block_groups=3, but \[8, 8, 16\] are not"),
-        ({"resnet_block_groups": 0}, "multiple of resnet_block_groups=0"),
-        ({"init_dim": 6}, r"multiple of resnet_block_groups=4, but \[6\] are not"),
-        ({"dim_mults": (1, 0)}, r"but \[0\] are not"),
+        ("dim_mults", [()], r"dim_mults must name at least one resolution, for example \(1, 2\)"),
         (
-            {"attention_resolutions": (4, 1)},
-            r"attention_resolutions \[4\] do not exist here.* factors \[1, 2\]",
+            "resnet_block_groups",
+            [0, 3, 16],
+            r"every width must be a multiple of resnet_block_groups=\d+, but",
         ),
-        *(
-            ({"dropout": rate}, rf"dropout must lie in \[0, 1\), but got {rate}")
-            for rate in (1.0, -0.1, math.nan)
-        ),
-        *(
-            ({name: 0}, f"{name} must be a whole number of at least 1, but got 0")
-            for name in ("num_res_blocks", "channels", "out_dim", "num_classes")
-        ),
-        *(
-            (
-                {"learned_sinusoidal_dim": dim},
-                f"learned_sinusoidal_dim must be even and at least 2, but got {dim}",
-            )
-            for dim in (0, 1, 7)
-        ),
+        ("init_dim", [6, 0], r"multiple of resnet_block_groups=4, but \[[60]\] are not"),
+        ("dim_mults", [(1, 0)], r"but \[0\] are not"),
+        ("attention_resolutions", [(4, 1), (4,)], r"resolutions \[4\] do not exist here.* factors \[1, 2\]"),
+        ("dropout", [1.0, -0.1, math.nan], r"dropout must lie in \[0, 1\), but got"),
+        ("learned_sinusoidal_dim", [0, 1, 7], "learned_sinusoidal_dim must be even and at least 2, but got"),
         (
-            {"learned_sinusoidal_cond": True, "random_fourier_features": True},
-            "learned_sinusoidal_cond and random_fourier_features are two .* choose one",
+            "random_fourier_features",
+            [True],
+            "learned_sinusoidal_cond and random_fourier_features are two .* choose",
         ),
+        *(
+            (name, [0], f"{name} must be a whole number of at least 1")
+            for name in ("num_res_blocks", "channels")
+        ),
+        *((name, [0], f"{name} must be a whole number of at least 1") for name in ("out_dim", "num_classes")),
     ],
 )
-def test_init_refuses_options_out_of_range(options, message):
-    with pytest.raises(ValueError, match=message):
-        Unet(**{**SMALL, **options})
+def test_init_refuses_options_out_of_range(name, values, message):
+    for value in values:
+        with pytest.raises(ValueError, match=message):
+            Unet(**{**SMALL, "learned_sinusoidal_cond": True, name: value})
+
+
+LABELS = [None, T[:1], T[:, None], T.float(), torch.tensor([0, 3]), torch.tensor([-1, 2])]
 
 
 @pytest.mark.parametrize(
-    ("options", "arguments", "message"),
+    ("options", "name", "values", "message"),
     [
-        *(
-            (
-                {},
-                {"x_t": torch.zeros(shape)},
-                r"images of shape \(B, 1, H, W\) with H and W divisible by 2, but got",
-            )
-            for shape in ((2, 1, 7, 8), (2, 1, 8, 7), (2, 3, 8, 8), (2, 1, 8))
+        (
+            {},
+            "x_t",
+            [X[..., :7], X[:, :, :7], torch.cat([X, X], 1)],
+            r"shape \(B, 1, H, W\) with H and W divisible by 2",
         ),
-        *(
-            ({}, {"t": t}, r"t must hold one timestep per image, shape \(2,\), but got \(")
-            for t in (T[:1], T[:, None], T[0])
-        ),
-        ({}, {"x_self_cond": X}, "built without self_condition and takes no x_self_cond"),
+        ({}, "x_t", [X[0], X[0, 0]], r"shape \(B, 1, H, W\) with H and W divisible by 2, but got"),
+        ({}, "t", [T[:1], T[:, None], T[0]], r"t must hold one timestep per image, shape \(2,\), but got \("),
+        ({}, "x_self_cond", [X], "built without self_condition and takes no x_self_cond"),
         (
             {"self_condition": True},
-            {"x_self_cond": X[:1]},
-            r"x_self_cond must be shaped like x_t, \(2, 1, 8, 8\), but",
+            "x_self_cond",
+            [X[:1], X[..., :4]],
+            r"x_self_cond must be shaped like x_t, \(2, 1",
         ),
-        ({}, {"labels": T}, "built without num_classes and takes no labels"),
-        *(
-            (
-                {"num_classes": 3},
-                {"labels": labels},
-                rf"labels of shape \(2,\), whole numbers in 0 … 2, but got {given}",
-            )
-            for labels, given in (
-                (None, "none"),
-                (T[:1], r"torch.int64 of shape \(1,\)"),
-                (T[:, None], r"torch.int64 of shape \(2, 1\)"),
-                (T.float(), "torch.float32"),
-                (torch.tensor([0, 3]), "values from 0 to 3"),
-                (torch.tensor([-1, 2]), "values from -1 to 2"),
-            )
-        ),
+        ({}, "labels", [T], "built without num_classes and takes no labels"),
+        ({"num_classes": 3}, "labels", LABELS, r"labels of shape \(2,\), whole numbers in 0 … 2, but got"),
     ],
 )
-def test_forward_refuses_what_does_not_fit(options, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        small(**options)(**{"x_t": X, "t": T, **arguments})
+def test_forward_refuses_what_does_not_fit(options, name, values, message):
+    for value in values:
+        with pytest.raises(ValueError, match=message):
+            small(**options)(**{"x_t": X, "t": T, name: value})

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -66,37 +67,32 @@ def test_weighting_config_names_a_users_own_function(weighting, kind):
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("build", "numbers", "message"),
     [
-        (lambda: MinSNR(0), "MinSNR needs gamma > 0"),
-        (lambda: MinSNR(math.nan), "MinSNR needs gamma > 0"),
-        (lambda: P2(gamma=-1.0), "P2 needs gamma >= 0 and k >= 0"),
-        (lambda: P2(k=-1.0), "P2 needs gamma >= 0 and k >= 0"),
-        (lambda: P2(gamma=math.nan), "P2 needs gamma >= 0 and k >= 0"),
+        (MinSNR, [{"gamma": 0}, {"gamma": math.nan}], "MinSNR needs gamma > 0, but got"),
+        (P2, [{"gamma": -1.0}, {"k": -1.0}, {"gamma": math.nan}], "P2 needs gamma >= 0 and k >= 0, but got"),
         (
-            lambda: weighting_from_config({"name": "SNR"}),
-            "unknown loss weighting .* must be one of MinSNR, P2",
+            dict,
+            [{"name": "SNR"}, {"gamma": 5.0}, {"name": ["P2"]}],
+            "unknown loss weighting .* one of MinSNR, P2",
         ),
-        (lambda: weighting_from_config({"gamma": 5.0}), "unknown loss weighting"),
-        (lambda: weighting_from_config({"name": ["P2"]}), "unknown loss weighting"),
+        (dict, [{"name": "MinSNR", "gamma": -1.0}], "MinSNR needs gamma > 0, but got -1.0"),
+        (dict, [{"name": "MinSNR", "k": 1.0}], r"MinSNR takes gamma, but got \['k'\]"),
+        (dict, [{"name": "P2", "gama": 1.0}], r"P2 takes gamma and k, but got \['gama'\]"),
+        (stratified_timesteps, [{"count": 0, "timesteps": 10}], "count must be a whole number"),
+        (stratified_timesteps, [{"count": 4, "timesteps": 0}], "timesteps must be a whole number"),
         (
-            lambda: weighting_from_config({"name": "MinSNR", "gamma": -1.0}),
-            "MinSNR needs gamma > 0, but got -1.0",
+            partial(stratified_timesteps, 4, 10),
+            [{"shift": 1.0}, {"shift": -0.1}],
+            r"shift must lie in \[0, 1\), but got",
         ),
-        (lambda: weighting_from_config({"name": "MinSNR", "k": 1.0}), r"MinSNR takes gamma, but got \['k'\]"),
-        (
-            lambda: weighting_from_config({"name": "P2", "gama": 1.0}),
-            r"P2 takes gamma and k, but got \['gama'\]",
-        ),
-        (lambda: stratified_timesteps(0, 10), "count must be a whole number"),
-        (lambda: stratified_timesteps(4, 0), "timesteps must be a whole number"),
-        (lambda: stratified_timesteps(4, 10, shift=1.0), r"shift must lie in \[0, 1\), but got 1.0"),
-        (lambda: stratified_timesteps(4, 10, shift=-0.1), r"shift must lie in \[0, 1\), but got -0.1"),
     ],
 )
-def test_numbers_out_of_range_are_refused(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
+def test_numbers_out_of_range_are_refused(build, numbers, message):
+    """A plain dict stands for a configuration."""
+    for arguments in numbers:
+        with pytest.raises(ValueError, match=message):
+            weighting_from_config(arguments) if build is dict else build(**arguments)
 
 
 def test_stratified_timesteps_draw_their_shift_from_the_generator():

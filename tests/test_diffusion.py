@@ -19,13 +19,12 @@ from ddpm import (
     to_image_scale,
     to_model_scale,
 )
-from ddpm.weighting import weighting_from_config
 from tests.networks import BETAS, Constant, Pointwise, SelfConditioned, diffusion_of, randn, seeded
 
 approx = pytest.approx
 SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4}
 X, X0, NOISE = torch.zeros(2, 1, 4, 4), randn(4, 1, 4, 4), randn(4, 1, 4, 4, seed=1)
-IMAGES, MASK = torch.full((2, 1, 4, 4), 0.5), torch.tensor([True, False, True, False])
+MASK = torch.tensor([True, False, True, False])
 
 
 def drawn_unet(**options):
@@ -51,20 +50,11 @@ def test_defaults_are_the_papers():
 
 @pytest.mark.parametrize("name", list(BETAS))
 def test_config_builds_a_twin(name):
-    options = {
-        "image_size": [4, 6],
-        "timesteps": 30,
-        "sampling_timesteps": 3,
-        "loss_type": "l1",
-        "objective": "pred_v",
-        "beta_schedule": name,
-        "loss_weighting": {"name": "MinSNR", "gamma": 2.0},
-        "ddim_sampling_eta": 0.5,
-    }
-    weighting = weighting_from_config(options["loss_weighting"])
-    diffusion = GaussianDiffusion(Pointwise(), **{**options, "loss_weighting": weighting})
-    assert json.loads(json.dumps(diffusion.config)) == options
-    assert diffusion.loss_weighting == MinSNR(2.0)
+    options = {"image_size": [4, 6], "timesteps": 30, "sampling_timesteps": 3, "ddim_sampling_eta": 0.5}
+    options |= {"loss_type": "l1", "objective": "pred_v", "beta_schedule": name}
+    config = {**options, "loss_weighting": {"name": "MinSNR", "gamma": 2.0}}
+    diffusion = GaussianDiffusion(Pointwise(), **options, loss_weighting=MinSNR(2.0))
+    assert json.loads(json.dumps(diffusion.config)) == config
     assert torch.equal(diffusion.schedule.beta[1:], BETAS[name](30).float())
     assert diffusion.image_shape == (1, 4, 6)
     assert diffusion.device == torch.device("cpu")
@@ -82,34 +72,27 @@ def test_save_pretrained_and_from_pretrained_are_the_packages(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("option", "values", "message"),
     [
+        ("objective", ["pred_eps", None], "unknown objective .* one of 'pred_noise', 'pred_x0', 'pred_v'$"),
+        ("loss_type", ["huber"], "unknown loss_type 'huber'; choose one of 'l1', 'l2'"),
         (
-            {"objective": "pred_eps"},
-            "unknown objective 'pred_eps'; choose one of 'pred_noise', 'pred_x0', 'pred_v'",
+            "beta_schedule",
+            ["quadratic"],
+            "unknown beta_schedule 'quadratic'; .* 'linear', 'cosine', 'sigmoid'",
         ),
-        ({"loss_type": "huber"}, "unknown loss_type 'huber'; choose one of 'l1', 'l2'"),
-        ({"beta_schedule": "quadratic"}, "unknown beta_schedule 'quadratic'"),
-        ({"timesteps": 0}, "timesteps must be a whole number of at least 1, but got 0"),
-        ({"timesteps": 10, "beta_schedule": "linear"}, r"strictly between 0 and 1.*T > 20"),
-        ({"sampling_timesteps": 0}, "sampling_timesteps must be a whole number in 1 … 50, but got 0"),
-        ({"sampling_timesteps": 51}, "but got 51"),
-        ({"ddim_sampling_eta": 1.1}, r"eta must lie in \[0, 1\].*but got 1.1"),
-        ({"image_size": (8, 0)}, r"image_size must be .* but got \(8, 0\)"),
-        ({"network": nn.Identity()}, "in an attribute `channels` >= 1"),
-        ({"network": Pointwise(channels=0)}, "in an attribute `channels` >= 1"),
+        ("timesteps", [0, 10.5], "timesteps must be a whole number of at least 1, but got"),
+        ("sampling_timesteps", [0, 51], "sampling_timesteps must be a whole number in 1 … 50, but got"),
+        ("ddim_sampling_eta", [-0.1, 1.1], r"eta must lie in \[0, 1\].*but got"),
+        ("image_size", [(8, 0)], r"image_size must be .* but got \(8, 0\)"),
+        ("network", [nn.Identity(), Pointwise(channels=0)], "in an attribute `channels` >= 1"),
+        ("loss_weighting", [{"name": "MinSNR"}], "must be None or a weighting .* weighting_from_config"),
     ],
 )
-def test_init_refuses_options_out_of_range(options, message):
-    with pytest.raises(ValueError, match=message):
-        diffusion_of(**options)
-
-
-def test_init_refuses_a_configuration_for_a_weighting():
-    with pytest.raises(
-        TypeError, match=r"loss_weighting must be None or a weighting .* weighting_from_config"
-    ):
-        diffusion_of(loss_weighting={"name": "MinSNR", "gamma": 5.0})
+def test_init_refuses_options_out_of_range(option, values, message):
+    for value in values:
+        with pytest.raises(TypeError if option == "loss_weighting" else ValueError, match=message):
+            diffusion_of(**{option: value})
 
 
 # The network behind `predict` and `loss`
@@ -304,16 +287,6 @@ def test_sample_depends_on_an_images_own_seed_and_label_alone(steps, kind):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_sample_of_the_unet_depends_on_an_images_own_seed_alone():
-    """Convolutions may add up in another order in another batch: equal to 1e-5, not bit for bit."""
-    torch.manual_seed(0)
-    network = Unet(**SMALL)
-    nn.init.normal_(network.last.weight, std=0.05)
-    diffusion = GaussianDiffusion(network, image_size=8, timesteps=20, beta_schedule="cosine")
-    together = diffusion.sample(4, seeds=[1, 2, 3, 4])
-    torch.testing.assert_close(diffusion.sample(1, seeds=[3])[0], together[2], rtol=0, atol=1e-5)
-
-
 def test_sample_shows_progress_only_when_asked(capsys):
     diffusion_of().sample(1, 4)
     assert capsys.readouterr().err == ""
@@ -324,16 +297,11 @@ def test_sample_shows_progress_only_when_asked(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sampling_timesteps": 0}, "sampling_timesteps must be a whole number in 1 … 50, but got 0"),
-        ({"sampling_timesteps": 51}, "but got 51"),
+        ({"sampling_timesteps": 51}, "sampling_timesteps must be a whole number in 1 … 50, but got 51"),
         ({"eta": 1.1}, r"eta must lie in \[0, 1\].*but got 1.1"),
         ({"sampler": "heun"}, "unknown sampler 'heun'; choose one of 'ancestral', 'ddim'"),
-        (
-            {"sampler": "ancestral", "sampling_timesteps": 5},
-            "ancestral sampling takes all T = 50 timesteps, but 5",
-        ),
+        ({"sampler": "ancestral", "sampling_timesteps": 5}, "ancestral sampling takes all T = 50 timesteps"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, but got 0"),
-        ({"seeds": [1, 2], "generator": seeded(0)}, "either `generator` .* or `seeds` .* not both"),
         ({"seeds": [1, 2, 3]}, "batch_size is 2, but got 3 seeds"),
     ],
 )

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from ddpm import Prediction
-from ddpm.prediction import evaluating, full_timesteps, training_target
+from ddpm.prediction import evaluating, training_target
 from tests.networks import BETAS, Constant, Pointwise, diffusion_of, exact_diffusion_of, randn
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
@@ -52,13 +51,6 @@ def test_predict_stays_in_float32_under_autocast(objective):
         assert getattr(prediction, name).dtype == torch.float32, name
 
 
-def test_from_x0_keeps_the_variance():
-    x_t, x0, log_variance = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=1), randn(2, 1, 4, 4, seed=2)
-    signal, sigma = torch.tensor(0.6), torch.tensor(0.8)
-    assert Prediction.from_x0(x_t, x0, signal, sigma, log_variance).log_variance is log_variance
-    assert Prediction.from_x0(x_t, x0, signal, sigma).log_variance is None
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_evaluating_puts_every_mode_back(fails):
     """Also after an error; a part that was in evaluation mode stays so."""
@@ -73,9 +65,3 @@ def test_evaluating_puts_every_mode_back(fails):
     assert [module.training for module in model.modules()] == [True, True, False]
     with evaluating(object()):
         pass
-
-
-def test_full_timesteps_are_one_whole_number_per_image():
-    t = full_timesteps(7, torch.zeros(3, 1, 4, 4))
-    assert t.dtype == torch.long
-    assert t.tolist() == [7, 7, 7]

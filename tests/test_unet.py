@@ -7,12 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from ddpm import GaussianDiffusion, Unet
+from ddpm import Unet
 from ddpm.unet import AttentionBlock, FourierEmbedding, ResidualBlock, SinusoidalEmbedding
 from tests.networks import randn, seeded
 
@@ -80,11 +78,8 @@ def test_network_joins_its_parts_as_the_papers_figure():
     def stage(layer, *maps):
         return layer.attention(layer.block(torch.cat(maps, 1), time))
 
-    (fine, down, coarse), (middle1, middle2), (up1, up2, rise, up3, up4) = (
-        network.down,
-        network.middle,
-        network.up,
-    )
+    (fine, down, coarse), (middle1, middle2) = network.down, network.middle
+    up1, up2, rise, up3, up4 = network.up
     first = network.first(x)
     h1 = stage(fine, first)
     h2 = down(h1)
@@ -99,9 +94,7 @@ def test_network_joins_its_parts_as_the_papers_figure():
 def test_the_papers_network_has_35_746_307_parameters():
     """35.7 million (Ho et al. 2020, appendix B), to the last one; `meta` builds and runs it without the memory."""
     with torch.device("meta"):
-        network = Unet(
-            128, dim_mults=(1, 2, 2, 2), resnet_block_groups=32, attention_resolutions=(2,), dropout=0.1
-        )
+        network = Unet(128, dim_mults=(1, 2, 2, 2), resnet_block_groups=32, attention_resolutions=(2,))
         assert network(torch.zeros(2, 3, 32, 32), torch.ones(2, dtype=torch.long)).shape == (2, 3, 32, 32)
     assert sum(parameter.numel() for parameter in network.parameters()) == 35_746_307
 
@@ -120,24 +113,15 @@ def test_attention_is_where_it_is_asked_for(attention, factors):
     assert sorted(seen) == sorted([4, *factors * 5])
 
 
-@settings(max_examples=15)
-@given(
-    sides=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    batch=st.integers(1, 3),
-    channels=st.integers(1, 4),
-    resolutions=st.integers(1, 3),
-    init=st.sampled_from([None, 4, 12]),
-    out=st.sampled_from([None, 1, 6]),
-    blocks=st.integers(1, 3),
-)
-def test_output_is_shaped_like_the_input(sides, batch, channels, resolutions, init, out, blocks):
+@pytest.mark.parametrize(("out", "channels"), [(None, 3), (1, 1), (6, 2)])
+@pytest.mark.parametrize("resolutions", [1, 2, 3])
+@pytest.mark.parametrize(("init", "blocks"), [(None, 1), (12, 3)])
+def test_output_is_shaped_like_the_input(out, channels, resolutions, init, blocks):
     options = {"init_dim": init, "out_dim": out, "channels": channels, "num_res_blocks": blocks}
-    network = small(**options, dim_mults=(1, 2, 3)[:resolutions])
-    factor = 2 ** (resolutions - 1)
-    height, width = (side * factor for side in sides)
+    network, factor = small(**options, dim_mults=(1, 2, 3)[:resolutions]), 2 ** (resolutions - 1)
     assert network.downsampling == factor
-    got = network(randn(batch, channels, height, width), torch.arange(1, batch + 1))
-    assert got.shape == (batch, channels if out is None else out, height, width)
+    got = network(randn(2, channels, 3 * factor, factor), T)
+    assert got.shape == (2, channels if out is None else out, 3 * factor, factor)
 
 
 def test_fresh_network_is_zero_its_blocks_the_identity_and_every_part_learns():
@@ -197,13 +181,6 @@ def test_no_image_sees_another():
     assert torch.equal(out, network(x, t, labels.int()))
 
 
-def test_every_pixel_can_reach_every_pixel():
-    """Through the middle attention, whatever the size of the picture."""
-    x = randn(1, 1, 16, 16).requires_grad_()
-    small(attention_resolutions=())(x, torch.tensor([3]))[0, 0, 0, 0].backward()
-    assert (x.grad[0, 0] != 0).all()
-
-
 def test_dropout_works_in_training_only():
     network = small(dropout=0.5)
     assert torch.equal(network(X, T), network(X, T))
@@ -233,13 +210,6 @@ def test_config_builds_a_twin():
     assert set(small().state_dict()) == {name for name, _ in small().named_parameters()}
 
 
-def test_config_from_before_the_options_builds_the_same_network():
-    old, network = ("dim", "init_dim", "out_dim", "dim_mults", "channels", "resnet_block_groups"), small()
-    again = Unet(**{name: network.config[name] for name in old}).eval()
-    again.load_state_dict(network.state_dict())
-    assert torch.equal(again(X, T), network(X, T))
-
-
 def test_self_conditioning_is_more_channels_of_the_first_convolution():
     """By linearity: conv([x_t, x̂_0]) = conv of x_t by the first half of the weights + conv of x̂_0 by the second."""
     network, plain = small(channels=2, self_condition=True), small(channels=2)
@@ -260,19 +230,6 @@ def test_self_conditioning_is_more_channels_of_the_first_convolution():
 def test_half_precision_weights_fail_loudly_rather_than_blur_the_time():
     with pytest.raises(RuntimeError, match="dtype"):
         small().bfloat16()(X.bfloat16(), T)
-
-
-def test_autocast_to_bfloat16_stays_close_and_trains():
-    network = small()
-    with torch.autocast("cpu", torch.bfloat16):
-        half = network(X, T)
-        loss = GaussianDiffusion(network, image_size=8, timesteps=500).loss(X, T, X)
-    expected = network(X, T)
-    assert half.dtype == torch.bfloat16
-    assert (half.float() - expected).abs().max() < 0.05 * expected.abs().max()
-    assert loss.dtype == torch.float32
-    loss.backward()
-    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
 def test_stem_keeps_full_precision_under_autocast():
@@ -296,31 +253,24 @@ def test_channels_come_last_in_memory_and_change_nothing():
 
 # Refusals
 
+COUNTS = ("num_res_blocks", "channels", "out_dim", "num_classes")
+UNFIT = [X[..., :7], X[:, :, :7], torch.cat([X, X], 1), X[0], X[0, 0]]
+LABELS = [None, T[:1], T[:, None], T.float(), torch.tensor([0, 3]), torch.tensor([-1, 2])]
+CONDITIONED = {"self_condition": True}
+
 
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
         ("dim_mults", [()], r"dim_mults must name at least one resolution, for example \(1, 2\)"),
-        (
-            "resnet_block_groups",
-            [0, 3, 16],
-            r"every width must be a multiple of resnet_block_groups=\d+, but",
-        ),
+        ("resnet_block_groups", [0, 3, 16], r"every width must be a multiple of resnet_block_groups=\d+"),
         ("init_dim", [6, 0], r"multiple of resnet_block_groups=4, but \[[60]\] are not"),
         ("dim_mults", [(1, 0)], r"but \[0\] are not"),
         ("attention_resolutions", [(4, 1), (4,)], r"resolutions \[4\] do not exist here.* factors \[1, 2\]"),
         ("dropout", [1.0, -0.1, math.nan], r"dropout must lie in \[0, 1\), but got"),
         ("learned_sinusoidal_dim", [0, 1, 7], "learned_sinusoidal_dim must be even and at least 2, but got"),
-        (
-            "random_fourier_features",
-            [True],
-            "learned_sinusoidal_cond and random_fourier_features are two .* choose",
-        ),
-        *(
-            (name, [0], f"{name} must be a whole number of at least 1")
-            for name in ("num_res_blocks", "channels")
-        ),
-        *((name, [0], f"{name} must be a whole number of at least 1") for name in ("out_dim", "num_classes")),
+        ("random_fourier_features", [True], "_cond and random_fourier_features are two .* choose one"),
+        *((name, [0], f"{name} must be a whole number of at least 1, but") for name in COUNTS),
     ],
 )
 def test_init_refuses_options_out_of_range(name, values, message):
@@ -329,27 +279,13 @@ def test_init_refuses_options_out_of_range(name, values, message):
             Unet(**{**SMALL, "learned_sinusoidal_cond": True, name: value})
 
 
-LABELS = [None, T[:1], T[:, None], T.float(), torch.tensor([0, 3]), torch.tensor([-1, 2])]
-
-
 @pytest.mark.parametrize(
     ("options", "name", "values", "message"),
     [
-        (
-            {},
-            "x_t",
-            [X[..., :7], X[:, :, :7], torch.cat([X, X], 1)],
-            r"shape \(B, 1, H, W\) with H and W divisible by 2",
-        ),
-        ({}, "x_t", [X[0], X[0, 0]], r"shape \(B, 1, H, W\) with H and W divisible by 2, but got"),
+        ({}, "x_t", UNFIT, r"shape \(B, 1, H, W\) with H and W divisible by 2, but got"),
         ({}, "t", [T[:1], T[:, None], T[0]], r"t must hold one timestep per image, shape \(2,\), but got \("),
         ({}, "x_self_cond", [X], "built without self_condition and takes no x_self_cond"),
-        (
-            {"self_condition": True},
-            "x_self_cond",
-            [X[:1], X[..., :4]],
-            r"x_self_cond must be shaped like x_t, \(2, 1",
-        ),
+        (CONDITIONED, "x_self_cond", [X[:1], X[..., :4]], r"x_self_cond must be shaped like x_t, \(2, 1"),
         ({}, "labels", [T], "built without num_classes and takes no labels"),
         ({"num_classes": 3}, "labels", LABELS, r"labels of shape \(2,\), whole numbers in 0 … 2, but got"),
     ],

@@ -1,20 +1,10 @@
 """`ddpm.editing.interpolate` against one exact step, `p_sample` and a denoiser that is no module."""
 
-import math
-
 import pytest
 import torch
 
 from ddpm import editing
-from tests.networks import (
-    Constant,
-    GaussianDenoiser,
-    diffusion_of,
-    exact_diffusion_of,
-    randn,
-    schedule_64,
-    seeded,
-)
+from tests.networks import Constant, GaussianDenoiser, diffusion_of, exact_diffusion_of, randn, seeded
 
 X1, X2 = randn(3, 1, 4, 4), randn(3, 1, 4, 4, seed=1)
 
@@ -25,11 +15,9 @@ def test_interpolate_mixes_pictures_that_have_the_same_noise(lam):
     diffusion = exact_diffusion_of(Constant(0.0), "cosine", 5, objective="pred_v")
     x1, x2 = X1.double(), X2.double()
     got = diffusion.interpolate(x1, x2, 1, lam, generator=seeded(5))
-    alpha_bar = diffusion.schedule.exact_alpha_bar[1].item()
-    noisy = math.sqrt(alpha_bar) * ((1 - lam) * x1 + lam * x2) + math.sqrt(1 - alpha_bar) * randn(
-        3, 1, 4, 4, seed=5
-    )
-    torch.testing.assert_close(got, (math.sqrt(alpha_bar) * noisy).clamp(-1, 1), rtol=0, atol=1e-7)
+    alpha_bar, noise = diffusion.schedule.exact_alpha_bar[1], randn(3, 1, 4, 4, seed=5)
+    noisy = alpha_bar.sqrt() * ((1 - lam) * x1 + lam * x2) + (1 - alpha_bar).sqrt() * noise
+    torch.testing.assert_close(got, (alpha_bar.sqrt() * noisy).clamp(-1, 1), rtol=0, atol=1e-7)
     if lam == 0.5:
         assert torch.equal(got, diffusion.interpolate(x1, x2, 1, generator=seeded(5)))
 
@@ -64,7 +52,7 @@ def test_interpolate_passes_labels_on_in_evaluation_mode_and_without_gradients()
 
 
 def test_interpolate_takes_an_exact_denoiser():
-    exact = GaussianDenoiser(schedule_64("cosine", 20), 0.1, 0.01)
+    exact = GaussianDenoiser(diffusion_of(timesteps=20).schedule, 0.1, 0.01)
     got = editing.interpolate(exact, X1.double(), X2.double(), 20, generator=seeded(0))
     assert got.dtype == torch.float64
     assert (got - 0.1).abs().max() < 0.5

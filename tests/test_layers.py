@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ddpm"
-# The package's own entrance and its command are no part of the method.
-METHOD = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
-FLAT = {f"ddpm.{name}" for name in METHOD}
+METHOD = {f"ddpm.{path.stem}" for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
 # `from_pretrained` and `save_pretrained` find those who read and write files by the package's public names, when asked.
 ALLOWED_ROOT_IMPORT = "ddpm.diffusion"
 HEAVY = ("accelerate", "torchvision", "sklearn", "matplotlib", "huggingface_hub")
@@ -42,11 +40,11 @@ GRAPH = {module: imports(module) for module in MODULES}
 
 
 def test_method_imports_only_torch_and_itself():
-    assert {"schedule", "diffusion", "samplers", "unet"} <= set(METHOD)
+    assert {"ddpm.schedule", "ddpm.diffusion", "ddpm.samplers", "ddpm.unet"} <= METHOD
     others = {
         (module, name)
-        for module in FLAT
-        for name in GRAPH[module] - FLAT
+        for module in METHOD
+        for name in GRAPH[module] - METHOD
         if name.partition(".")[0] not in {"torch", "tqdm", *sys.stdlib_module_names}
     }
     assert others == {(ALLOWED_ROOT_IMPORT, "ddpm")}
@@ -65,7 +63,7 @@ def test_no_cycle_among_modules():
     assert {module for module, names in GRAPH.items() if "ddpm" in names} == {ALLOWED_ROOT_IMPORT}
 
 
-@pytest.mark.parametrize(("names", "absent"), [(["ddpm"], ["torch", *HEAVY]), (sorted(FLAT), list(HEAVY))])
+@pytest.mark.parametrize(("names", "absent"), [(["ddpm"], ["torch", *HEAVY]), (sorted(METHOD), list(HEAVY))])
 def test_imports_load_nothing_heavy(names, absent):
     code = f"import sys, {', '.join(names)}; print([name for name in {absent} if name in sys.modules])"
     assert (

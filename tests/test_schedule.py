@@ -157,6 +157,7 @@ def test_timesteps_that_are_no_number_of_steps_are_refused(name):
 
 def test_default_schedule_is_linear_exactly_where_that_exists():
     NoiseSchedule(linear_betas(21))
-    with pytest.raises(ValueError, match=r"strictly between 0 and 1, but beta\[20\] is 1 .*T > 20"):
-        NoiseSchedule(linear_betas(20))
+    for T in (1, 2, 20):
+        with pytest.raises(ValueError, match=rf"strictly between 0 and 1, but beta\[{T}\] is .*T > 20"):
+            NoiseSchedule(linear_betas(T))
     assert [default_schedule(T) for T in (1, 20, 21, 1000)] == ["cosine", "cosine", "linear", "linear"]

@@ -11,12 +11,6 @@ from ddpm import P2, MinSNR, NoiseSchedule, stratified_timesteps
 from ddpm.weighting import weighting_config, weighting_from_config
 from tests.networks import diffusion_of, seeded
 
-CONFIGS = [
-    (None, None),
-    (MinSNR(0.25), {"name": "MinSNR", "gamma": 0.25}),
-    (P2(0.5, 2.0), {"name": "P2", "gamma": 0.5, "k": 2.0}),
-]
-
 
 class Steeper(MinSNR):
     """Not MinSNR, though it has its numbers."""
@@ -41,7 +35,14 @@ def test_min_snr_and_p2_are_the_papers_formulas():
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize(("weighting", "config"), CONFIGS)
+@pytest.mark.parametrize(
+    ("weighting", "config"),
+    [
+        (None, None),
+        (MinSNR(0.25), {"name": "MinSNR", "gamma": 0.25}),
+        (P2(0.5, 2.0), {"name": "P2", "gamma": 0.5, "k": 2.0}),
+    ],
+)
 def test_weighting_config_goes_through_json_and_comes_back(weighting, config):
     assert weighting_config(weighting) == config
     assert weighting_from_config(json.loads(json.dumps(config))) == weighting
@@ -60,9 +61,7 @@ def test_weighting_config_names_a_users_own_function(weighting, kind):
     """By a name that the next process gives it too, unlike its address."""
     config = weighting_config(weighting)
     assert config == {"name": "custom", "repr": f"{__name__}.{kind}"}
-    with pytest.raises(
-        ValueError, match=rf"the user's own, {__name__}.{kind}, .* give it to GaussianDiffusion"
-    ):
+    with pytest.raises(ValueError, match=rf"the user's own, {__name__}.{kind}, .* give it to Gaussian"):
         weighting_from_config(json.loads(json.dumps(config)))
 
 
@@ -71,21 +70,13 @@ def test_weighting_config_names_a_users_own_function(weighting, kind):
     [
         (MinSNR, [{"gamma": 0}, {"gamma": math.nan}], "MinSNR needs gamma > 0, but got"),
         (P2, [{"gamma": -1.0}, {"k": -1.0}, {"gamma": math.nan}], "P2 needs gamma >= 0 and k >= 0, but got"),
-        (
-            dict,
-            [{"name": "SNR"}, {"gamma": 5.0}, {"name": ["P2"]}],
-            "unknown loss weighting .* one of MinSNR, P2",
-        ),
+        (dict, [{"name": "SNR"}, {"gamma": 5.0}, {"name": ["P2"]}], "unknown loss weighting .*MinSNR, P2"),
         (dict, [{"name": "MinSNR", "gamma": -1.0}], "MinSNR needs gamma > 0, but got -1.0"),
         (dict, [{"name": "MinSNR", "k": 1.0}], r"MinSNR takes gamma, but got \['k'\]"),
         (dict, [{"name": "P2", "gama": 1.0}], r"P2 takes gamma and k, but got \['gama'\]"),
         (stratified_timesteps, [{"count": 0, "timesteps": 10}], "count must be a whole number"),
         (stratified_timesteps, [{"count": 4, "timesteps": 0}], "timesteps must be a whole number"),
-        (
-            partial(stratified_timesteps, 4, 10),
-            [{"shift": 1.0}, {"shift": -0.1}],
-            r"shift must lie in \[0, 1\), but got",
-        ),
+        (partial(stratified_timesteps, 4, 10), [{"shift": 1.0}, {"shift": -0.1}], r"shift must lie in \[0,"),
     ],
 )
 def test_numbers_out_of_range_are_refused(build, numbers, message):

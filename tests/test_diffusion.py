@@ -101,13 +101,15 @@ def test_another_form_of_the_network_is_called_in_its_place(kind, calls):
     assert diffusion.network.calls == []
 
 
-def test_output_of_another_shape_is_refused():
+def test_output_of_another_shape_and_images_of_another_type_are_refused():
     """PyTorch would only warn, and train on broadcast nonsense."""
 
     class OneChannel(Pointwise):
         def forward(self, x_t, t, labels=None):
             return super().forward(x_t, t, labels)[:, :1]
 
+    with pytest.raises(ValueError, match="x0 must be a floating-point tensor"):
+        diffusion_of().loss(X.byte())
     diffusion = diffusion_of(OneChannel(channels=3))
     for call in (diffusion.loss, diffusion.predict):
         with pytest.raises(ValueError, match=r"must return shape \(2, 3, 4, 4\), but returned \(2, 1, 4"):

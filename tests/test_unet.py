@@ -79,6 +79,10 @@ def test_network_joins_its_parts_as_the_papers_figure():
 
     (fine, down, coarse), (middle1, middle2) = network.down, network.middle
     up1, up2, rise, up3, up4 = network.up
+    attending = [
+        stage for stage in network.modules() if isinstance(getattr(stage, "attention", None), AttentionBlock)
+    ]
+    assert attending == [coarse, middle1, up1, up2]
     first = network.first(x)
     h1 = stage(fine, first)
     h2 = down(h1)

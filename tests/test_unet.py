@@ -250,7 +250,16 @@ def test_channels_come_last_in_memory_and_change_nothing():
 
 COUNTS = ("num_res_blocks", "channels", "out_dim", "num_classes")
 UNFIT = [X[..., :7], X[:, :, :7], torch.cat([X, X], 1), X[0], X[0, 0]]
-LABELS = [None, T[:1], T[:, None], T.float(), torch.tensor([0, 3]), torch.tensor([-1, 2])]
+CLASSES = torch.tensor([0, 2])
+LABELS = [
+    None,
+    CLASSES[:1],
+    CLASSES[:, None],
+    CLASSES.float(),
+    CLASSES.byte(),
+    torch.tensor([0, 3]),
+    torch.tensor([-1, 2]),
+]
 CONDITIONED = {"self_condition": True}
 
 
@@ -281,7 +290,7 @@ def test_init_refuses_options_out_of_range(name, values, message):
         ({}, "t", [T[:1], T[:, None], T[0]], r"t must hold one timestep per image, shape \(2,\), but got \("),
         ({}, "x_self_cond", [X], "built without self_condition and takes no x_self_cond"),
         (CONDITIONED, "x_self_cond", [X[:1], X[..., :4]], r"x_self_cond must be shaped like x_t, \(2, 1"),
-        ({}, "labels", [T], "built without num_classes and takes no labels"),
+        ({}, "labels", [CLASSES], "built without num_classes and takes no labels"),
         ({"num_classes": 3}, "labels", LABELS, r"labels of shape \(2,\), whole numbers in 0 … 2, but got"),
     ],
 )

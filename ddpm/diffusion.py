@@ -13,6 +13,7 @@ from ddpm.checks import (
     check_choice,
     check_image_size,
     check_images,
+    check_pair,
     check_t,
     check_whole,
     check_within,
@@ -166,6 +167,8 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         coordinates still agree. `network` is called in place of the model's own, such as its compiled form.
         """
         check_images("x_t", x_t)
+        if x_self_cond is not None:
+            check_pair("x_t", x_t, "x_self_cond", x_self_cond)
         t = check_t(t, x_t, self.schedule.timesteps)
         output, log_variance = self._network_output(x_t, t, labels, x_self_cond, network)
         signal, sigma = self.schedule.signal_and_sigma(t, x_t)

@@ -10,7 +10,7 @@ from torch import nn
 from ddpm import GaussianDiffusion, NoiseSchedule, Unet, ancestral
 from ddpm.likelihood import vlb_terms
 from ddpm.reverse_process import OptimalVariance, learned_log_variance
-from tests.exact import schedule_64
+from tests.networks import schedule_64
 
 T = 20
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")

@@ -14,15 +14,14 @@ import torch
 
 from ddpm import GaussianDiffusion, Unet, load_pretrained
 from ddpm.data import digits
+from tests.networks import randn
 
-BF16_OUTPUT = {
-    1: 0.1,
-    20: 0.025,
-    100: 0.01,
-    1000: 0.006,
-}  # root mean square of the difference, relative to the output's
-BF16_SAMPLES = 0.02  # largest difference of a pixel in [0, 1], that is five grey levels; 0.0055 was measured
-COMPILED = 1e-5  # largest difference, relative to the largest value; 1e-6 was measured
+# Root mean square of the difference, relative to the output's: 0.052, 0.011, 0.0048 and 0.0029 were measured.
+BF16_OUTPUT = {1: 0.1, 20: 0.025, 100: 0.01, 1000: 0.006}
+# Largest difference of a pixel in [0, 1], that is five grey levels; 0.0055 was measured.
+BF16_SAMPLES = 0.02
+# Largest difference, relative to the largest value; 1e-6 was measured.
+COMPILED = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -41,31 +40,23 @@ def compiler() -> None:
         pytest.skip("torch.compile needs a C++ compiler, and there is none")
 
 
-def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    return ((got - expected).abs().max() / expected.abs().max()).item()
-
-
 @pytest.mark.parametrize("t", BF16_OUTPUT)
-def test_bf16_output(model, t):
-    """At each level within twice of what was measured: 0.052, 0.011, 0.0048, 0.0029 for t = 1, 20, 100, 1000."""
-    x0 = digits().tensors[0][:64] * 2 - 1
-    level = torch.full((64,), t)
-    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
-    x_t = model.q_sample(x0, level, noise)
+def test_bf16_output_is_off_by_little(model, t):
+    x0, at = digits().tensors[0][:16] * 2 - 1, torch.full((16,), t)
+    x_t = model.q_sample(x0, at, randn(*x0.shape))
     with torch.no_grad():
-        expected = model.network(x_t, level)
+        expected = model.network(x_t, at)
         with torch.autocast("cpu", torch.bfloat16):
-            got = model.network(x_t, level)
+            got = model.network(x_t, at)
     assert got.dtype == torch.bfloat16
     error = (got.float() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     assert 1e-4 < error < BF16_OUTPUT[t]
 
 
-def test_bf16_samples(model):
-    expected = model.sample(8, 50, seeds=range(8))
+def test_bf16_samples_are_off_by_grey_levels(model):
+    expected = model.sample(2, 50, seeds=range(2))
     with torch.autocast("cpu", torch.bfloat16):
-        got = model.sample(8, 50, seeds=range(8))
+        got = model.sample(2, 50, seeds=range(2))
     assert got.dtype == torch.float32
     assert 0 < (got - expected).abs().max() < BF16_SAMPLES
 
@@ -78,25 +69,23 @@ def test_compiled_samples_are_the_same_images(model):
     twin.network.compile()
     for eta in (0.0, 1.0):
         expected, got = (one.sample(8, 20, eta=eta, seeds=range(8)) for one in (model, twin))
-        assert relative(got, expected) < COMPILED
+        assert (got - expected).abs().max() < COMPILED * expected.abs().max()
         assert torch.equal((255 * got).round(), (255 * expected).round())
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
-def test_compiled_gradients():
-    """Output, loss and gradients in training mode, of a network with every weight drawn."""
+def test_compiled_gradients_are_the_same():
+    """Loss and gradients in training mode, of a network with every weight drawn."""
     torch.manual_seed(0)
     network = Unet(8, dim_mults=(1,), channels=1, num_res_blocks=1, resnet_block_groups=4)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    diffusion = GaussianDiffusion(network, image_size=8)
-    compiled = copy.deepcopy(network)
+    diffusion, compiled = GaussianDiffusion(network, image_size=8), copy.deepcopy(network)
     compiled.compile()
-    x0, noise = torch.rand(4, 1, 8, 8) * 2 - 1, torch.randn(4, 1, 8, 8)
-    losses = [diffusion.loss(x0, torch.arange(1, 5), noise, network=one) for one in (network, compiled)]
-    for loss in losses:
-        loss.backward()
+    x0, noise, t = randn(4, 1, 8, 8).clamp(-1, 1), randn(4, 1, 8, 8, seed=1), torch.arange(1, 5)
+    losses = [diffusion.loss(x0, t, noise, network=one) for one in (network, compiled)]
+    sum(losses).backward()
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=COMPILED)
     largest = max(parameter.grad.abs().max() for parameter in network.parameters())
     for got, expected in zip(compiled.parameters(), network.parameters(), strict=True):

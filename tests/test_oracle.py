@@ -24,7 +24,7 @@ from ddpm import (
 from ddpm.likelihood import vlb_terms
 from ddpm.mixture_oracle import choose
 from ddpm.prediction import full_timesteps
-from tests.exact import GaussianDenoiser, schedule_64
+from tests.networks import GaussianDenoiser, schedule_64
 
 ROOT = Path(__file__).parents[1]
 ERROR_BARS = 4.5  # how many standard errors a Monte Carlo mean may be off: about 1 in 150,000

@@ -10,7 +10,7 @@ from ddpm import GaussianDiffusion, Unet
 from ddpm.evaluation.metrics import frechet_distance, nearest_distances
 from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
 from ddpm.likelihood import vlb_terms
-from tests.exact import Pointwise
+from tests.networks import Pointwise
 
 GENERATOR = torch.Generator().manual_seed(0)
 

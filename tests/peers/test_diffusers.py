@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ddpm import GaussianDiffusion, NoiseSchedule, ancestral, ddim, randomness, timestep_grid
-from tests.exact import BETAS, schedule_64
+from tests.networks import BETAS, schedule_64
 from tests.peers.network import Mixing
 
 REASON = "diffusers is not installed; it comes with the extra `peers`: pip install -e '.[peers]'"

@@ -10,7 +10,7 @@ import torch
 from ddpm import GaussianDiffusion
 from ddpm.training import distributed
 from ddpm.training.distributed import draw_images, this_process
-from tests.exact import Pointwise
+from tests.networks import Pointwise
 
 SEEDS = [5, 3, 11, 8, 2, 40, 7]
 

@@ -33,7 +33,7 @@ GUARDS = {
         ("unit", [-0.1, 1.1, nan], r"lam must lie in \[0, 1\]: 0 is a; but got"),
         ("size", [0, (8, 0), (8, 8, 8), (8, True), 8.0, True, "28", None], "image_size must be one whole"),
         ("images", [IMAGES[0], IMAGES.byte(), IMAGES.cfloat()], r"x must be a floating-point tensor of"),
-        ("images", [IMAGES[..., :3]], r"x must have shape \(B, 1, 4, 4\), but got \(2, 1, 4, 3\)"),
+        ("images", [IMAGES[..., :3]], r"\(B, 1, 4, 4\), but got torch.float32 of shape \(2, 1, 4, 3\)"),
         ("pair", [IMAGES[:1]], r"x and noise must have one shape, but got \(2, 1, 4, 4\) and \(1, 1, 4, 4\)"),
         ("pair", [IMAGES.byte()], "noise must be a floating-point tensor"),
         ("within", [[0.5, 1.01]], r"x must lie in \[0, 1\], but ranges from 0.5 to 1.01; scale them"),

@@ -60,7 +60,7 @@ def test_save_pretrained_and_from_pretrained_are_the_packages(tmp_path, monkeypa
     assert torch.equal(again.network.last.weight, diffusion.network.last.weight)
     monkeypatch.setattr(ddpm, "load_pretrained", lambda *names, **options: (names, options))
     assert GaussianDiffusion.from_pretrained("digits", weights="model") == (("digits",), {"weights": "model"})
-    assert GaussianDiffusion.from_pretrained("digits") == (("digits",), {"weights": "ema"})
+    assert GaussianDiffusion.from_pretrained("digits") == (("digits",), {})
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_save_pretrained_and_from_pretrained_are_the_packages(tmp_path, monkeypa
         ("sampling_timesteps", [0, 51], "sampling_timesteps must be a whole number in 1 … 50, but got"),
         ("ddim_sampling_eta", [-0.1, 1.1], r"eta must lie in \[0, 1\].*but got"),
         ("image_size", [(8, 0)], r"image_size must be .* but got \(8, 0\)"),
-        ("network", [nn.Identity(), Pointwise(channels=0)], "in an attribute `channels` >= 1"),
+        ("network", [nn.Identity(), Pointwise(channels=0)], "in an attribute `channels`"),
         ("loss_weighting", [{"name": "MinSNR"}], "must be None or a weighting .* weighting_from_config"),
     ],
 )
@@ -156,7 +156,7 @@ def test_forward_takes_images_in_0_1():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(2, 1, 4, 5), r"images must have shape \(B, 1, 4, 4\), but got \(2, 1, 4, 5\)"),
+        (torch.zeros(2, 1, 4, 5), r"shape \(B, 1, 4, 4\), but got torch.float32 of shape \(2, 1, 4, 5\)"),
         (torch.zeros(0, 1, 4, 4), "images must hold at least one image"),
         (X.byte(), "images must be a floating-point tensor .*, but got torch.uint8"),
         (X - 1, r"images must lie in \[0, 1\], but ranges from -1 to -1; `loss` takes"),

@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from ddpm import GaussianDiffusion, Unet, likelihood
 from ddpm.likelihood import VariationalBound, decoder_term, denoising_term, prior_term, vlb_terms
 from ddpm.mixture_oracle import GaussianMixtureOracle
-from ddpm.reverse_process import OptimalVariance, Reverse, reverse_log_variance, variance_rule
+from ddpm.reverse_process import OptimalVariance, ReverseStep, variance_rule
 from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas
 from ddpm.weighting import stratified_timesteps
 
@@ -137,12 +137,19 @@ def test_bound_meets_the_log_likelihood_as_steps_grow() -> None:
     assert gaps[3] < 0.05
 
 
+def variances_of(model, word: str) -> Tensor:
+    """σ_t² of a fixed choice, shape (T+1,); entry 0 is not used."""
+    t = torch.arange(model.schedule.timesteps + 1).clamp(min=1)
+    x = torch.zeros(len(t), 1, 1, 1, dtype=torch.float64)
+    return variance_rule(model, word)(x, t, None).exp().flatten()
+
+
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 @pytest.mark.parametrize("betas", [linear_betas(40), cosine_betas(100)])
 def test_price_of_the_fixed_variances(betas: Tensor, variance: str) -> None:
     model = denoiser(betas, means=(0.3, -0.2) * 8, variances=(0.25, 0.04) * 8)
     gap, error = excess(model, variance, count=2500)
-    price = price_of_wrong_variance(model, reverse_log_variance(model.schedule, variance).exp())
+    price = price_of_wrong_variance(model, variances_of(model, variance))
     assert price > 2 * ERROR_BARS * error, "the check would not notice"
     assert abs(gap - price) < ERROR_BARS * error
 
@@ -171,7 +178,11 @@ def two_points(model: GaussianDenoiser) -> tuple[Tensor, Tensor]:
 def expected_bounds(model: GaussianDenoiser, variance) -> Tensor:
     """E[bound | x_0] for four images, in nats; their mean is E[bound]."""
     schedule, x0 = model.schedule, two_points(model)[0]
-    reverse = Reverse(model, variance_rule(schedule, variance), None, clip_x0=False)
+    step = ReverseStep(model, variance_rule(model, variance), None, clip_x0=False)
+
+    def denoising(images: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        mean, log_variance, _ = step.moments(x_t, t)
+        return denoising_term(schedule, images, x_t, t, mean, log_variance)
 
     def noised(t: Tensor, image: Tensor, side: Tensor) -> Tensor:
         alpha_bar = schedule.alpha_bar[t].view(-1, 1, 1, 1)
@@ -180,9 +191,10 @@ def expected_bounds(model: GaussianDenoiser, variance) -> Tensor:
     t, costs = torch.arange(2, schedule.timesteps + 1), []
     for image in x0:
         images = image.expand(len(t), -1, -1, -1)
-        steps = [denoising_term(reverse, images, noised(t, image, side), t).sum() for side in (1, -1)]
+        steps = [denoising(images, noised(t, image, side), t).sum() for side in (1, -1)]
         x_1 = noised(torch.ones(2, dtype=torch.long), image, torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
-        pixels = decoder_term(reverse, image.expand_as(x_1), x_1, "continuous").sum() / 2
+        mean, log_variance, _ = step.moments(x_1, torch.ones(2, dtype=torch.long))
+        pixels = decoder_term(image.expand_as(x_1), mean, log_variance, "continuous").sum() / 2
         costs.append(prior_term(schedule, image).sum() + sum(steps) / 2 + pixels)
     return torch.stack(costs)
 
@@ -203,7 +215,7 @@ def with_true_decoder(model: GaussianDenoiser, table: Tensor) -> Tensor:
 def test_expectation_without_draws_is_that_of_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     model = denoiser(cosine_betas(30), **UNLIKE)
     x0, noise = two_points(model)
-    monkeypatch.setattr(likelihood.samplers, "randn_like", lambda x, _: noise.expand_as(x))
+    monkeypatch.setattr(likelihood, "randn_like", lambda x, _: noise.expand_as(x))
     drawn = vlb_terms(model, x0, clip_x0=False, decoder="continuous").total.mean()
     torch.testing.assert_close(drawn, expected_bounds(model, "fixed_small").mean(), rtol=1e-12, atol=0)
 
@@ -267,7 +279,7 @@ def mixture_excess(oracle: GaussianMixtureOracle, variance, monkeypatch: pytest.
     weight = torch.outer(weights, weights).flatten() / weights.sum() ** 2
     x0 = (1 + 0.1 * nodes).repeat_interleave(40)[:, None, None, None]
     noise = nodes.repeat(40)[:, None, None, None]
-    monkeypatch.setattr(likelihood.samplers, "randn_like", lambda x, _: noise.expand_as(x))
+    monkeypatch.setattr(likelihood, "randn_like", lambda x, _: noise.expand_as(x))
     options = {"clip_x0": False, "decoder": "continuous", "seeds": range(len(x0)), "batch_size": len(x0)}
     bound = vlb_terms(oracle, x0, variance=variance, **options)
     return (weight * (bound.total + oracle.log_likelihood(x0))).sum().item()
@@ -298,12 +310,12 @@ def test_no_fixed_variance_of_a_mixture_is_as_good(monkeypatch: pytest.MonkeyPat
 GROUP, REPEATS = 30, 300
 
 
-def sampled_totals(model: GaussianDenoiser, levels: int) -> Tensor:
+def sampled_totals(model: GaussianDenoiser, timesteps_per_image: int) -> Tensor:
     """The estimate for `REPEATS` data sets of `GROUP` images, shape (REPEATS, GROUP)."""
     generator = torch.Generator().manual_seed(4)
     x0 = model.draw(REPEATS * GROUP)
     options = {"clip_x0": False, "decoder": "continuous", "generator": generator, "batch_size": len(x0)}
-    return vlb_terms(model, x0, timesteps_per_image=levels, **options).total.view(REPEATS, GROUP)
+    return vlb_terms(model, x0, timesteps_per_image=timesteps_per_image, **options).total.view(REPEATS, GROUP)
 
 
 def coverage(totals: Tensor, truth: float) -> float:
@@ -327,13 +339,13 @@ def test_few_levels_estimate_the_same_bound_with_an_honest_error() -> None:
 
 
 def test_one_shift_for_the_batch_would_make_the_error_a_lie(monkeypatch: pytest.MonkeyPatch) -> None:
-    each = likelihood.denoising_levels
+    each = likelihood._visited_timesteps
 
     def shared(schedule: NoiseSchedule, count: int, source: list) -> tuple[Tensor, Tensor]:
         visited, weight = each(schedule, count, source[::GROUP])
         return visited.repeat_interleave(GROUP, 0), weight
 
-    monkeypatch.setattr(likelihood, "denoising_levels", shared)
+    monkeypatch.setattr(likelihood, "_visited_timesteps", shared)
     model = eight_pixels()
     truth = expected_bounds(model, "fixed_small").mean().item()
     assert coverage(sampled_totals(model, timesteps_per_image=3), truth) < 0.8
@@ -348,7 +360,7 @@ def test_levels_even_in_t_would_miss_where_the_cost_is(monkeypatch: pytest.Monke
 
     model = eight_pixels()
     ours = sampled_totals(model, timesteps_per_image=3).std()
-    monkeypatch.setattr(likelihood, "denoising_levels", even)
+    monkeypatch.setattr(likelihood, "_visited_timesteps", even)
     totals = sampled_totals(model, timesteps_per_image=3)
     assert totals.std() > 4 * ours
     assert coverage(totals, expected_bounds(model, "fixed_small").mean().item()) < 0.88
@@ -367,7 +379,7 @@ def test_every_term_of_few_levels_has_the_right_mean(levels: int) -> None:
 def test_levels_are_drawn_as_often_as_their_weights_say(count: int) -> None:
     schedule = NoiseSchedule(cosine_betas(10), dtype=torch.float64)
     source = [torch.Generator().manual_seed(seed) for seed in range(4000)]
-    visited, weight = likelihood.denoising_levels(schedule, count, source)
+    visited, weight = likelihood._visited_timesteps(schedule, count, source)
     assert visited.shape == (4000, count)
     assert (visited.diff(dim=1) <= 0).all()
     often = torch.bincount(visited.flatten(), minlength=11) / 4000
@@ -512,7 +524,9 @@ def test_prior_term_is_the_closed_form() -> None:
 
 def test_fixed_choices_of_variance() -> None:
     schedule = NoiseSchedule(linear_betas(30), dtype=torch.float64)
-    small, large = (reverse_log_variance(schedule, word).exp() for word in ("fixed_small", "fixed_large"))
+    small, large = (
+        variances_of(FixedGuess(schedule, torch.zeros(1)), word) for word in ("fixed_small", "fixed_large")
+    )
     assert torch.allclose(small[2:], schedule.posterior_variance[2:])
     assert torch.allclose(large[2:], schedule.beta[2:])
     for table in (small, large):
@@ -537,17 +551,13 @@ def test_no_model_spends_more_than_all_its_probability() -> None:
 def test_variance_at_the_first_step_is_not_a_needle() -> None:
     """A guess two grey levels off costs 40 bits a pixel under a needle, and a few with the convention β̃_1 := β̃_2."""
     schedule = NoiseSchedule(linear_betas(1000), dtype=torch.float64)
-    assert reverse_log_variance(schedule, "fixed_small")[1].item() == pytest.approx(-9.8, abs=0.1)
     x0 = eight_bit_images(4, 4).clamp(max=0.9)
     x0 = (x0 * 127.5 + 127.5).round() / 127.5 - 1
-    guess = Reverse(
-        FixedGuess(schedule, x0 + 4 / 255),
-        lambda _x, t, _: schedule.posterior_log_variance_clipped[t].view(-1, 1, 1, 1),
-        None,
-        clip_x0=False,
-    )
-    needle = Reverse(guess.diffusion, lambda x, *_: torch.full_like(x, math.log(1e-20)), None, clip_x0=False)
-    ours, theirs = (decoder_term(each, x0, x0, "8-bit") / math.log(2) for each in (guess, needle))
+    guess = FixedGuess(schedule, x0 + 4 / 255)
+    convention = variances_of(guess, "fixed_small")[1].log()
+    assert convention.item() == pytest.approx(-9.8, abs=0.1)
+    needle = torch.tensor(math.log(1e-20))
+    ours, theirs = (decoder_term(x0, guess.x0, each, "8-bit") / math.log(2) for each in (convention, needle))
     assert theirs.flatten().tolist() == pytest.approx([math.log2(1e12)] * 16)
     assert (ours < 12).all()
 
@@ -683,9 +693,9 @@ def test_untrained_network_costs_far_more_than_the_raw_bytes(diffusion: Gaussian
         ({"x0": torch.full((1, 1, 1, 1), 127.0)}, r"scaled to \[-1, 1\]"),
         ({"x0": torch.full((1, 1, 1, 1), 0.5)}, "exact 8-bit pixels"),
         ({"x0": torch.full((1, 1, 1, 1), -1.5), "decoder": "continuous"}, "give clip_x0=False"),
-        ({"levels": 0}, "levels must be a whole number in 1 … 24, of the T − 1 = 24 levels"),
-        ({"levels": 25}, "levels must be a whole number in 1 … 24"),
-        ({"levels": 2.0}, "or None for all; but got 2.0"),
+        ({"timesteps_per_image": 0}, "timesteps_per_image must be a whole number in 1 … 24"),
+        ({"timesteps_per_image": 25}, "must be a whole number in 1 … 24, but got 25"),
+        ({"timesteps_per_image": 2.0}, "but got 2.0"),
         ({"decoder": "4-bit"}, "unknown decoder '4-bit'; choose one of '8-bit', 'continuous'"),
         ({"variance": "learned"}, "unknown variance 'learned'; choose one of 'fixed_small', 'fixed_large'"),
         ({"variance": torch.ones(25)}, r"must have shape \(26,\)"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpm import NoiseSchedule
 from ddpm.loss import simple_loss
 from tests.networks import BETAS, diffusion_of, randn
 
@@ -27,6 +28,7 @@ def test_loss_is_the_mean_distance_to_the_target(objective, loss_type):
 
 def test_simple_loss_is_one_number_per_image_in_full_precision():
     output = torch.tensor([[0.5, 1.5], [3.0, 3.0]]).view(2, 1, 1, 2).bfloat16()
-    loss = simple_loss(output, torch.full((2, 1, 1, 2), 0.001), "l2")
+    schedule, noise = NoiseSchedule(BETAS["cosine"](50)), torch.full((2, 1, 1, 2), 0.001)
+    loss = simple_loss(schedule, "pred_noise", noise, torch.tensor([3, 4]), noise, output)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, torch.tensor([(0.499**2 + 1.499**2) / 2, 2.999**2]))

@@ -11,7 +11,7 @@ from ddpm import gaussians
 from ddpm.likelihood import vlb_terms
 from ddpm.mixture_oracle import GaussianMixtureOracle
 from ddpm.prediction import full_timesteps
-from ddpm.reverse_process import OptimalVariance, Reverse, variance_rule
+from ddpm.reverse_process import OptimalVariance, ReverseStep, variance_rule
 from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas
 
 SCHEDULE = NoiseSchedule(linear_betas(40), dtype=torch.float64)
@@ -56,14 +56,14 @@ def test_a_learned_variance_may_differ_in_every_pixel() -> None:
         model, PICTURES, variance=lambda _x, _t, prediction: prediction.log_variance, seeds=[1, 2, 3]
     )
     large, small = (
-        Reverse(model, variance_rule(SCHEDULE, word), None, clip_x0=True)
+        ReverseStep(model, variance_rule(model, word), None, clip_x0=True)
         for word in ("fixed_large", "fixed_small")
     )
     x_t, t = torch.randn(3, 2, 2, 1, dtype=torch.float64), torch.tensor([2, 9, 40])
-    mixed = Reverse(model, lambda _x, _t, prediction: prediction.log_variance, None, clip_x0=True)
-    ours = mixed.mean_and_log_variance(x_t, t)[1].expand_as(x_t)
-    assert torch.allclose(ours[:, :1], large.mean_and_log_variance(x_t, t)[1])
-    assert torch.allclose(ours[:, 1:], small.mean_and_log_variance(x_t, t)[1])
+    mixed = ReverseStep(model, lambda _x, _t, prediction: prediction.log_variance, None, clip_x0=True)
+    ours = mixed.moments(x_t, t)[1].expand_as(x_t)
+    assert torch.allclose(ours[:, :1], large.moments(x_t, t)[1])
+    assert torch.allclose(ours[:, 1:], small.moments(x_t, t)[1])
     assert both.total.isfinite().all()
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddpm import Unet
-from ddpm.unet import AttentionBlock, FourierEmbedding, ResidualBlock, SinusoidalEmbedding
+from ddpm.unet_blocks import AttentionBlock, FourierEmbedding, ResidualBlock, SinusoidalEmbedding
 from tests.networks import randn, seeded
 
 SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4}

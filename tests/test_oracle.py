@@ -209,7 +209,7 @@ def test_samplers_return_the_images_of_a_finite_set(sampler):
         ("images", [torch.zeros(3, 4), torch.zeros(3, 1, 2, 2, dtype=torch.uint8)], r"shape \(B, C, H, W\)"),
         (
             "images",
-            [torch.full((3, 1, 2, 2), value) for value in (1.01, -255, math.nan)],
+            [torch.full((3, 1, 2, 2), value) for value in (1.01, -255.0, math.nan)],
             r"must lie in \[-1, 1\]",
         ),
         ("images", [torch.zeros(0, 1, 2, 2)], "must be at least one"),

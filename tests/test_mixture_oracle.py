@@ -1,6 +1,7 @@
 """The exact denoiser of a Gaussian mixture against conditioning by linear algebra and torch's own distributions."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -103,11 +104,7 @@ def test_sample_data_draws_from_the_mixture():
 def test_draws_come_from_the_generator():
     x, t = ORACLE.sample_data(50, seeded(1)), torch.arange(50) % 5 + 1
     state = torch.get_rng_state()
-    draws = [
-        lambda source: ORACLE.sample_posterior(x, t, source),
-        lambda source: ORACLE.sample_data(50, source),
-    ]
-    for draw in draws:
+    for draw in (partial(ORACLE.sample_posterior, x, t), partial(ORACLE.sample_data, 50)):
         assert torch.equal(draw(seeded(2)), draw(seeded(2)))
         assert not torch.equal(draw(seeded(2)), draw(seeded(3)))
         assert torch.equal(state, torch.get_rng_state())
@@ -116,11 +113,10 @@ def test_draws_come_from_the_generator():
         torch.manual_seed(5)
         assert torch.equal(first, draw(None))
         torch.set_rng_state(state)
-    together = draws[0](seeded(2))
+    together = ORACLE.sample_posterior(x, t, seeded(2))
     for i in range(5):  # the same noise, with the t of image i for all
-        torch.testing.assert_close(
-            together[i], ORACLE.sample_posterior(x, full_timesteps(int(t[i]), x), seeded(2))[i]
-        )
+        every = ORACLE.sample_posterior(x, full_timesteps(int(t[i]), x), seeded(2))
+        torch.testing.assert_close(together[i], every[i])
 
 
 def test_components_are_chosen_by_their_weights(monkeypatch):
@@ -129,14 +125,11 @@ def test_components_are_chosen_by_their_weights(monkeypatch):
     counts = torch.bincount(chosen, minlength=6).double()
     error = (200_000 * probabilities * (1 - probabilities)).sqrt()  # 0 for those without weight
     assert ((counts - 200_000 * probabilities).abs() <= ERROR_BARS * error).all()
-    # Nor is a component without weight chosen by the smallest number that torch.rand returns, and a sum that rounding
-    # left below 1 chooses the last one.
-    monkeypatch.setattr(torch, "rand", lambda count, **how: torch.zeros(count, dtype=how["dtype"]))
-    assert choose(torch.tensor([[0.0], [1.0]], dtype=DOUBLE), None).tolist() == [1]
-    monkeypatch.setattr(
-        torch, "rand", lambda count, **how: torch.full((count,), 1 - 1e-16, dtype=how["dtype"])
-    )
-    assert choose(torch.tensor([[0.5], [0.4999]], dtype=DOUBLE), None).tolist() == [1]
+    # Nor is a component without weight chosen by the smallest number that torch.rand returns; and where rounding left
+    # the sum below 1, the largest one chooses the last component.
+    extremes = torch.tensor([0.0, 1 - 1e-16], dtype=DOUBLE)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: extremes)
+    assert choose(torch.tensor([[0.0, 0.5], [1.0, 0.4999]], dtype=DOUBLE), None).tolist() == [1, 1]
 
 
 def test_a_component_without_weight_has_no_say():
@@ -176,11 +169,7 @@ SQUARE = torch.ones(2, 2, 2)
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        (
-            "means",
-            [[0.0, 1.0], [[0.0, math.nan], [1.0, 1.0]]],
-            r"means must be finite numbers of shape \(K, D\)",
-        ),
+        ("means", [[0.0, 1.0], [[0.0, math.nan], [1.0, 1.0]]], r"must be finite numbers of shape \(K, D\)"),
         ("covariances", [[0.1], torch.ones(2, 3)], r"finite covariances of shape \(2, 2, 2\).*but got \("),
         ("covariances", [[0.1, math.nan], [[0.1, 0.1], [0.1, math.inf]], math.nan * SQUARE], "finite"),
         ("covariances", [[0.1, 0.0]], "positive definite.*component 1 is 0;.*multiple of the identity"),

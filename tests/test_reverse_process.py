@@ -1,133 +1,155 @@
-"""The step back by itself: the rules for its variance, against exact conditional variances and by hand."""
+"""`ddpm.reverse_process`: the step back and the rules for its variance, by hand and against exact variances."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 
-from ddpm import gaussians
-from ddpm.likelihood import vlb_terms
+from ddpm import NoiseSchedule, Prediction, gaussians
 from ddpm.mixture_oracle import GaussianMixtureOracle
 from ddpm.prediction import full_timesteps
-from ddpm.reverse_process import OptimalVariance, ReverseStep, variance_rule
-from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas
+from ddpm.reverse_process import OptimalVariance, ReverseStep, draw, learned_log_variance, variance_rule
+from tests.networks import GaussianDenoiser, Pointwise, diffusion_of, randn, schedule_64, seeded
 
-SCHEDULE = NoiseSchedule(linear_betas(40), dtype=torch.float64)
-PICTURES = (
-    torch.randint(0, 256, (3, 2, 2, 1), generator=torch.Generator().manual_seed(0)).double() / 127.5 - 1
+SCHEDULE = schedule_64("linear", 50)
+EXACT = GaussianDenoiser(SCHEDULE, 0.3, 0.25)
+T = torch.tensor([1, 2, 30, 50])
+X = randn(4, 2, 3, 3, dtype=torch.float64)
+LOG_VARIANCE = randn(4, 2, 3, 3, seed=1, dtype=torch.float64)
+ONE = torch.ones((), dtype=torch.float64)
+LEARNED = Prediction(X, 2 * X, ONE, ONE, LOG_VARIANCE)
+
+
+def model(**attributes):
+    return SimpleNamespace(schedule=SCHEDULE, **attributes)
+
+
+def variance_of(diffusion, variance, x=X, t=T):
+    return variance_rule(diffusion, variance)(x, t, LEARNED).exp()
+
+
+def test_fixed_variances_are_the_posteriors_and_betas():
+    """But for t = 1, where both take the posterior's at t = 2."""
+    small, beta = SCHEDULE.posterior_variance, SCHEDULE.beta
+    for variance, table in (("fixed_small", small), ("fixed_large", beta), (None, small)):
+        expected = torch.stack([small[2], *table[T[1:]]]).view(4, 1, 1, 1)
+        torch.testing.assert_close(variance_of(EXACT, variance), expected, rtol=1e-12, atol=0)
+    short = GaussianDenoiser(NoiseSchedule([0.7], dtype=torch.float64), 0.0, 1.0)
+    for variance in ("fixed_small", "fixed_large"):
+        assert variance_of(short, variance, X[:1], T[:1]).item() == pytest.approx(0.7)
+
+
+def test_a_table_is_looked_up_at_t_in_the_type_of_x():
+    table = torch.linspace(0.5, 1.5, 51)
+    got = variance_of(EXACT, table, X.float())
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, table[T].view(4, 1, 1, 1))
+    table[0] = 0  # at clean data there is no step
+    torch.testing.assert_close(variance_of(EXACT, table, X.float()), got)
+
+
+def test_a_learned_variance_is_that_of_the_prediction_and_the_default():
+    for variance in (None, "learned"):
+        assert torch.equal(variance_of(model(learned_variance=True), variance), LOG_VARIANCE.exp())
+    for attributes in ({}, {"learned_variance": False}):
+        assert variance_of(model(**attributes), None).shape == (4, 1, 1, 1)
+    assert variance_of(model(learned_variance=True), "fixed_large").shape == (4, 1, 1, 1)
+
+
+def test_learned_log_variance_runs_from_the_small_variance_to_the_large_one():
+    """Between them it is geometric, and it may go beyond; at t = 1 the small one is that of t = 2, as everywhere."""
+    large, small = SCHEDULE.beta[T], SCHEDULE.posterior_variance[T.clamp(min=2)]
+    for fraction, expected in (
+        (-1.0, small),
+        (1.0, large),
+        (0.5, small**0.25 * large**0.75),
+        (3.0, large**2 / small),
+    ):
+        got = learned_log_variance(SCHEDULE, T, X.new_full((4, 1, 1, 1), fraction))
+        torch.testing.assert_close(got.exp().flatten(), expected, rtol=1e-10, atol=0)
+
+
+def test_moments_are_those_of_the_posterior_with_the_predicted_image():
+    diffusion = diffusion_of(Pointwise(), objective="pred_x0")
+    labels, x, rule = torch.tensor([0, 1, 2, 3]), X[:, :1].float(), lambda *asked: asked[2].x0 - 7
+    for clip in (False, True):
+        mean, log_variance, x0 = ReverseStep(diffusion, rule, labels, clip).moments(x, T)
+        expected = diffusion.predict(x, T, labels, clip_x0=clip).x0
+        assert torch.equal(x0, expected)
+        assert torch.equal(log_variance, expected - 7)
+        torch.testing.assert_close(mean, diffusion.q_posterior(expected, x, T)[0])
+    assert not torch.equal(expected, diffusion.predict(x, T, labels).x0), "nothing to clip"
+
+
+def test_draw_adds_noise_of_the_variance_except_at_the_first_step():
+    noise = torch.randn(X.shape, generator=seeded(3)).double()
+    noise[0] = 0
+    got = draw(X, LOG_VARIANCE, T, seeded(3))
+    torch.testing.assert_close(got, X + LOG_VARIANCE.exp().sqrt() * noise)
+
+
+@pytest.mark.parametrize(
+    ("variance", "message"),
+    [
+        ("learned", "unknown variance 'learned'; choose one of 'fixed_small', 'fixed_large'"),
+        ("large", "unknown variance 'large'"),
+        (torch.ones(50), r"must have shape \(51,\), that is T\+1,.* but got shape \(50,\)"),
+        (torch.arange(51) * torch.eye(51)[7], r"positive and finite for t = 1 … 50"),
+        (torch.ones(51).index_fill(0, torch.tensor([50]), torch.inf), "positive and finite"),
+        (torch.full((51,), torch.nan), "positive and finite"),
+        (-torch.ones(51), "positive and finite"),
+    ],
 )
-
-
-def learned(rule: Callable[[Tensor], Tensor]) -> SimpleNamespace:
-    """A model that hands a log-variance on with its guess."""
-
-    def predict(
-        x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_x0: bool = False
-    ) -> SimpleNamespace:
-        del labels, clip_x0
-        return SimpleNamespace(x0=0.9 * x_t, noise=x_t, log_variance=rule(t))
-
-    return SimpleNamespace(schedule=SCHEDULE, predict=predict)
-
-
-def per_image(table: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda t: table[t].view(-1, 1, 1, 1)
-
-
-@pytest.mark.parametrize("few", [None, 7])
-def test_a_learned_variance_that_equals_a_table_costs_the_same(few: int | None) -> None:
-    table = torch.linspace(0.5, 1.5, 41, dtype=torch.float64) * SCHEDULE.beta
-    model = learned(per_image(table.log()))
-    by_table, by_rule = (
-        vlb_terms(model, PICTURES, variance=variance, seeds=[1, 2, 3], timesteps_per_image=few)
-        for variance in (table, lambda _x, _t, prediction: prediction.log_variance)
-    )
-    torch.testing.assert_close(by_rule.steps, by_table.steps, rtol=1e-12, atol=0)
-
-
-def test_a_learned_variance_may_differ_in_every_pixel() -> None:
-    """Two channels with variances of their own cost what each would cost alone."""
-    wide, narrow = SCHEDULE.beta.log(), SCHEDULE.posterior_log_variance_clipped
-    wide = torch.cat([narrow[:2], wide[2:]])  # the two fixed choices take β̃_2 at t = 1
-    model = learned(lambda t: torch.stack([wide[t], narrow[t]], dim=1)[:, :, None, None])
-    both = vlb_terms(
-        model, PICTURES, variance=lambda _x, _t, prediction: prediction.log_variance, seeds=[1, 2, 3]
-    )
-    large, small = (
-        ReverseStep(model, variance_rule(model, word), None, clip_x0=True)
-        for word in ("fixed_large", "fixed_small")
-    )
-    x_t, t = torch.randn(3, 2, 2, 1, dtype=torch.float64), torch.tensor([2, 9, 40])
-    mixed = ReverseStep(model, lambda _x, _t, prediction: prediction.log_variance, None, clip_x0=True)
-    ours = mixed.moments(x_t, t)[1].expand_as(x_t)
-    assert torch.allclose(ours[:, :1], large.moments(x_t, t)[1])
-    assert torch.allclose(ours[:, 1:], small.moments(x_t, t)[1])
-    assert both.total.isfinite().all()
+def test_variance_rule_refuses_what_is_no_variance(variance, message):
+    with pytest.raises(ValueError, match=message):
+        variance_rule(EXACT, variance)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (
-            lambda x_t: torch.zeros(len(x_t)),
-            r"must return log-variances of shape \(3, 2, 2, 1\).*but got \(3,\)",
-        ),
-        (lambda _: torch.zeros(3, 2, 2, 5), "1 in place of any side"),
-        (lambda x_t: torch.full_like(x_t, -torch.inf), "not finite; the variance must be positive"),
-        (lambda x_t: torch.full_like(x_t, torch.nan), "not finite"),
+        (X[:, 0, 0, 0], r"must return log-variances of shape \(4, 2, 3, 3\).*but got \(4,\)"),
+        (X[..., :2], "1 in place of any side"),
+        (X[None], "but got \\(1, 4, 2, 3, 3\\)"),
+        (X.log(), "not finite; the variance must be positive"),
+        (torch.full((4, 1, 1, 1), -torch.inf), "not finite"),
     ],
 )
-def test_a_rule_that_answers_nonsense(answer: Callable[[Tensor], Tensor], message: str) -> None:
-    model = learned(per_image(SCHEDULE.beta))
+def test_a_rule_that_answers_nonsense_is_refused_whenever_it_does(answer, message):
+    answers = [LOG_VARIANCE[:, :1], answer]
+    rule = variance_rule(EXACT, lambda *_: answers.pop(0))
+    assert torch.equal(rule(X, T, LEARNED), LOG_VARIANCE[:, :1])
     with pytest.raises(ValueError, match=message):
-        vlb_terms(model, PICTURES, variance=lambda x_t, _t, _prediction: answer(x_t))
+        rule(X, T, LEARNED)
 
 
-# The best variance
-
-
-def true_variance(schedule: NoiseSchedule, data: Tensor, t: int) -> Tensor:
-    """Diagonal of Cov(x_{t−1} | x_t) for x_0 ~ N(·, data), by conditioning their joint Gaussian; shape (D,)."""
-    size, kept, before = len(data), schedule.alpha[t], schedule.alpha_bar[t - 1]
-    identity = torch.eye(size, dtype=torch.float64)
-    past = before * data + (1 - before) * identity
-    joint = torch.cat(
-        [
-            torch.cat([past, kept.sqrt() * past], dim=1),
-            torch.cat([kept.sqrt() * past, kept * past + (1 - kept) * identity], dim=1),
-        ]
-    )
-    observed = torch.arange(2 * size) >= size
-    zero = torch.zeros(2 * size, dtype=torch.float64)
-    return gaussians.condition(zero, joint, observed, zero[:size])[1].diagonal()
-
-
-@pytest.mark.parametrize("betas", [linear_betas(40), cosine_betas(100)])
-def test_optimal_variance_of_correlated_gaussian_pixels(betas: Tensor) -> None:
-    schedule = NoiseSchedule(betas, dtype=torch.float64)
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_optimal_variance_of_correlated_gaussian_pixels(name):
+    """The diagonal of Cov(x_{t−1} | x_t), by conditioning the joint Gaussian of both; for each image its own t."""
+    schedule, identity = schedule_64(name, 50), torch.eye(3, dtype=torch.float64)
     data = torch.tensor([[0.3, 0.1, 0.0], [0.1, 0.2, -0.05], [0.0, -0.05, 0.4]], dtype=torch.float64)
     oracle = GaussianMixtureOracle(schedule, [[0.3, -0.2, 0.1]], data[None], shape=(3, 1, 1))
-    rule = OptimalVariance(oracle)
-    x_t = torch.randn(2, 3, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for t in (1, 2, 17, schedule.timesteps):
-        with torch.no_grad():
-            variance = rule(x_t, full_timesteps(t, x_t), oracle.predict(x_t, full_timesteps(t, x_t))).exp()
-        expected = true_variance(schedule, data, t).view(1, 3, 1, 1).expand_as(variance)
-        torch.testing.assert_close(variance, expected, rtol=1e-7, atol=0)
+    x_t = randn(4, 3, 1, 1, dtype=torch.float64)
+    with torch.no_grad():
+        variance = OptimalVariance(oracle)(x_t, T, oracle.predict(x_t, T)).exp()
+    assert not variance.requires_grad
+    for got, t in zip(variance, T.tolist(), strict=True):
+        alpha, before = schedule.alpha[t], schedule.alpha_bar[t - 1]
+        past = before * data + (1 - before) * identity
+        rows = [
+            [past, alpha.sqrt() * past],
+            [alpha.sqrt() * past, alpha * past + (1 - alpha) * identity],
+        ]
+        joint, zero = torch.cat([torch.cat(row, 1) for row in rows]), torch.zeros(6, dtype=torch.float64)
+        expected = gaussians.condition(zero, joint, torch.arange(6) >= 3, zero[:3])[1].diagonal()
+        torch.testing.assert_close(got.flatten(), expected, rtol=1e-7, atol=0)
 
 
-def test_optimal_variance_of_a_mixture_is_the_spread_of_its_exact_steps_back() -> None:
-    schedule = NoiseSchedule(cosine_betas(10), dtype=torch.float64)
-    oracle = GaussianMixtureOracle(schedule, [[-1.0], [1.0]], [0.01, 0.04], [0.3, 0.7])
-    for t, where in [(5, 0.1), (9, 0.5), (1, -0.9)]:
-        x_t = torch.full((40_000, 1, 1, 1), where, dtype=torch.float64)
-        level = full_timesteps(t, x_t)
-        drawn = oracle.sample_posterior(x_t, level, torch.Generator().manual_seed(t)).flatten()
-        squares = (drawn - drawn.mean()) ** 2
-        error = squares.std().item() / 200
-        one = x_t[:1], level[:1]
-        ours = OptimalVariance(oracle)(*one, oracle.predict(*one)).exp().item()
-        assert error < 0.03 * ours
-        assert abs(squares.mean().item() - ours) < 4.5 * error
+def test_optimal_variance_asks_without_clipping():
+    """Far from all data, where a clipped guess would no longer move."""
+    x_t = torch.full((1, 1, 1, 1), 9.0, dtype=torch.float64)
+    t = full_timesteps(20, x_t)
+    of_x0 = SCHEDULE.posterior_mean_coef_x0[20] ** 2
+    expected = SCHEDULE.posterior_variance[20] + of_x0 * EXACT.remaining_variance(20)
+    got = OptimalVariance(EXACT)(x_t, t, EXACT.predict(x_t, t, clip_x0=True)).exp()
+    torch.testing.assert_close(got.squeeze(), expected, rtol=1e-9, atol=0)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ddpm import GaussianDiffusion, State, ancestral, ddim, timestep_grid
+from ddpm import State, ancestral, ddim, timestep_grid
 from ddpm.samplers import choose
 from tests.networks import (
     BETAS,
@@ -149,9 +149,6 @@ CHAINS = {
     "ddim": (lambda d, x, **how: ddim(d, x, 4, eta=0.5, **how), [30, 22, 15, 7, 0]),
     "ddim on a grid": (lambda d, x, **how: ddim(d, x, (30, 12, 1, 0), **how), [30, 12, 1, 0]),
     "ddim on a tensor": (lambda d, x, **how: ddim(d, x, torch.tensor([30, 5, 0]), **how), [30, 5, 0]),
-    "chosen for T": (lambda d, x, **how: choose(None, 30, 30, 0.5)(d, x, **how), ALL),
-    "chosen for fewer": (lambda d, x, **how: choose(None, 4, 30, 0.5)(d, x, **how), [30, 22, 15, 7, 0]),
-    "chosen": (lambda d, x, **how: choose("ancestral", 30, 30, 0.0)(d, x, **how), ALL),
 }
 
 
@@ -172,10 +169,11 @@ def test_every_state_is_yielded_on_the_way_down(name):
     torch.testing.assert_close(states[-1].x, states[-1].x0)
 
 
-def test_choose_takes_the_sampler_by_name_and_eta():
+def test_choose_takes_the_sampler_by_name_number_of_steps_and_eta():
     x = randn(2, 1, 4, 4)
     for chosen, expected in (
-        (choose("ddim", 30, 30, 0.4), lambda *args, **how: ddim(*args, 30, eta=0.4, **how)),
+        (choose("ddim", 30, 30, 0.4), lambda d, x, **how: ddim(d, x, 30, eta=0.4, **how)),
+        (choose(None, 4, 30, 0.4), lambda d, x, **how: ddim(d, x, 4, eta=0.4, **how)),
         (choose("ancestral", 30, 30, 0.4), ancestral),
         (choose(None, 30, 30, 0.4), ancestral),
     ):
@@ -198,7 +196,7 @@ def test_clipping_is_done_unless_turned_off(name):
 def test_an_image_depends_on_its_own_label_and_seed_alone(name):
     sample, _ = CHAINS[name]
     x, labels, seeds = randn(3, 1, 4, 4), torch.tensor([0, 1, 2]), (5, 6, 7)
-    diffusion = GaussianDiffusion(SelfConditioned(), image_size=4, timesteps=30)
+    diffusion = diffusion_of(SelfConditioned(), timesteps=30)
     together = last_of(sample(diffusion, x, labels=labels, generator=[seeded(seed) for seed in seeds]))
     for i in range(3):
         one = slice(i, i + 1)
@@ -248,16 +246,12 @@ def test_a_chain_that_starts_in_the_middle_is_the_tail_of_the_whole(start):
         assert torch.equal(ours.x0, whole.x0)
 
 
-# Grids, and what is refused
-
-
 def test_timestep_grid_is_the_exact_floor_for_every_number_of_steps():
     """⌊T (S − i)/S⌋ by rational arithmetic, for all S of 1 … T: from T, strictly down, to 0."""
     for T in (1, 2, 7, 100, 1000):
         for steps in range(1, T + 1):
             grid = timestep_grid(T, steps)
-            assert (len(grid), grid[0], grid[-1]) == (steps + 1, T, 0)
-            assert all(t > s for t, s in pairwise(grid))
+            assert (grid[0], grid[-1], sorted(set(grid), reverse=True)) == (T, 0, grid)
             if T < 1000 or steps in (13, 26, 52, 60, 1000):
                 assert grid == [math.floor(Fraction(T * (steps - i), steps)) for i in range(steps + 1)]
 
@@ -285,20 +279,12 @@ CALLS = {
         ("variance", ["learned"], "unknown variance 'learned'; choose one of 'fixed_small', 'fixed_large'"),
         ("steps", [0, 31, True, 2.5], WHOLE),
         ("steps", SHORT + NOT_FALLING, r"the timesteps must fall strictly from 30 \(T\) to 0, but got"),
-        (
-            "eta",
-            [-0.1, 1.1, math.nan, math.inf],
-            r"eta must lie in \[0, 1\]: 0 is deterministic, 1 is ancestral",
-        ),
+        ("eta", [-0.1, 1.1, math.nan, math.inf], r"eta must lie in \[0, 1\]: 0 is deterministic, 1 is"),
         ("timestep_grid", [0, -1, 31, True, 2.5, 10.0, "5", None], WHOLE),
         ("chosen steps", [0, 31, True, 2.5], WHOLE),
         ("chosen eta", [-0.1, 1.1], r"eta must lie in \[0, 1\]"),
         ("chosen sampler", ["euler"], "unknown sampler 'euler'; choose one of 'ancestral', 'ddim'"),
-        (
-            "chosen ancestral",
-            [29],
-            "ancestral sampling takes all T = 30 timesteps, but 29 steps were asked for",
-        ),
+        ("chosen ancestral", [29], "all T = 30 timesteps, but 29 steps were asked for"),
     ],
 )
 def test_arguments_out_of_range_are_refused(call, values, message):

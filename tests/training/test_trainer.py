@@ -267,7 +267,7 @@ SEVENS = TensorDataset(torch.zeros(20, 1, 7, 7))
             None,
             {},
             ValueError,
-            "x_t and the network's output must have one shape",
+            "the network must return shape",
         ),
         ({"network": {"channels": 3}}, None, {}, ValueError, r"of shape \(3, 8, 8\), but .* is \(1, 8, 8\)"),
         ({"network": {"num_classes": 10}}, FEW, {}, ValueError, "the network takes class labels"),

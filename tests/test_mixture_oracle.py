@@ -1,0 +1,199 @@
+"""The exact denoiser of a Gaussian mixture against conditioning by linear algebra and torch's own distributions."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from ddpm import GaussianMixtureOracle, NoiseSchedule, gaussians
+from ddpm.mixture_oracle import choose
+from ddpm.prediction import full_timesteps
+from tests.networks import randn, seeded
+
+ERROR_BARS = 4.5  # how many standard errors a Monte Carlo mean may be off: about 1 in 150,000
+BETAS = [0.02, 0.1, 0.3, 0.5, 0.7]
+SHORT = NoiseSchedule(BETAS, dtype=torch.float64)  # T = 5, far too short for a Gaussian step back
+DOUBLE = torch.float64
+
+# Three components in three dimensions, each with axes of its own.
+WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=DOUBLE)
+MEANS = 0.7 * randn(3, 3, seed=1, dtype=DOUBLE)
+ROOTS = 0.3 * randn(3, 3, 3, seed=2, dtype=DOUBLE)
+COVARIANCES = ROOTS @ ROOTS.mT + 0.02 * torch.eye(3, dtype=DOUBLE)
+ORACLE = GaussianMixtureOracle(SHORT, MEANS, COVARIANCES, WEIGHTS, shape=(3, 1, 1))
+
+
+def alpha_bar(t: int) -> float:
+    return math.prod(1 - beta for beta in BETAS[:t])
+
+
+def components(t: int) -> tuple[Tensor, Tensor]:
+    """Means and covariances of the components of x_t."""
+    kept = alpha_bar(t)
+    return math.sqrt(kept) * MEANS, kept * COVARIANCES + (1 - kept) * torch.eye(3, dtype=DOUBLE)
+
+
+def mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> MixtureSameFamily:
+    return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))
+
+
+def earlier(s: int, t: int, x: Tensor) -> MixtureSameFamily:
+    """q(x_s | x_t), s < t: the joint Gaussian of both, of six dimensions, conditioned by linear algebra."""
+    a, observed, given, log_weights = math.sqrt(alpha_bar(t) / alpha_bar(s)), torch.arange(6) >= 3, [], []
+    for weight, *parts in zip(WEIGHTS, *components(s), *components(t), strict=True):
+        mean, covariance, later_mean, later_covariance = parts
+        joint = torch.cat([covariance, a * covariance, a * covariance, later_covariance]).view(2, 2, 3, 3)
+        joint = joint.transpose(1, 2).reshape(6, 6)
+        given.append(gaussians.condition(torch.cat([mean, later_mean]), joint, observed, x))
+        log_weights.append(weight.log() + MultivariateNormal(later_mean, later_covariance).log_prob(x))
+    means, covariances = (torch.stack(part) for part in zip(*given, strict=True))
+    return mixture(torch.stack(log_weights).softmax(0), means, covariances)
+
+
+def assert_same_distribution(ours: Tensor, theirs: Tensor) -> None:
+    """Two samples of shape (N, D) agree in x, its products in pairs and something bounded, within the error bars."""
+
+    def moments(x: Tensor) -> Tensor:
+        pairs = (x[:, :, None] * x[:, None, :]).flatten(1)
+        return torch.cat([x, pairs, torch.tanh(3 * x), (x > 0.2).to(x)], 1)
+
+    a, b = moments(ours), moments(theirs)
+    error = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
+    assert ((a.mean(0) - b.mean(0)).abs() <= ERROR_BARS * error).all()
+
+
+@pytest.mark.parametrize("t", [0, 1, 3, 5])
+def test_density_responsibilities_and_score_against_torch(t):
+    x = randn(50, 3, 1, 1, seed=3, dtype=DOUBLE).requires_grad_()
+    density = mixture(WEIGHTS, *components(t)).log_prob(x.flatten(1))
+    at = full_timesteps(t, x)
+    torch.testing.assert_close(ORACLE.log_density(x, at), density)
+    torch.testing.assert_close(ORACLE.score(x, at), torch.autograd.grad(density.sum(), x)[0])
+    joint = MultivariateNormal(*components(t)).log_prob(x.flatten(1)[:, None]) + WEIGHTS.log()
+    torch.testing.assert_close(ORACLE.responsibilities(x, at), joint.softmax(1))
+    for got, want in zip(ORACLE.marginal(t), (WEIGHTS, *components(t)), strict=True):
+        torch.testing.assert_close(got, want)
+    if t == 0:
+        torch.testing.assert_close(ORACLE.log_likelihood(x), density)
+
+
+@pytest.mark.parametrize("t", [1, 3, 5])
+def test_expected_x0_is_the_mean_given_x_t(t):
+    x = randn(3, 3, 1, 1, seed=4, dtype=DOUBLE)
+    want = torch.stack([earlier(0, t, one.flatten()).mean for one in x])
+    torch.testing.assert_close(ORACLE.expected_x0(x, full_timesteps(t, x)).flatten(1), want)
+
+
+@pytest.mark.parametrize("t", [1, 2, 5])
+def test_sample_posterior_draws_the_step_before(t):
+    x = randn(3, 1, 1, seed=t, dtype=DOUBLE).expand(50_000, 3, 1, 1)
+    ours = ORACLE.sample_posterior(x, full_timesteps(t, x), seeded(6)).flatten(1)
+    torch.manual_seed(7)
+    assert_same_distribution(ours, earlier(t - 1, t, x[0].flatten()).sample((50_000,)))
+
+
+def test_sample_data_draws_from_the_mixture():
+    torch.manual_seed(8)
+    theirs = mixture(WEIGHTS, MEANS, COVARIANCES).sample((50_000,))
+    assert_same_distribution(ORACLE.sample_data(50_000, seeded(9)).flatten(1), theirs)
+
+
+def test_draws_come_from_the_generator():
+    x, t = ORACLE.sample_data(50, seeded(1)), torch.arange(50) % 5 + 1
+    state = torch.get_rng_state()
+    for draw in (partial(ORACLE.sample_posterior, x, t), partial(ORACLE.sample_data, 50)):
+        assert torch.equal(draw(seeded(2)), draw(seeded(2)))
+        assert not torch.equal(draw(seeded(2)), draw(seeded(3)))
+        assert torch.equal(state, torch.get_rng_state())
+        torch.manual_seed(5)
+        first = draw(None)
+        torch.manual_seed(5)
+        assert torch.equal(first, draw(None))
+        torch.set_rng_state(state)
+    together = ORACLE.sample_posterior(x, t, seeded(2))
+    for i in range(5):  # the same noise, with the t of image i for all
+        every = ORACLE.sample_posterior(x, full_timesteps(int(t[i]), x), seeded(2))
+        torch.testing.assert_close(together[i], every[i])
+
+
+def test_components_are_chosen_by_their_weights(monkeypatch):
+    probabilities = torch.tensor([0.0, 0.2, 0.0, 0.79, 0.01, 0.0], dtype=DOUBLE)
+    chosen = choose(probabilities[:, None].expand(-1, 200_000), seeded(25))
+    counts = torch.bincount(chosen, minlength=6).double()
+    error = (200_000 * probabilities * (1 - probabilities)).sqrt()  # 0 for those without weight
+    assert ((counts - 200_000 * probabilities).abs() <= ERROR_BARS * error).all()
+    # Nor is a component without weight chosen by the smallest number that torch.rand returns; and where rounding left
+    # the sum below 1, the largest one chooses the last component.
+    extremes = torch.tensor([0.0, 1 - 1e-16], dtype=DOUBLE)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: extremes)
+    assert choose(torch.tensor([[0.0, 0.5], [1.0, 0.4999]], dtype=DOUBLE), None).tolist() == [1, 1]
+
+
+def test_a_component_without_weight_has_no_say():
+    with_it = GaussianMixtureOracle(SHORT, [[-0.5], [0.2], [0.9]], [0.1, 0.2, 0.3], [0.4, 0.0, 0.6])
+    without = GaussianMixtureOracle(SHORT, [[-0.5], [0.9]], [0.1, 0.3], [0.4, 0.6])
+    x = torch.linspace(-2, 2, 7, dtype=DOUBLE).view(-1, 1, 1, 1).requires_grad_()
+    t = full_timesteps(2, x)
+    torch.testing.assert_close(with_it.expected_x0(x, t), without.expected_x0(x, t))
+    torch.testing.assert_close(with_it.score(x, t), without.score(x, t))
+    (gradient,) = torch.autograd.grad(with_it.expected_x0(x, t).sum(), x)
+    assert gradient.isfinite().all()
+
+
+def test_three_ways_to_write_a_covariance():
+    means, x = randn(2, 2, dtype=DOUBLE), randn(5, 1, 1, 2, seed=22, dtype=DOUBLE)
+    t = torch.arange(1, 6)
+    even, uneven = torch.tensor([[[0.3, 0.3], [0.05, 0.05]], [[0.3, 0.01], [0.05, 0.2]]], dtype=DOUBLE)
+    for forms in ((even, even[:, 0], torch.diag_embed(even)), (uneven, torch.diag_embed(uneven))):
+        one, *others = (GaussianMixtureOracle(SHORT, means, form) for form in forms)
+        for other in others:
+            torch.testing.assert_close(other.expected_x0(x, t), one.expected_x0(x, t))
+            torch.testing.assert_close(other.log_density(x, t), one.log_density(x, t))
+    assert one.weights.tolist() == [0.5, 0.5]
+    assert one.shape == (1, 1, 2)
+
+
+def test_rounding_of_a_covariance_or_a_weight_is_no_fault():
+    covariance, weights = torch.tensor([[[1.0, 0.3], [0.3 + 1e-7, 1.0]]]), torch.tensor([1.0]) + 1e-7
+    oracle = GaussianMixtureOracle(SHORT, [[0.0, 0.0]], covariance, weights)
+    torch.testing.assert_close(oracle.marginal(0)[2].float(), covariance)
+    assert oracle.weights.tolist() == [1.0]
+
+
+SQUARE = torch.ones(2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("means", [[0.0, 1.0], [[0.0, math.nan], [1.0, 1.0]]], r"must be finite numbers of shape \(K, D\)"),
+        ("covariances", [[0.1], torch.ones(2, 3)], r"finite covariances of shape \(2, 2, 2\).*but got \("),
+        ("covariances", [[0.1, math.nan], [[0.1, 0.1], [0.1, math.inf]], math.nan * SQUARE], "finite"),
+        ("covariances", [[0.1, 0.0]], "positive definite.*component 1 is 0;.*multiple of the identity"),
+        ("covariances", [[0.1, -0.1], 0 * SQUARE], "positive definite"),
+        ("covariances", [SQUARE], "positive definite.*component 0"),  # singular
+        ("covariances", [[[[1.0, 2.0], [2.0, 1.0]]] * 2], "component 0 is -1;"),
+        ("covariances", [[[[1.0, 0.5], [0.4, 1.0]]] * 2], "symmetric, but entries differ by up to 0.1"),
+        ("weights", [[0.5, 0.4], [1.5, -0.5], [math.nan, 1.0]], "not negative and of sum 1"),
+        ("weights", [[1.0], [0.5, 0.25, 0.25]], "must be 2 numbers, one per mean"),
+        ("shape", [(1, 3, 1), (2,), (-1, -2, 1)], r"\(C, H, W\) with C·H·W = 2"),
+    ],
+)
+def test_bad_mixtures_are_refused(name, values, message):
+    good = {"means": [[0.0, 0.0], [1.0, 1.0]], "covariances": [0.1, 0.1]}
+    GaussianMixtureOracle(SHORT, **good)
+    for value in values:
+        with pytest.raises(ValueError, match=message):
+            GaussianMixtureOracle(SHORT, **(good | {name: value}))
+
+
+def test_marginals_and_numbers_of_draws_that_do_not_exist_are_refused():
+    for wrong in (-1, 6, 2.0, True):
+        with pytest.raises(ValueError, match="t must be a whole number in 0 … 5"):
+            ORACLE.marginal(wrong)
+    for wrong in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="count must be a whole number of at least 1"):
+            ORACLE.sample_data(wrong)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
-from ddpm.data.batches import Batch, SeededBatches, loader, seeded
+from ddpm.data.batches import Batch, SeededBatches, loader, open_batches, seeded
 from ddpm.training.sampler import ShuffledBatches
+from tests.runs import model, pictures
 
 
 def draw_all():
@@ -80,6 +82,29 @@ def test_loader_takes_nothing_from_the_global_generator():
     torch.manual_seed(0)
     load(data, 3)
     assert torch.equal(torch.rand(3), expected)
+
+
+class Deaf(Items):
+    """White images where Ctrl-C is ignored and SIGTERM ends the process."""
+
+    def __getitem__(self, index):
+        deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN and signal.getsignal(signal.SIGTERM) == 0
+        return torch.full((1, 2, 2), float(deaf))
+
+
+def test_loader_leaves_ctrl_c_to_the_training_process():
+    data = SeededBatches(Deaf(*range(20)), (1, 2, 2), num_classes=None)
+    assert not data[Batch((0,), 0)][0].any()
+    assert all(images.all() for images, _ in load(data, 2, workers=1))
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_open_batches_flips_a_folder_if_asked(tmp_path, flip):
+    data = open_batches(str(pictures(tmp_path, 1)), model(network={"channels": 3}), flip=flip)
+    assert data.image_shape == (3, 8, 8)
+    seen = [data[Batch((0,), seed)][0] for seed in range(20)]
+    assert {torch.equal(image, seen[0]) for image in seen} == {True, not flip}
+    assert all(torch.equal(image, seen[0]) or torch.equal(image, seen[0].flip(-1)) for image in seen)
 
 
 def test_batches_keep_images_and_labels_together():

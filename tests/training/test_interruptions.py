@@ -6,10 +6,12 @@ import random
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from ddpm.io import checkpoint
 from ddpm.io.checkpoint import list_checkpoints, read_checkpoint
@@ -50,6 +52,7 @@ def go_on(folder: Path, *, group: bool = False, **config: int) -> None:
     """Begin the run, or resume it: what somebody does who finds it dead."""
     if group:  # as its leader, with the processes that load images in it
         os.setpgrp()
+        sys.stdout = (folder / "said.txt").open("w", encoding="utf-8")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     trainer = make(folder, **config)
@@ -166,6 +169,7 @@ def test_signal_saves_before_the_run_stops(tmp_path, untouched, number, workers)
     last = read_metrics(tmp_path)[-1]["step"]
     assert last < STEPS
     assert steps(tmp_path)[-1] == last
+    assert f"Saved at step {last}." in (tmp_path / "said.txt").read_text(encoding="utf-8")
     finish(tmp_path)
     assert saved_files(tmp_path) == untouched
 
@@ -189,6 +193,47 @@ def test_ctrl_c_says_how_to_resume(tmp_path, capsys):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+class DyingWithCtrlC(Dataset):
+    """A data set whose worker dies with a Ctrl-C to all, while the run waits for its images."""
+
+    loaded = 0
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        self.loaded += 1
+        if self.loaded > 40:
+            time.sleep(1)
+            os.kill(os.getppid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(1, 8, 8)
+
+
+def test_ctrl_c_that_takes_a_worker_along_saves_first(tmp_path):
+    ours = runs.trainer(
+        tmp_path, data=DyingWithCtrlC(), num_workers=1, **(CONFIG | {"save_and_sample_every": 99})
+    )
+    with pytest.raises(KeyboardInterrupt):
+        ours.train()
+    assert steps(tmp_path) == [ours.step] == [4]
+
+
+def test_train_works_outside_of_the_main_thread(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(runs.trained, tmp_path).result().step == 4
+
+
+def test_interrupts_remember_while_stderr_is_busy(monkeypatch):
+    def busy(*_, **__):
+        raise RuntimeError("reentrant call")
+
+    monkeypatch.setattr("builtins.print", busy)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGTERM)
+    assert interrupts.received == signal.SIGTERM
+
+
 def test_second_ctrl_c_does_not_wait():
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
@@ -203,10 +248,12 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         while not steps(tmp_path):
             assert process.is_alive()
             time.sleep(0.01)
+        started = time.monotonic()
         with pytest.raises(
             FileExistsError, match=r"another program is training in .*choose another results_folder"
         ):
             make(tmp_path).train()
+        assert time.monotonic() - started < 45  # it did not wait
     finally:
         process.kill()
         process.join()

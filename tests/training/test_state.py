@@ -1,9 +1,11 @@
 """Runs that go on: bit for bit the same, and anything that would make them another is refused or said."""
 
 import json
+import random
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,8 +61,22 @@ def test_load_by_step(tmp_path):
     with pytest.warns(UserWarning, match=r"step-00000004 is damaged.*step-00000002, the one before"):
         ours.load()
     assert ours.step == 2
+    ours.train()  # over the damaged one
+    assert torch.equal(weights(ours.diffusion), end)
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
         trainer(tmp_path / "other").resume()
+
+
+def test_load_puts_every_global_generator_back(tmp_path):
+    ours = trained(tmp_path)
+
+    def draw_all():
+        return [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
+
+    ours.save()
+    expected = draw_all()
+    trainer(tmp_path).load()
+    assert draw_all() == expected
 
 
 def test_checkpoint_holds_the_whole_configuration(tmp_path):

@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # runs. What tests/peers/ imports could ask a hub for things, and is told not to.
 ONE_THREAD := OMP_NUM_THREADS=1
 UNIT_TESTS := $(ONE_THREAD) MPLBACKEND=agg HF_HUB_OFFLINE=1
-NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=180 --nbval-sanitize-with tests/nbval_sanitize.cfg
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=400 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -95,9 +95,8 @@ def test_ancestral_has_the_moments_of_its_recursion(name, mean, data_variance, v
 def test_ddim_has_the_moments_of_its_recursion(name, steps, eta):
     exact = GaussianDenoiser(schedule_64(name, 60), 0.3, 0.25)
     grid = [60 * (steps - i) // steps for i in range(steps + 1)] if isinstance(steps, int) else steps
-    got = output_moments(
-        lambda x, **how: ddim(exact, x, steps, eta=eta, clip_x0=False, **how), len(grid) - 2 if eta else 0
-    )
+    draws = len(grid) - 2 if eta else 0
+    got = output_moments(lambda x, **how: ddim(exact, x, steps, eta=eta, clip_x0=False, **how), draws)
     assert got == approx(propagate(exact, ddim_steps(exact.schedule, grid, eta)), rel=1e-9)
 
 
@@ -248,12 +247,11 @@ def test_a_chain_that_starts_in_the_middle_is_the_tail_of_the_whole(start):
 
 def test_timestep_grid_is_the_exact_floor_for_every_number_of_steps():
     """⌊T (S − i)/S⌋ by rational arithmetic, for all S of 1 … T: from T, strictly down, to 0."""
-    for T in (1, 2, 7, 100, 1000):
+    for T in (1, 2, 7, 100, 260):
         for steps in range(1, T + 1):
-            grid = timestep_grid(T, steps)
-            assert (grid[0], grid[-1], sorted(set(grid), reverse=True)) == (T, 0, grid)
-            if T < 1000 or steps in (13, 26, 52, 60, 1000):
-                assert grid == [math.floor(Fraction(T * (steps - i), steps)) for i in range(steps + 1)]
+            expected = [math.floor(Fraction(T * (steps - i), steps)) for i in range(steps + 1)]
+            assert timestep_grid(T, steps) == expected
+            assert (expected[0], expected[-1], sorted(set(expected), reverse=True)) == (T, 0, expected)
 
 
 WHOLE = "sampling_timesteps must be a whole number in 1 … 30, but got"

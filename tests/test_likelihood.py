@@ -3,7 +3,6 @@
 import math
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -81,23 +80,6 @@ def test_another_variance_costs_its_divergence(expected_excess, name, variance):
     model = gaussian(BETAS[name](40), **UNLIKE)
     assert exact_excess(model, variance) > 0.1
     assert expected_excess(model, variance) == pytest.approx(exact_excess(model, variance), rel=1e-9)
-
-
-def test_bound_of_a_mixture_closes_from_above(monkeypatch):
-    """Its way back is no Gaussian, and only short steps look like one; by Gauss–Hermite quadrature over x_0 and ε."""
-    nodes, weights = (torch.as_tensor(part) for part in np.polynomial.hermite_e.hermegauss(40))
-    weight = torch.outer(weights, weights).flatten() / weights.sum() ** 2
-    x0 = (1 + 0.1 * nodes).repeat_interleave(40)[:, None, None, None]  # one hump mirrors the other
-    noise = nodes.repeat(40)[:, None, None, None]
-    monkeypatch.setattr(likelihood, "randn_like", lambda *_: noise)
-    gaps = []
-    for timesteps in (10, 50, 500):
-        oracle = GaussianMixtureOracle(schedule_64("cosine", timesteps), [[-1.0], [1.0]], [0.01, 0.01])
-        bound = vlb_terms(oracle, x0, variance=OptimalVariance(oracle), batch_size=len(x0), **CONTINUOUS)
-        gaps.append((weight * (bound.total + oracle.log_likelihood(x0))).sum().item())
-    assert gaps[0] > gaps[1] > gaps[2] > 0
-    assert gaps[0] > 0.05
-    assert gaps[2] < 1e-4
 
 
 # A few timesteps per image
@@ -262,7 +244,7 @@ def test_a_network_is_asked_without_dropout_gradients_or_half_precision():
     assert network[1].training
     assert torch.equal(once.steps, again.steps)
     assert not once.total.requires_grad
-    assert once.total.dtype == torch.float64
+    assert once.steps.dtype == once.prior.dtype == torch.float64
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(vlb_terms(diffusion, x0, seeds=[1, 2, 3]).steps, once.steps)
 

@@ -7,7 +7,6 @@ import torch
 
 from ddpm import NoiseSchedule, Prediction, gaussians
 from ddpm.mixture_oracle import GaussianMixtureOracle
-from ddpm.prediction import full_timesteps
 from ddpm.reverse_process import OptimalVariance, ReverseStep, draw, learned_log_variance, variance_rule
 from tests.networks import GaussianDenoiser, Pointwise, diffusion_of, randn, schedule_64, seeded
 
@@ -137,13 +136,3 @@ def test_optimal_variance_of_correlated_gaussian_pixels(name):
         joint = joint.transpose(1, 2).reshape(6, 6)
         expected = gaussians.condition(zero, joint, torch.arange(6) >= 3, zero[:3])[1].diagonal()
         torch.testing.assert_close(got.flatten(), expected, rtol=1e-7, atol=0)
-
-
-def test_optimal_variance_asks_without_clipping():
-    """Far from all data, where a clipped guess would no longer move."""
-    x_t = torch.full((1, 1, 1, 1), 9.0, dtype=torch.float64)
-    t = full_timesteps(20, x_t)
-    of_x0 = SCHEDULE.posterior_mean_coef_x0[20] ** 2
-    expected = SCHEDULE.posterior_variance[20] + of_x0 * EXACT.remaining_variance(20)
-    got = OptimalVariance(EXACT)(x_t, t, EXACT.predict(x_t, t, clip_x0=True)).exp()
-    torch.testing.assert_close(got.squeeze(), expected, rtol=1e-9, atol=0)

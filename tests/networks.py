@@ -46,11 +46,6 @@ class GaussianDenoiser:
         """d E[x_0 | x_t] / d x_t = Cov(x_0, x_t) / Var(x_t)."""
         return self.schedule.exact_alpha_bar[t].item() ** 0.5 * self.variance / self.marginal(t)[1]
 
-    def remaining_variance(self, t: int) -> float:
-        """Var(x_0 | x_t)."""
-        alpha_bar = self.schedule.exact_alpha_bar[t].item()
-        return self.variance * (1 - alpha_bar) / self.marginal(t)[1]
-
     def predict(
         self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_x0: bool = False
     ) -> Prediction:

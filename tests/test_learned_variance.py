@@ -8,7 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
-from ddpm import GaussianDiffusion, Unet, ancestral
+from ddpm import GaussianDiffusion, NoiseSchedule, Unet, ancestral
 from ddpm.likelihood import vlb_terms
 from ddpm.prediction import training_target
 from ddpm.reverse_process import OptimalVariance, learned_log_variance
@@ -86,8 +86,8 @@ def test_sample_takes_the_learned_variance_by_itself():
         expected = diffusion.p_sample(expected, torch.tensor([t]), generator=source)
     sampled = diffusion.sample(1, generator=seeded(5))
     torch.testing.assert_close(sampled, ((expected + 1) / 2).clamp(0, 1))
-    fixed = [state.x for state in ancestral(diffusion, x, variance="fixed_small", generator=seeded(5))][-1]
-    assert not torch.allclose(fixed, expected)
+    *_, fixed = ancestral(diffusion, x, variance="fixed_small", generator=seeded(5))
+    assert not torch.allclose(fixed.x, expected)
 
 
 # The bound
@@ -99,17 +99,14 @@ class Exact(nn.Module):
     learned_variance = True
     channels = 1
 
-    def __init__(self, alpha_bar: torch.Tensor, spread: float) -> None:
+    def __init__(self, schedule: NoiseSchedule, spread: float) -> None:
         super().__init__()
-        signal, noise = alpha_bar * spread**2, 1 - alpha_bar
-        self.gain = alpha_bar.sqrt() * spread**2 / (signal + noise)
-        beta, past = 1 - alpha_bar[1:] / alpha_bar[:-1], 1 - alpha_bar[:-1]
-        small = beta * past / noise[1:]
-        coefficient = alpha_bar[:-1].sqrt() * beta / noise[1:]
-        best = small + coefficient**2 * spread**2 * noise[1:] / (signal + noise)[1:]
-        # At t = 1 and for clean data the head says 0.
-        fraction = 2 * (best / small).log() / (beta / small).log() - 1
-        self.fraction = torch.cat([fraction.new_zeros(2), fraction[1:]])
+        kept, small = schedule.alpha_bar * spread**2, schedule.posterior_variance
+        self.gain = schedule.alpha_bar.sqrt() * spread**2 / (kept + schedule.sigma**2)
+        unknown = spread**2 * schedule.sigma**2 / (kept + schedule.sigma**2)
+        best = small + schedule.posterior_mean_coef_x0**2 * unknown
+        # At t = 1, where the small variance is 0, the head says 0.
+        self.fraction = (2 * (best / small).log() / (schedule.beta / small).log() - 1).nan_to_num(0)
 
     def forward(self, x_t: torch.Tensor, t: torch.Tensor, labels: None = None) -> torch.Tensor:
         del labels
@@ -120,7 +117,7 @@ class Exact(nn.Module):
 def test_no_variance_costs_less_than_the_learned_one_at_its_best():
     """The head that holds the rule of `OptimalVariance` costs what that rule does, and less than both fixed ones."""
     diffusion = exact_diffusion_of(None, "cosine", 6, objective="pred_x0", image_size=1)
-    diffusion.network = Exact(diffusion.schedule.exact_alpha_bar, 0.5)
+    diffusion.network = Exact(diffusion.schedule, 0.5)
     x0, options = 0.5 * randn(400, 1, 1, 1).double(), {"decoder": "continuous", "clip_x0": False}
     by_default, by_word, optimal, small, large = (
         vlb_terms(diffusion, x0, variance=variance, seeds=range(400), **options)
@@ -164,8 +161,7 @@ def exact_term(diffusion: GaussianDiffusion, x0: torch.Tensor, x_t: torch.Tensor
 @pytest.mark.parametrize("step", [1, 2, 11, T])
 def test_the_loss_is_l_simple_and_a_small_part_of_the_bound(objective, step):
     """λ T times the term of the same noise, in bits per dimension, with λ = 1/1000; no weight w(t) multiplies it."""
-    weighting = lambda schedule, t, objective: torch.full((len(t),), 3.0)  # noqa: ARG005, E731
-    diffusion = model(objective=objective, loss_weighting=weighting).eval()
+    diffusion = model(objective=objective, loss_weighting=lambda _s, t, _o: torch.full((len(t),), 3.0)).eval()
     x0, t, noise = pictures(1, 2, 8, 8), torch.tensor([step]), randn(1, 2, 8, 8, seed=2)
     x_t = diffusion.q_sample(x0, t, noise)
     target = training_target(objective, x0, noise, *diffusion.schedule.signal_and_sigma(t, x0))

@@ -3,7 +3,6 @@
 import math
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -83,23 +82,6 @@ def test_another_variance_costs_its_divergence(expected_excess, name, variance):
     assert expected_excess(model, variance) == pytest.approx(exact_excess(model, variance), rel=1e-9)
 
 
-def test_bound_of_a_mixture_closes_from_above(monkeypatch):
-    """Its way back is no Gaussian, and only short steps look like one; by Gauss–Hermite quadrature over x_0 and ε."""
-    nodes, weights = (torch.as_tensor(part) for part in np.polynomial.hermite_e.hermegauss(40))
-    weight = torch.outer(weights, weights).flatten() / weights.sum() ** 2
-    x0 = (1 + 0.1 * nodes).repeat_interleave(40)[:, None, None, None]  # one hump mirrors the other
-    noise = nodes.repeat(40)[:, None, None, None]
-    monkeypatch.setattr(likelihood, "randn_like", lambda *_: noise)
-    gaps = []
-    for timesteps in (10, 50, 500):
-        oracle = GaussianMixtureOracle(schedule_64("cosine", timesteps), [[-1.0], [1.0]], [0.01, 0.01])
-        bound = vlb_terms(oracle, x0, variance=OptimalVariance(oracle), batch_size=len(x0), **CONTINUOUS)
-        gaps.append((weight * (bound.total + oracle.log_likelihood(x0))).sum().item())
-    assert gaps[0] > gaps[1] > gaps[2] > 0
-    assert gaps[0] > 0.05
-    assert gaps[2] < 1e-4
-
-
 # A few timesteps per image
 
 
@@ -140,12 +122,9 @@ def test_every_term_of_few_timesteps_has_the_right_mean(count):
 def test_timesteps_that_are_spread_wander_less_than_independent_ones():
     model = gaussian(linear_betas(200), means=(0.3,) * 16, variances=(0.25,) * 16)
     x0 = model.sample_data(1, seeded(0)).expand(2000, -1, -1, -1)
-    options = {"batch_size": 2000, **CONTINUOUS}
-    one, eight = (
-        vlb_terms(model, x0, timesteps_per_image=count, generator=seeded(3), **options).denoising.std()
-        for count in (1, 8)
-    )
-    assert eight < 0.8 * one / math.sqrt(8)
+    options = {"batch_size": 2000, "seeds": range(2000), **CONTINUOUS}
+    one, eight = (vlb_terms(model, x0, timesteps_per_image=count, **options).denoising for count in (1, 8))
+    assert eight.std() < 0.8 * one.std() / math.sqrt(8)
 
 
 @pytest.mark.parametrize(("count", "calls"), [(None, 25), (4, 5), (24, 25), (1, 2)])
@@ -240,14 +219,12 @@ def test_an_image_does_not_depend_on_the_batch():
 
 
 def test_labels_travel_with_their_images():
-    class Labelled:
-        schedule = NoiseSchedule(linear_betas(25), dtype=torch.float64)
-
-        def predict(self, x_t, t, labels=None, *, clip_x0):  # noqa: ARG002
-            return SimpleNamespace(x0=labels.view(-1, 1, 1, 1).to(x_t))
+    def predict(x_t, _t, labels, *, clip_x0):  # noqa: ARG001
+        return SimpleNamespace(x0=labels.view(-1, 1, 1, 1).to(x_t))
 
     x0 = torch.tensor([-1.0, 1.0, -1.0, 1.0, 1.0], dtype=torch.float64)[:, None, None, None]
-    bound = vlb_terms(Labelled(), x0, labels=x0.flatten().long(), batch_size=2)
+    model = SimpleNamespace(schedule=schedule_64("linear", 25), predict=predict)
+    bound = vlb_terms(model, x0, labels=x0.flatten().long(), batch_size=2)
     assert (bound.denoising == 0).all(), "the label is the picture, so nothing is left to pay for"
 
 
@@ -267,7 +244,7 @@ def test_a_network_is_asked_without_dropout_gradients_or_half_precision():
     assert network[1].training
     assert torch.equal(once.steps, again.steps)
     assert not once.total.requires_grad
-    assert once.total.dtype == torch.float64
+    assert once.steps.dtype == once.prior.dtype == torch.float64
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(vlb_terms(diffusion, x0, seeds=[1, 2, 3]).steps, once.steps)
 
@@ -288,7 +265,7 @@ def test_half_precision_images_are_computed_in_single():
         ({"x0": torch.full((1, 1, 1, 1), 0.5)}, "exact 8-bit pixels"),
         ({"x0": torch.full((1, 1, 1, 1), -1.5), "decoder": "continuous"}, "give clip_x0=False"),
         ({"timesteps_per_image": 0}, "timesteps_per_image must be a whole number in 1 … 24, but got 0"),
-        ({"timesteps_per_image": 25}, "timesteps_per_image must be a whole number in 1 … 24"),
+        ({"timesteps_per_image": 25}, "in 1 … 24, but got 25"),
         ({"decoder": "4-bit"}, "unknown decoder '4-bit'; choose one of '8-bit', 'continuous'"),
         ({"variance": "learned"}, "unknown variance 'learned'; choose one of 'fixed_small', 'fixed_large'"),
         ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels must have shape \(2,\)"),

@@ -86,6 +86,18 @@ def test_little_noise_in_float32(kind):
     torch.testing.assert_close(rounded.expected_x0(x, t), exact.expected_x0(x, t), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_predict_keeps_its_digits_where_there_is_little_noise(kind):
+    schedule = NoiseSchedule([1e-6], dtype=torch.float64)
+    rounded, exact = (make(kind, schedule, dtype, 1e-7) for dtype in (torch.float32, torch.float64))
+    x, t = (IMAGES[:1] + 1e-3 * NOISE[:1]).float(), torch.tensor([1])
+    for given, oracle, tolerance in ((x, rounded, 1e-3), (x, exact, 1e-6), (x.double(), rounded, 1e-3)):
+        want, got = exact.predict(x.double(), t), oracle.predict(given, t)
+        torch.testing.assert_close(got.noise.double(), want.noise, rtol=0, atol=tolerance)
+    # In double precision the coordinates agree in all digits, whatever x_0 was computed in.
+    torch.testing.assert_close(got.signal * got.x0 + got.sigma * got.noise, x.double(), rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_underflows(kind, dtype):

@@ -7,13 +7,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ddpm import State, ancestral, ddim, timestep_grid
+from ddpm import NoiseSchedule, State, ancestral, ddim, timestep_grid
 from ddpm.samplers import choose
 from tests.networks import (
     BETAS,
     Constant,
     GaussianDenoiser,
-    Pointwise,
     SelfConditioned,
     diffusion_of,
     exact_diffusion_of,
@@ -95,16 +94,9 @@ def test_ancestral_has_the_moments_of_its_recursion(name, mean, data_variance, v
 def test_ddim_has_the_moments_of_its_recursion(name, steps, eta):
     exact = GaussianDenoiser(schedule_64(name, 60), 0.3, 0.25)
     grid = [60 * (steps - i) // steps for i in range(steps + 1)] if isinstance(steps, int) else steps
-    got = output_moments(
-        lambda x, **how: ddim(exact, x, steps, eta=eta, clip_x0=False, **how), len(grid) - 2 if eta else 0
-    )
+    draws = len(grid) - 2 if eta else 0
+    got = output_moments(lambda x, **how: ddim(exact, x, steps, eta=eta, clip_x0=False, **how), draws)
     assert got == approx(propagate(exact, ddim_steps(exact.schedule, grid, eta)), rel=1e-9)
-
-
-@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
-def test_the_recursion_brings_the_data_back(variance):
-    exact = GaussianDenoiser(schedule_64("cosine", 1000), 0.3, 0.25)
-    assert propagate(exact, ancestral_steps(exact.schedule, variance)) == approx((0.3, 0.25), abs=2.5e-3)
 
 
 @pytest.mark.parametrize("name", BETAS)
@@ -130,7 +122,7 @@ def test_deterministic_ddim_converges_to_the_probability_flow(name):
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
 def test_ddim_with_all_the_noise_is_ancestral_sampling(objective, clip):
     """η = 1 on the full grid: the same path. Both use the clipped x_0, and DDIM the noise that belongs to it."""
-    diffusion = exact_diffusion_of(Pointwise(), "cosine", 50, objective=objective)
+    diffusion = exact_diffusion_of(None, "cosine", 50, objective=objective)
     x_T = 2 * randn(3, 1, 4, 4, dtype=torch.float64)
     one = ancestral(diffusion, x_T, clip_x0=clip, generator=seeded(1))
     other = ddim(diffusion, x_T, 50, eta=1.0, clip_x0=clip, generator=seeded(1))
@@ -138,6 +130,12 @@ def test_ddim_with_all_the_noise_is_ancestral_sampling(objective, clip):
         assert ours.t == theirs.t
         torch.testing.assert_close(ours.x, theirs.x, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(ours.x0, theirs.x0, rtol=1e-9, atol=1e-9)
+
+
+def test_ddim_survives_the_rounding_of_a_chain_that_leaves_no_signal():
+    """At η = 1 no noise of x_t is kept; the square of its factor comes out just below 0."""
+    exact = GaussianDenoiser(NoiseSchedule([0.3] + 6 * [0.999], dtype=torch.float64), 0.3, 0.25)
+    assert last_of(ddim(exact, randn(2, 1, 4, 4), [7, 1, 0], eta=1.0)).isfinite().all()
 
 
 # What a sampler does on its way
@@ -248,12 +246,11 @@ def test_a_chain_that_starts_in_the_middle_is_the_tail_of_the_whole(start):
 
 def test_timestep_grid_is_the_exact_floor_for_every_number_of_steps():
     """⌊T (S − i)/S⌋ by rational arithmetic, for all S of 1 … T: from T, strictly down, to 0."""
-    for T in (1, 2, 7, 100, 1000):
+    for T in (1, 2, 7, 100, 260):
         for steps in range(1, T + 1):
-            grid = timestep_grid(T, steps)
-            assert (grid[0], grid[-1], sorted(set(grid), reverse=True)) == (T, 0, grid)
-            if T < 1000 or steps in (13, 26, 52, 60, 1000):
-                assert grid == [math.floor(Fraction(T * (steps - i), steps)) for i in range(steps + 1)]
+            expected = [math.floor(Fraction(T * (steps - i), steps)) for i in range(steps + 1)]
+            assert timestep_grid(T, steps) == expected
+            assert (expected[0], expected[-1], sorted(set(expected), reverse=True)) == (T, 0, expected)
 
 
 WHOLE = "sampling_timesteps must be a whole number in 1 … 30, but got"

@@ -11,7 +11,7 @@ import time
 from filelock import FileLock
 from PIL import Image
 
-from ddpm import load_pretrained
+from ddpm import Trainer, load_pretrained
 from ddpm.cli.run_config import RunConfig
 from tests.cli.small_runs import CHANGES, ENVIRONMENT, SMALL, everything_in
 from tests.runs import pictures
@@ -87,6 +87,12 @@ def test_train_begins_a_run_again_that_has_no_checkpoint(ddpm, finished, tmp_pat
     assert f"holds no checkpoint yet, so there is nothing to resume: {again}" in err
     ddpm("train", "digits", *SMALL, "--seed", "6", "--out", tmp_path / "run")
     assert RunConfig.load(tmp_path / "run").training["seed"] == 6
+
+
+def test_train_stopped_early_by_an_ignored_ctrl_c_is_not_done(ddpm, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "train", lambda _: None)
+    out, _ = ddpm("train", "digits", *SMALL, "--out", tmp_path / "run", code=130)
+    assert "done" not in out
 
 
 def test_train_hands_options_to_every_part(ddpm, tmp_path):

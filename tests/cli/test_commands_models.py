@@ -143,10 +143,11 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, run):
 
 
 def test_evaluate_gives_a_model_the_classes_of_the_images(ddpm, with_classes):
-    ddpm("evaluate", with_classes, "-n", "40", "--bound-images", "3")
+    # The weights themselves, as above.
+    ddpm("evaluate", with_classes, "-n", "40", "--bound-images", "3", "--weights", "model")
     figures = json.loads((with_classes / "evaluation.json").read_text())
     images, labels = (tensor[:40] for tensor in data.digits().tensors)
-    model = load_pretrained(with_classes)
+    model = load_pretrained(with_classes, weights="model")
     drawn = draw_images(model, range(40), labels=labels.tolist())
     assert figures["distance"] == pytest.approx(frechet_distance(drawn, images), rel=1e-4)
     bound = vlb_terms(model, images[:3] * 2 - 1, labels=labels[:3], seeds=range(3))

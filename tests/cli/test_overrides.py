@@ -43,7 +43,7 @@ def test_options_are_those_of_the_signatures(part, function):
         ("network.self_condition=false", False),
         ("network.dim_mults=[1, 2, 4]", [1, 2, 4]),
         ("network.attention_resolutions=[]", []),
-        ("diffusion.objective=pred_x0", "pred_x0"),
+        ("diffusion.objective = pred_x0 ", "pred_x0"),
         ("diffusion.image_size=[8, 16]", [8, 16]),
         ('diffusion.loss_weighting={"name": "MinSNR", "gamma": 5}', {"name": "MinSNR", "gamma": 5}),
         ("training.ema_halflife=5000", 5000),

@@ -51,6 +51,7 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("sample {run} --sampler euler", 2, "'euler' is not one of '"),
     ("sample {run} --sampler ancestral --eta 0.5", 1, "--eta is for --sampler ddim"),
     ("sample {run} --weights best", 2, "'best' is not one of '"),
+    ("sample {run} --out x.webp", 1, "--out x.webp must end in .png"),
     ("sample {run} --out x.jpg", 1, "--out x.jpg must end in .png, or be a folder"),
     ("sample {run} --out {run}/run.json/x.png", 1, "{run}/run.json is a file; choose another by --out"),
     ("evaluate nowhere", 1, "error: nowhere is not a folder"),

@@ -77,13 +77,18 @@ def test_gaps_between_chapters_stay_gaps(tmp_path: Path) -> None:
     """Sphinx alone would count 05-five as chapter 2."""
     built = build(tmp_path, [["02-two"], ["05-five", "11-eleven"], ["A-appendix"]])
     assert built.returncode == 0, built.stderr
+
+    def text(page: str) -> str:
+        html = (tmp_path / "out" / f"{page}.html").read_text(encoding="utf-8")
+        return BeautifulSoup(html, "html.parser").select_one("div.body").get_text()
+
     for name, chapter in (("02-two", "2"), ("05-five", "5"), ("11-eleven", "11"), ("A-appendix", "A")):
-        html = (tmp_path / "out" / "chapters" / f"{name}.html").read_text(encoding="utf-8")
-        text = BeautifulSoup(html, "html.parser").select_one("div.body").get_text()
-        assert f"{chapter}.1. Section" in text, (name, text)
+        shown = text(f"chapters/{name}")
+        assert f"{chapter}. Title" in text("index").split("\n")
+        assert f"{chapter}.1. Section" in shown, (name, shown)
         # Each where it stands, and where the page refers to it.
         for expected in (f"({chapter}.1)", f"Fig. {chapter}.1", f"Exercise {chapter}.1"):
-            assert text.count(expected) == 2, (name, expected, text)
+            assert shown.count(expected) == 2, (name, expected, shown)
 
 
 @pytest.mark.parametrize(

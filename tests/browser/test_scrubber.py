@@ -34,7 +34,9 @@ def show(chromium, tmp_path):
     def show(*scrubbers, width=800, **options):
         page = chromium.new_page(viewport={"width": width, "height": 900}, **options)
         page.clock.install(time=0)
-        html = "".join(made._repr_html_() for made in scrubbers)
+        # A notebook may run the scripts when all figures are there.
+        parts = [made._repr_html_().partition("<script>") for made in scrubbers]
+        html = "".join(figure for figure, *_ in parts) + "".join(mark + script for _, mark, script in parts)
         (tmp_path / "page.html").write_text(
             f"<!doctype html><meta charset=utf-8><body>{html}", encoding="utf-8"
         )
@@ -103,11 +105,13 @@ def test_several_scrubbers_on_a_page_do_not_disturb_each_other(show):
     page = show(scrubber(), scrubber(), frame_scrubber(1 - grey_frames(3), ["x", "y", "z"], alt="Another"))
     page.locator("input").nth(1).focus()
     page.keyboard.press("Home")
+    page.locator("input").nth(2).focus()
+    page.keyboard.press("Home")
     page.locator("button").first.click()
     page.clock.run_for(MILLISECONDS)
     assert shown(page) == frame(1, PAUSE)  # set up twice, it would play at double speed
     assert shown(page, 1) == frame(0)
-    assert {"alt": "Another: z", "grey": 0}.items() <= shown(page, 2).items()
+    assert {"alt": "Another: x", "grey": 255}.items() <= shown(page, 2).items()
 
 
 def test_labels_with_markup_are_shown_as_they_are(show):

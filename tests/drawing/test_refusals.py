@@ -48,6 +48,7 @@ CURVE, SCALE = {"one": range(50)}, {"value_range": (-1, 1)}
         (lambda: frame_scrubber(THREE, ABC, alt=" "), "alt is empty"),
         (lambda: schedule_explorer(PICTURE[0]), "picture must have shape (C, H, W)"),
         (lambda: schedule_explorer(torch.zeros(2, 8, 8)), "picture must have shape (C, H, W)"),
+        (lambda: schedule_explorer(PICTURE - 1.5), "picture must lie in [-1, 1]"),
         (lambda: schedule_explorer(PICTURE + 1.5), "picture must lie in [-1, 1]"),
         (lambda: schedule_explorer(PICTURE * float("nan")), "picture must lie in [-1, 1]"),
     ],

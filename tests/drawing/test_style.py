@@ -39,6 +39,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("name", figures.__all__)
 def test_every_figure_is_white_light_as_wide_as_a_page_and_leaves_the_settings_alone(name):
+    mpl.rcdefaults()  # whatever ran before
     before = dict(mpl.rcParams)
     arguments, options = ARGUMENTS[name]
     figure = getattr(figures, name)(*arguments, **options)

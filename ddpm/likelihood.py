@@ -22,7 +22,7 @@ from ddpm import gaussians
 from ddpm.checks import check_8bit, check_choice, check_images, check_whole, check_within
 from ddpm.prediction import Denoiser, evaluating, full_timesteps
 from ddpm.randomness import image_streams, randn_like
-from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, variance_rule
+from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, checked, variance_rule
 from ddpm.schedule import NoiseSchedule
 
 Decoder = Literal["8-bit", "continuous"]
@@ -164,7 +164,7 @@ def vlb_terms(
     check_whole("batch_size", batch_size)
     if timesteps_per_image is not None:
         check_whole("timesteps_per_image", timesteps_per_image, highest=diffusion.schedule.timesteps - 1)
-    rule, device = variance_rule(diffusion, variance), diffusion.schedule.beta.device
+    rule, device = checked(variance_rule(diffusion, variance)), diffusion.schedule.beta.device
     streams = image_streams(len(x0), generator, seeds)
     # Half precision is too coarse.
     x0 = x0.to(device, torch.promote_types(x0.dtype, torch.float32))

@@ -110,18 +110,23 @@ class Denoiser(Protocol):
 
 
 @contextmanager
-def evaluating(denoiser: object) -> Iterator[None]:
-    """Evaluation mode for a model that knows the difference; afterwards each of its parts is as it was."""
-    modules = denoiser.modules() if isinstance(denoiser, nn.Module) else []
-    training = [module for module in modules if module.training]
-    for module in training:
-        module.training = False
+def modes_kept(model: object) -> Iterator[None]:
+    """Afterwards each part of a model is in training or evaluation mode as it was: one that was frozen stays so."""
+    before = {part: part.training for part in model.modules()} if isinstance(model, nn.Module) else {}
     try:
         yield
     finally:
-        # One by one: a part that was frozen in evaluation mode stays so.
-        for module in training:
-            module.training = True
+        for part, training in before.items():
+            part.training = training
+
+
+@contextmanager
+def evaluating(denoiser: object) -> Iterator[None]:
+    """Evaluation mode for a model that knows the difference."""
+    with modes_kept(denoiser):
+        if isinstance(denoiser, nn.Module):
+            denoiser.eval()
+        yield
 
 
 def full_timesteps(t: int, x: Tensor) -> Tensor:

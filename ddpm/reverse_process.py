@@ -82,7 +82,7 @@ def variance_rule(diffusion: Denoiser, variance: Variance | Tensor | VarianceRul
     if variance is None:
         variance = "learned" if learned else "fixed_small"
     if callable(variance):
-        return _checked(variance)
+        return checked(variance)
     if isinstance(variance, str):
         check_choice("variance", variance, get_args(FixedVariance) + (("learned",) if learned else ()))
         if variance == "learned":
@@ -110,15 +110,15 @@ def _predicted(x_t: Tensor, t: Tensor, prediction: Prediction) -> Tensor:  # noq
     return prediction.log_variance
 
 
-def _checked(rule: VarianceRule) -> VarianceRule:
-    """A rule of the user's own, each of whose answers is looked at."""
+def checked(rule: VarianceRule) -> VarianceRule:
+    """A rule each of whose answers is looked at, for which an accelerator has to wait."""
 
-    def checked(x_t: Tensor, t: Tensor, prediction: Prediction) -> Tensor:
+    def answer(x_t: Tensor, t: Tensor, prediction: Prediction) -> Tensor:
         log_variance = rule(x_t, t, prediction)
         check_log_variance(log_variance, x_t)
         return log_variance
 
-    return checked
+    return answer
 
 
 def _log_variance_table(schedule: NoiseSchedule, variance: FixedVariance | Tensor) -> Tensor:

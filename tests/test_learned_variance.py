@@ -93,6 +93,14 @@ def test_sample_takes_the_learned_variance_by_itself():
 # The bound
 
 
+def test_bound_refuses_a_learned_variance_that_is_not_finite():
+    broken = model()
+    with torch.no_grad():
+        broken.network.last.bias[2:] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        vlb_terms(broken, pictures(1, 2, 8, 8))
+
+
 class Exact(nn.Module):
     """For pixels from N(0, s²): E[x_0 | x_t], and in the second head what makes the variance optimal."""
 

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.prediction import evaluating, modes_kept
 from ddpm.training.config import TrainingConfig
 
 
@@ -49,7 +50,7 @@ def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: Trai
     network, threads = diffusion.network, torch.get_num_threads()
     # accelerate keeps one precision for the whole program, that of the accelerator made last.
     accelerator.state._mixed_precision = config.mixed_precision
-    with _modes_kept(diffusion):
+    with modes_kept(diffusion):
         prepared = accelerator.prepare(diffusion.train().network)
         torch.set_num_threads(config.num_threads or threads)
         try:
@@ -68,19 +69,8 @@ def try_network(diffusion: GaussianDiffusion) -> None:
     blank = torch.zeros(1, *diffusion.image_shape, device=diffusion.device)
     t = torch.ones(1, dtype=torch.long, device=diffusion.device)
     takes_labels = getattr(diffusion.network, "num_classes", None) is not None
-    with _modes_kept(diffusion):
-        diffusion.eval().predict(blank, t, torch.zeros_like(t) if takes_labels else None)
-
-
-@contextlib.contextmanager
-def _modes_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Put every module back into training or evaluation mode, as it was."""
-    before = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
+    with evaluating(diffusion):
+        diffusion.predict(blank, t, torch.zeros_like(t) if takes_labels else None)
 
 
 def draw_images(

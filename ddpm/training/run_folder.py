@@ -12,12 +12,7 @@ from ddpm.io import checkpoint as checkpoints
 from ddpm.training.config import TrainingConfig
 
 # What torch says when a process that loads images is gone; an error *in* one is passed on as it is.
-_WORKER_DIED = re.compile(r"DataLoader worker \(pid")
-
-
-def worker_died(error: Exception) -> bool:
-    """Whether a process that loads images is gone: torch says so, or the line to it breaks while it hands one over."""
-    return isinstance(error, EOFError | ConnectionError) or bool(_WORKER_DIED.search(str(error)))
+WORKER_DIED = re.compile(r"DataLoader worker \(pid")
 
 
 @contextlib.contextmanager
@@ -98,7 +93,7 @@ def explained(folder: Path, config: TrainingConfig) -> Iterator[None]:
             f" {_what_is_left(folder)} ({error})"
         ) from error
     except Exception as error:
-        if worker_died(error):
+        if WORKER_DIED.search(str(error)):
             raise RuntimeError(
                 f"a process that loads images died, perhaps because memory ran out: lower num_workers (now"
                 f" {config.num_workers}; 0 loads in the training process). {_what_is_left(folder)} ({error})"

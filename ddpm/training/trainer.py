@@ -200,9 +200,11 @@ class Trainer:
                 logger.add(*self.training_step(network, batches))
                 self._count_step()
             except (RuntimeError, EOFError, ConnectionError) as error:
-                # A signal to the whole group has ended the processes that load images too. No update is lost by that.
-                alone = self.accelerator.num_processes == 1
-                if interrupts.received is None or not alone or not run_folder.worker_died(error):
+                # A signal to the whole group has ended the processes that load images too, perhaps while one handed
+                # over a batch, which ends the line to it. No update is lost by that.
+                line_broke = isinstance(error, EOFError | ConnectionError)
+                loading = line_broke or run_folder.WORKER_DIED.search(str(error))
+                if interrupts.received is None or self.accelerator.num_processes > 1 or not loading:
                     raise
             finished = self.step == self.config.train_num_steps
             saving = finished or self.step % self.config.save_and_sample_every == 0

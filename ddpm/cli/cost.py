@@ -18,7 +18,7 @@ from ddpm.cli.run_config import RunConfig
 from ddpm.diffusion import GaussianDiffusion
 
 # Work below which a further thread is not worth its risk. Two threads on two cores against one, measured: 1.1 times as
-# fast on a step of 0.1 GFLOP, 1.6 times at 3 (the digits), 1.8 times at 37; beside a busy core 0.5 to 0.7 times at any size.
+# fast on a step of 0.1 GFLOP, 1.6 times at 3 (the digits), 1.8 times at 37; beside a busy core 0.5 to 0.7 times.
 FLOPS_PER_THREAD = 4e9
 # Of every parameter there are five: itself, its gradient, two moments of Adam, the average; each of four bytes.
 _BYTES_PER_PARAMETER = 5 * 4

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PREFIX = re.compile(r"(?:^|/)0*([1-9]\d*|[A-Z])-[^/]*$")
+PREFIX = re.compile(r"(?:^|/)0*([1-9]\d*[a-z]?|[A-Z])-[^/]*$")
 
 
 def chapter_number(docname: str) -> str | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-CHAPTER = re.compile(r"^0*([1-9]\d*|[A-Z])-")
+CHAPTER = re.compile(r"^0*([1-9]\d*[a-z]?|[A-Z])-")
 HEADING = re.compile(r"^(#{1,4}) +(.*?)\s*$")
 LABEL = re.compile(r"^\(([\w-]+)\)=\s*$")
 # One displayed formula and the label after it; the body may not run over another formula's dollars.

@@ -64,7 +64,7 @@ def chapter_heading(page: str, prose: str) -> str:
     number = number_of_chapter(page)
     if number is None:
         return title
-    return f"{'Chapter' if str(number).isdigit() else 'Appendix'} {number}: {title}"
+    return f"{'Chapter' if str(number)[0].isdigit() else 'Appendix'} {number}: {title}"
 
 
 def prose(text: str) -> str:

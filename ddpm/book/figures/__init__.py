@@ -1,6 +1,7 @@
 """The book's pictures, in one style: tensors in, a matplotlib figure out."""
 
 from ddpm.book.figures.bars import bar_chart, grouped_bars, runs_with_bars
+from ddpm.book.figures.chain import chain
 from ddpm.book.figures.densities import density_panels, histogram_rows, histogram_with_density
 from ddpm.book.figures.diagrams import ellipses, schedule_view, three_coordinates
 from ddpm.book.figures.images import compare_grids, image_grid, image_strip
@@ -10,6 +11,7 @@ from ddpm.book.figures.unet import unet_map
 
 __all__ = [
     "bar_chart",
+    "chain",
     "compare_grids",
     "curves",
     "density_panels",

@@ -23,7 +23,7 @@ def test_chain_runs_from_snow_on_the_left_to_the_picture_on_the_right():
     centres = [sum(image.get_extent()[:2]) / 2 for image in images]
     assert centres == sorted(centres)
     assert [words[name][0] for name in ("$x_T$", "$x_t$", "$x_{t-1}$", "$x_0$")] == centres
-    shades = [float(np.mean(image.get_array())) for image in images]
+    shades = [float(np.asarray(image.get_array()).mean()) for image in images]
     assert shades == sorted(shades)
 
 

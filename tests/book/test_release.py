@@ -3,6 +3,7 @@
 import re
 import tomllib
 
+import ddpm
 import yaml
 from book_numbers import ROOT
 from notebook_form import SETUP_CELL
@@ -15,6 +16,7 @@ def read_yaml(name: str) -> dict:
 def test_the_version_is_the_same_everywhere() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert read_yaml("CITATION.cff")["version"] == version
+    assert ddpm.__version__ == version
     assert re.findall(r"--branch v(\S+)", SETUP_CELL) == [version]
 
 

@@ -45,7 +45,7 @@ $(STAMP): requirements.txt pyproject.toml
 
 .PHONY: book
 book: $(STAMP) ## build the book from the committed outputs
-# All pages anew, every time: Sphinx repeats no warning about a page that it does not read again.
+# All pages, every time: Sphinx repeats no warning about a page that it does not read again.
 	@rm -rf _build/html
 	@$(BIN)/jupyter-book build . --all -W --keep-going -n --quiet
 	@echo "The book is built. Open file://$(CURDIR)/_build/html/index.html, or run: make serve"
@@ -102,11 +102,11 @@ pages: book ## the built pages: requests, alt text, numbers, and mathematics in 
 # ---- for maintainers
 
 .PHONY: lock
-lock: ## make requirements.txt anew from pyproject.toml (needs uv; UPGRADE=1 for newer versions)
+lock: ## write requirements.txt again from pyproject.toml (needs uv; UPGRADE=1 for newer versions)
 	tools/lock.sh $(if $(UPGRADE),--upgrade)
 
 .PHONY: vendor
-vendor: ## fetch the page's own JavaScript anew (needs npm)
+vendor: ## fetch the page's own JavaScript again (needs npm)
 	tools/vendor_js.sh
 
 .PHONY: clean

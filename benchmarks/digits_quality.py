@@ -1,4 +1,4 @@
-"""How good are the digits after the same time? `ddpm train digits` beside denoising-diffusion-pytorch, in one run.
+"""How good are the digits after the same time? `ddpm train digits` next to denoising-diffusion-pytorch, in one run.
 
     OMP_NUM_THREADS=2 python benchmarks/digits_quality.py
 

@@ -1,6 +1,6 @@
 """The appendix that lists every equation of the book with its test, as Markdown: `python tools/ledger_page.py`.
 
-Nothing of it is stored. The build asks for it anew, from the chapters, which hold the formulas, and from the ledger in
+Nothing of it is stored. The build asks for it again, from the chapters, which hold the formulas, and from the ledger in
 tests/equations, which holds their checks.
 """
 

@@ -1,4 +1,4 @@
-"""How fast is the network? Ours beside diffusers and denoising-diffusion-pytorch, in one run on one machine.
+"""How fast is the network? Ours next to diffusers and denoising-diffusion-pytorch, in one run on one machine.
 
     OMP_NUM_THREADS=2 python -m benchmarks.network_speed
 

@@ -61,7 +61,7 @@ def summarised(lines: Sequence[Figures]) -> Figures:
 
 
 def row(key: Figures, found: Sequence[Figures], networks: Figures, product: float) -> Figures:
-    """The figures of one key from those of its rounds and the rate of the matrices beside it in GFLOP/s."""
+    """The figures of one key from those of its rounds and the rate of the matrices next to it in GFLOP/s."""
     in_order = sorted(found, key=lambda line: line["round"])
     rates = [line["images_per_second"] for line in in_order]
     flops = networks[key["network"]][key["implementation"]]["flops"][key["task"]]

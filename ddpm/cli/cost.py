@@ -18,7 +18,7 @@ from ddpm.cli.run_config import RunConfig
 from ddpm.diffusion import GaussianDiffusion
 
 # Work below which a further thread is not worth its risk. Two threads on two cores against one, measured: 1.1 times as
-# fast on a step of 0.1 GFLOP, 1.6 times at 3 (the digits), 1.8 times at 37; beside a busy core 0.5 to 0.7 times.
+# fast on a step of 0.1 GFLOP, 1.6 times at 3 (the digits), 1.8 times at 37; next to a busy core 0.5 to 0.7 times.
 FLOPS_PER_THREAD = 4e9
 # Of every parameter there are five: itself, its gradient, two moments of Adam, the average; each of four bytes.
 _BYTES_PER_PARAMETER = 5 * 4
@@ -153,7 +153,7 @@ def _loss(diffusion: GaussianDiffusion, count: int) -> Tensor:
 
 
 def _saved_bytes(call: Callable[[], Tensor], diffusion: GaussianDiffusion) -> int:
-    """Memory of what a forward pass keeps for the backward pass, beside the parameters."""
+    """Memory of what a forward pass keeps for the backward pass, besides the parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in diffusion.parameters()}
     kept: dict[int, int] = {}
 

@@ -65,7 +65,7 @@ def torchvision_dataset(
             gives all it has as its training part.
         image_size: side, or (height, width).
         channels: 1, 3 or 4.
-        augment_horizontal_flip: mirror half of the images, chosen anew whenever they are read.
+        augment_horizontal_flip: mirror half of the images, chosen again whenever they are read.
         download: fetch the files if they are not there yet, where torchvision can.
         **options: passed on to the class, such as `split="letters"` for EMNIST.
 
@@ -127,7 +127,7 @@ def load_dataset(
         train: the training part, or the test part. The digits and a folder have no test part.
         root: the folder for the files of torchvision's data sets.
         channels: 1, 3 or 4; None keeps the data set's own, and means 3 for a folder.
-        augment_horizontal_flip: mirror half of the images, chosen anew whenever they are read; refused for the digits,
+        augment_horizontal_flip: mirror half of the images, chosen again whenever they are read; refused for the digits,
             which would be digits no more.
 
     Returns:

@@ -8,7 +8,7 @@ from ddpm.io.checkpoint import list_checkpoints, newest_good_folder
 MODEL = "model.safetensors"
 EMA = "ema.safetensors"
 CONFIG = "config.json"
-# The models that ship with the project: inside the package once it is installed, beside it in a checkout.
+# The models that ship with the project: inside the package once it is installed, next to it in a checkout.
 _SHIPPED = [Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] / "checkpoints"]
 
 

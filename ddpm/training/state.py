@@ -60,14 +60,13 @@ def _described(training: Training) -> dict[str, Any]:
     """The whole configuration, and the versions of what it ran on."""
     source = training.folder_or_dataset
     name = str(source) if isinstance(source, str | Path) else type(source).__name__
-    versions = {package: version(package) for package in ("torch", "accelerate", "numpy")}
-    versions["ddpm"] = version("out-of-the-snow")
+    others = {package: version(package) for package in ("torch", "accelerate", "numpy")}
     return model_config(training.diffusion) | {
         "training": training.config.to_json(),
         "data": {"source": name, "images": len(training.data)},
         "processes": training.accelerator.num_processes,
         "device": str(training.accelerator.device),
-        "versions": versions,
+        "versions": {"ddpm": version("out-of-the-snow")} | others,
     }
 
 

@@ -3,10 +3,11 @@
 import re
 import tomllib
 
-import ddpm
 import yaml
 from book_numbers import ROOT
 from notebook_form import SETUP_CELL
+
+import ddpm
 
 
 def read_yaml(name: str) -> dict:

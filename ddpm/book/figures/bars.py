@@ -1,4 +1,4 @@
-"""Bars, and runs as dots beside their mean."""
+"""Bars, and runs as dots next to their mean."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -75,7 +75,7 @@ def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mappin
         "command": f"`{run['command']}`",
         "time": f"{run['seconds'] / 60:.0f} minutes on {run['hardware']}; torch {run['torch']}",
         f"bound on the {run['test_images']:,} test images": f"{run['bits_per_dimension']:.3f} ±"
-        f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} levels each)",
+        f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} timesteps each)",
         f"{run['samples']:,} samples, {run['network_calls']} network calls each": "Fréchet distance on raw pixels"
         f" {run['frechet_distance']} to as many test images; {run['between_halves']} between two halves of these",
     }

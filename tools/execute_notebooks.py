@@ -54,7 +54,9 @@ def execute(path: Path) -> Execution:
     )
     start = time.perf_counter()
     try:
-        client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"})
+        # A backend that the caller has chosen would keep the figures out of the notebook.
+        others = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+        client.execute(env=others | {"OMP_NUM_THREADS": "1"})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return Execution(path.stem, time.perf_counter() - start, f"FAILED, not stored\n{error}")
     seconds = time.perf_counter() - start

@@ -148,8 +148,11 @@ def cell_problems(cell: NotebookNode) -> Iterator[str]:
     errors = [output for output in cell.outputs if output.output_type == "error"]
     if errors and "raises-exception" not in tags(cell):
         yield f"ends in {errors[0].ename}: {errors[0].evalue}"
-    if any(PICTURES & set(output.get("data", {})) for output in cell.outputs) and not has_alt_text(cell):
+    drawn = any(PICTURES & set(output.get("data", {})) for output in cell.outputs)
+    if drawn and not has_alt_text(cell):
         yield "shows a figure without alt text: set mystnb.image.alt in the cell's metadata"
+    if not drawn and "figure" in cell.metadata.get("mystnb", {}):
+        yield "has a figure's caption and shows no figure: was it executed with another backend of matplotlib?"
     for output in cell.outputs:
         yield from output_problems(output)
 

@@ -14,7 +14,7 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+
 def chapter() -> NotebookNode:
     """A small chapter that breaks no rule: set-up cell, a printed line, a figure with alt text, an empty cell."""
     figure = new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure size 1x1>"})
-    metadata = {"mystnb": {"image": {"alt": "A dot."}}}
+    metadata = {"mystnb": {"figure": {"caption": "A dot.", "name": "fig-dot"}, "image": {"alt": "A dot."}}}
     return new_notebook(
         cells=[
             new_markdown_cell("# Title"),
@@ -103,6 +103,7 @@ IGNORED = {"metadata": {"tags": ["nbval-ignore-output"], "mystnb": {"image": {"a
         ({1: {"metadata": {"tags": []}}}, "does not begin with the set-up cell"),
         ({2: {"source": "\n".join(["pass"] * (LINE_LIMIT + 1))}}, f"cell 3 has {LINE_LIMIT + 1} lines"),
         ({3: {"metadata": {"mystnb": {"image": {"alt": " "}}}}}, "cell 4 shows a figure without alt text"),
+        ({3: {"outputs": []}}, "cell 4 has a figure's caption and shows no figure"),
         ({2: {"outputs": error()}}, "cell 3 ends in ValueError: no"),
         ({2: {"outputs": printed("UserWarning", "stderr")}}, "cell 3 writes to stderr: 'UserWarning'"),
         ({2: {"outputs": printed("to /home/me/x\n")}}, "cell 3 shows a path of one machine: /home/me/x"),

@@ -182,11 +182,13 @@ def test_prior_split(formula):
     },
 )
 def test_start_bound(formula):
-    """KL(data ‖ samples) and the mean of L_T enclose it; both come near where the chain has hardly begun."""
+    """It bounds KL(data ‖ samples), nearly reached where the chain has hardly begun; and L_T less the information."""
     for alpha_bar in (0.05, 0.5, 0.999):
         lost = kl_on_grid(mixture_density(GRID), perfect_return(alpha_bar))
         mean_price = 0.5 * (alpha_bar * 17 / 16 - alpha_bar - math.log(1 - alpha_bar))
         assert lost < formula(alpha_bar) < mean_price
+        if alpha_bar < 0.9:  # where the grid can resolve q(x_T | x_0)
+            assert formula(alpha_bar) == approx(mean_price - information(alpha_bar), rel=1e-3)
 
 
 def gaussian_miss(left, m, variance):

@@ -132,7 +132,7 @@ def enter_in(
 def read_ledger() -> dict[str, Entry]:
     """The whole ledger, after all its modules are imported."""
     for path in sorted(HERE.glob("test_*.py")):
-        if path.stem not in ("test_ledger", "test_page_checks"):
+        if path.stem not in {"test_ledger", "test_page_checks"}:  # they read the ledger
             importlib.import_module(f"tests.equations.{path.stem}")
     return LEDGER
 

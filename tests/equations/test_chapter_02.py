@@ -368,6 +368,29 @@ def test_snr(formula):
 
 
 @equation(
+    "eq:picture-snr",
+    how="quadrature",
+    where=None,
+    implementation=lambda schedule, t, picture: np.mean(picture**2) * schedule.snr[t],
+    mutants={
+        "power forgotten": lambda schedule, t, picture: schedule.snr[t],  # noqa: ARG005
+        "root of the power": lambda schedule, t, picture: np.sqrt(np.mean(picture**2)) * schedule.snr[t],
+        "power in the noise's place": lambda schedule, t, picture: schedule.snr[t] / np.mean(picture**2),
+        "spread about the mean for the power": lambda schedule, t, picture: picture.var() * schedule.snr[t],
+    },
+)
+def test_picture_snr(formula):
+    """Squares of what q_sample keeps of each pixel, over those of what it adds, by Gauss–Hermite quadrature over ε."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
+    weights, picture = weights / weights.sum(), np.array([-0.9, -0.2, 0.1, 0.4])
+    for t in LEVELS[:-1]:
+        noisy = np.array([[q_sample(1000, t, pixel, node) for node in nodes] for pixel in picture])
+        kept = noisy @ weights
+        added = ((noisy - kept[:, None]) ** 2) @ weights
+        assert float(formula(schedule_64(), t, picture)) == approx((kept**2).sum() / added.sum(), rel=1e-4)
+
+
+@equation(
     "eq:alpha-bar-bound",
     how="exact",
     where=None,

@@ -243,6 +243,151 @@ def test_kl_multivariate(formula):
     assert found.item() == pytest.approx(on_the_plane(log_ratio).item(), abs=1e-8)
 
 
+@equation(
+    "eq:change-of-variables-bits",
+    how="quadrature",
+    where=None,
+    implementation=lambda bits, factor, dimensions: bits + dimensions * math.log2(abs(factor)),
+    mutants={
+        "bits taken away": lambda bits, factor, dimensions: bits - dimensions * math.log2(abs(factor)),
+        "as if the scale did not matter": lambda bits, factor, dimensions: bits,  # noqa: ARG005
+        "nats for bits": lambda bits, factor, dimensions: bits + dimensions * math.log(abs(factor)),
+        "one dimension only": lambda bits, factor, dimensions: bits + math.log2(abs(factor)),  # noqa: ARG005
+    },
+)
+def test_change_of_variables_bits(formula):
+    """The mass of a stretched, turned-round or shrunken Gaussian on the grid that was stretched with it."""
+    bits = -scipy_log_density(PLANE, MEAN, COVARIANCE) / math.log(2)
+    for factor in (127.5, -3.0, 0.2):
+        mass = (2.0 ** -formula(bits, factor, 2)).sum() * (abs(factor) * STEP) ** 2
+        assert mass.item() == pytest.approx(1, abs=1e-9)
+
+
+def gaussian_like(density: Tensor) -> tuple[Tensor, Tensor]:
+    """The entropy of the Gaussian with the moments of a density on the grid, and its log-density there."""
+    weight = density * STEP**2
+    mean = weight @ PLANE
+    covariance = (PLANE - mean).T @ (weight[:, None] * (PLANE - mean))
+    entropy = 0.5 * (2 * math.log(2 * math.pi * math.e) + covariance.logdet())
+    return entropy, scipy_log_density(PLANE, mean, covariance)
+
+
+def kl_on_the_plane(q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q ‖ p) of densities on the grid."""
+    return (torch.xlogy(q, q) - q * log_p).sum() * STEP**2
+
+
+@equation(
+    "eq:maximum-entropy",
+    how="quadrature",
+    where=None,
+    implementation=lambda q, most, log_widest: most - kl_on_the_plane(q, log_widest),
+    mutants={
+        "the least for the most": lambda q, most, log_widest: most + kl_on_the_plane(q, log_widest),
+        "every density with these moments the same": lambda q, most, log_widest: most,  # noqa: ARG005
+        "divergence the other way round": lambda q, most, log_widest: (
+            most - kl_on_the_plane(log_widest.exp(), q.clamp(min=1e-300).log())
+        ),
+        "variances only": lambda q, most, log_widest: (
+            gaussian_like(
+                q.view(len(AXIS), -1).sum(1)[:, None].mul(q.view(len(AXIS), -1).sum(0)).flatten() * STEP**2
+            )[0]
+            - kl_on_the_plane(q, log_widest)
+            + 0 * most
+        ),
+    },
+)
+def test_maximum_entropy(formula):
+    """−∫ q log q of a tilted Laplace density, whose entropy is also known: log(2e)² + log|det|, and of two humps."""
+    turn = torch.tensor([[0.5, 0.3], [0.0, 0.6]], dtype=torch.float64)
+    laplace = torch.exp(-2 * (PLANE @ turn.inverse().T).abs().sum(1)) / turn.det()
+    humps = 0.5 * (
+        scipy_log_density(PLANE, MEAN, COVARIANCE).exp()
+        + scipy_log_density(PLANE, OTHER_MEAN + 1, OTHER_COVARIANCE / 4).exp()
+    )
+    for q in (laplace / (laplace.sum() * STEP**2), humps):
+        direct = torch.special.entr(q).sum() * STEP**2
+        assert formula(q, *gaussian_like(q)).item() == pytest.approx(direct.item(), abs=1e-7)
+
+
+def joint_tables() -> tuple[Tensor, Tensor]:
+    """Two probability tables of a pair with 4 × 5 values, by chance."""
+    q, p = torch.rand(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return q**3 / (q**3).sum(), p / p.sum()
+
+
+def divergence(q: Tensor, p: Tensor) -> Tensor:
+    """KL(q ‖ p) over the last dimension."""
+    return (q * (q / p).log()).sum(-1)
+
+
+def rows(table: Tensor) -> Tensor:
+    """The conditional distributions of the second variable."""
+    return table / table.sum(1, keepdim=True)
+
+
+@equation(
+    "eq:kl-chain-rule",
+    how="exact",
+    where=None,
+    implementation=lambda q, p: divergence(q.sum(1), p.sum(1)) + q.sum(1) @ divergence(rows(q), rows(p)),
+    mutants={
+        "first stage only": lambda q, p: divergence(q.sum(1), p.sum(1)),
+        "second stage only": lambda q, p: q.sum(1) @ divergence(rows(q), rows(p)),
+        "second stage averaged under p": lambda q, p: (
+            divergence(q.sum(1), p.sum(1)) + p.sum(1) @ divergence(rows(q), rows(p))
+        ),
+        "second stage the other way round": lambda q, p: (
+            divergence(q.sum(1), p.sum(1)) + q.sum(1) @ divergence(rows(p), rows(q))
+        ),
+        "second stage at the mean only": lambda q, p: (
+            divergence(q.sum(1), p.sum(1)) + divergence(rows(q), rows(p))[2]
+        ),
+    },
+)
+def test_kl_chain_rule(formula):
+    """The divergence of the two tables as one distribution each."""
+    q, p = joint_tables()
+    assert formula(q, p).item() == pytest.approx(scipy.stats.entropy(q.flatten(), p.flatten()), rel=1e-12)
+
+
+def behind(x: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
+    """What comes out of a channel, and the distribution of what went in, one row for each of them."""
+    joint = (x[:, None] * channel).T
+    return joint.sum(1), rows(joint)
+
+
+def left_open(q: Tensor, p: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
+    """The divergence behind the channel, and that of what is left open for each of its outputs."""
+    (q_y, q_back), (p_y, p_back) = behind(q, channel), behind(p, channel)
+    return divergence(q_y, p_y), divergence(q_back, p_back)
+
+
+@equation(
+    "eq:data-processing",
+    how="exact",
+    where=None,
+    implementation=lambda q, p, k: left_open(q, p, k)[0] + behind(q, k)[0] @ left_open(q, p, k)[1],
+    mutants={
+        "nothing left open": lambda q, p, k: left_open(q, p, k)[0],
+        "what is left open taken away": lambda q, p, k: (
+            left_open(q, p, k)[0] - behind(q, k)[0] @ left_open(q, p, k)[1]
+        ),
+        "averaged under p": lambda q, p, k: left_open(q, p, k)[0] + behind(p, k)[0] @ left_open(q, p, k)[1],
+        "the other way round": lambda q, p, k: (
+            left_open(q, p, k)[0] + behind(q, k)[0] @ left_open(p, q, k)[1]
+        ),
+    },
+)
+def test_data_processing(formula):
+    """The divergence before a channel with 4 inputs and 5 outputs; behind it there is less."""
+    first, second = joint_tables()
+    q, p, channel = first.sum(1), second.sum(1), rows(second**2)
+    before = scipy.stats.entropy(q, p)
+    assert formula(q, p, channel).item() == pytest.approx(before, rel=1e-12)
+    assert scipy.stats.entropy(q @ channel, p @ channel) < before
+
+
 def mixture_moments(weights, means, covariances):
     """Mean and covariance of a mixture by eq:total-variance."""
     mean = weights @ means

@@ -21,7 +21,7 @@ from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas, sigmoid_bet
 
 
 def unscaled_linear_betas(timesteps: int) -> Tensor:
-    """The mistake that chapter 3 is about: 1e-4 to 0.02 whatever T is; shape (T,)."""
+    """The mistake that chapter 5b is about: 1e-4 to 0.02 whatever T is; shape (T,)."""
     return torch.linspace(1e-4, 0.02, timesteps, dtype=torch.float64)
 
 

@@ -24,12 +24,8 @@ def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
             return folder
     if list_checkpoints(Path(name_or_folder)):
         return newest_good_folder(Path(name_or_folder))
+    shipped = sorted({path.parent.name for root in _SHIPPED for path in root.glob(f"*/{CONFIG}")})
     raise FileNotFoundError(
         f"no model at {os.fspath(name_or_folder)!r}: give a folder that holds {CONFIG} and {MODEL}, the folder of a"
-        f" run, or one of the models that ship: {', '.join(shipped_models()) or 'none'}"
+        f" run, or one of the models that ship: {', '.join(shipped) or 'none'}"
     )
-
-
-def shipped_models() -> list[str]:
-    """The names of the models that ship."""
-    return sorted({path.parent.name for root in _SHIPPED for path in root.glob(f"*/{CONFIG}")})

@@ -45,7 +45,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class VariationalBound:
-    """Every term of the bound for every image, in nats, summed over the image's pixels and channels (eq:elbo).
+    """Every term of the bound for every image, in nats, summed over its pixels and channels, in float64 (eq:elbo).
 
     Attributes:
         prior: L_T, shape (B,): what is left of the image in x_T.
@@ -96,9 +96,8 @@ def denoising_term(
 ) -> Tensor:
     """L_{t−1}: KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t)) of every pixel, for t in 2 … T (eq:loss-t).
 
-    With the variance β̃_t it is a weighted error of the predicted x_0 (eq:loss-t-x0) or noise (eq:loss-t-noise).
-
-    `mean` and `log_variance` are those of p_θ(x_{t−1} | x_t).
+    With the variance β̃_t it is a weighted error of the predicted x_0 (eq:loss-t-x0) or noise (eq:loss-t-noise). `mean`
+    and `log_variance` are those of p_θ(x_{t−1} | x_t).
     """
     true_log_variance = schedule.at("posterior_log_variance_clipped", t, x_t)
     return gaussians.kl_divergence(schedule.posterior_mean(x0, x_t, t), true_log_variance, mean, log_variance)
@@ -152,9 +151,6 @@ def vlb_terms(
         generator: source of the randomness; None means torch's global one.
         seeds: one seed per image instead.
         batch_size: images per network call, at least 1.
-
-    Returns:
-        The terms, in float64 on the CPU.
 
     Raises:
         ValueError: if shapes or choices are wrong, a value is not finite, or a pixel is out of reach of the decoder, or

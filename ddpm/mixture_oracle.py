@@ -45,14 +45,9 @@ class GaussianMixtureOracle(Oracle):
     ) -> None:
         """Decompose the covariances; the numbers are tensors, arrays or lists.
 
-        Args:
-            schedule: the noise schedule.
-            means: μ_k, shape (K, D).
-            covariances: Σ_k as full matrices, shape (K, D, D), as their diagonals, shape (K, D), or, where every
-                direction has the same, as variances (not standard deviations), shape (K,); positive definite.
-            weights: w_k, not negative, of sum 1, shape (K,); None for equal ones.
-            shape: (C, H, W) of one image, with C·H·W = D; None for (1, 1, D).
-            dtype: the type in which to compute.
+        Σ_k are positive definite: full matrices, shape (K, D, D), their diagonals, shape (K, D), or, where every
+        direction has the same, variances (not standard deviations), shape (K,). The weights are not negative and of sum
+        1, and equal if not given. C·H·W of the `shape` of an image is D; None means (1, 1, D).
         """
         mean = torch.as_tensor(means, dtype=torch.float64)
         covariance = torch.as_tensor(covariances, dtype=torch.float64, device=mean.device)

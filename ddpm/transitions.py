@@ -14,8 +14,7 @@ from ddpm.schedule import NoiseSchedule
 class Transitions:
     """q(x_t | x_0), q(x_{t−1} | x_t, x_0) and p_θ(x_{t−1} | x_t) of a model: what `GaussianDiffusion` adds to.
 
-    Images are in [-1, 1], of shape (B, C, H, W), and t of shape (B,) in 1 … T; whatever has another shape, type or
-    range is a ValueError. The maths is that of `NoiseSchedule` and `ddpm.prediction`.
+    `GaussianDiffusion` says what images and t are. The maths is that of `NoiseSchedule` and `ddpm.prediction`.
     """
 
     schedule: NoiseSchedule
@@ -29,8 +28,7 @@ class Transitions:
     def q_posterior(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q(x_{t−1} | x_t, x_0) by Bayes' rule (eq:posterior-bayes, eq:posterior-mean, eq:posterior-variance).
 
-        Returns:
-            `(mean, variance, log_variance_clipped)`; the mean shaped like `x_t`, the others of shape (B, 1, 1, 1).
+        That is `(mean, variance, log_variance_clipped)`, the mean shaped like `x_t`, the others of shape (B, 1, 1, 1).
         """
         t = self._checked("x_start", x_start, "x_t", x_t, t)
         variance = self.schedule.at("posterior_variance", t, x_t)
@@ -68,10 +66,8 @@ class Transitions:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """p_θ(x_{t−1} | x_t): the posterior with the predicted x_0 in place of the true one (eq:reverse-step).
 
-        Without clipping, the mean in terms of the predicted noise is eq:posterior-mean-noise.
-
-        Returns:
-            As `q_posterior`; if the network predicts the variance, all three are shaped like `x_t`.
+        As `q_posterior`; if the network predicts the variance, all three are shaped like `x_t`. Without clipping, the
+        mean in terms of the predicted noise is eq:posterior-mean-noise.
         """
         prediction = self.predict(x_t, t, labels, clip_x0=clip_denoised, x_self_cond=x_self_cond)
         mean, variance, log_variance = self.q_posterior(prediction.x0, x_t, t)

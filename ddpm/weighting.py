@@ -100,16 +100,8 @@ def stratified_timesteps(
     """Timesteps for a batch, spread evenly over 1 … T with one common random shift (eq:low-discrepancy).
 
     Each timestep has probability 1/T for each image of a shuffled batch, as with independent draws, but every batch
-    covers the whole range, so its loss wanders less (Kingma et al. 2021, appendix I).
-
-    Args:
-        count: number of timesteps B, at least 1.
-        timesteps: T, at least 1.
-        shift: the common shift u in [0, 1); drawn from `generator` if not given.
-        generator: source of the shift.
-
-    Returns:
-        Timesteps of shape (B,), int64, in rising order.
+    covers the whole range, so its loss wanders less (Kingma et al. 2021, appendix I). They come in rising order, shape
+    (count,), int64. `shift` is the common shift u in [0, 1), drawn from `generator` if not given.
     """
     check_whole("count", count)
     check_whole("timesteps", timesteps)

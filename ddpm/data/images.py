@@ -35,7 +35,6 @@ class PrepareImage:
     augment_horizontal_flip: bool = False
 
     def __post_init__(self) -> None:
-        """Check the size and the channels at once, long before the first image comes."""
         if self.channels is not None and self.channels not in _MODES:
             raise ValueError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGBA), but got {self.channels!r}")
         if self.image_size is not None:

@@ -62,17 +62,9 @@ class Checkpoint:
 def write_checkpoint(
     run: Path, step: int, tensors: "Tensors", documents: Mapping[str, Any], *, keep: int
 ) -> Path:
-    """Write a checkpoint, and delete all but the newest `keep` (at least 1).
+    """Write a checkpoint after update `step`, delete all but the newest `keep` (at least 1), and return its folder.
 
-    Args:
-        run: the folder of the run; the checkpoint becomes `checkpoints/step-00001000` in it.
-        step: the update after which it is written.
-        tensors: name of a file -> its tensors.
-        documents: name of a file -> what goes into it as JSON.
-        keep: how many checkpoints stay.
-
-    Returns:
-        The checkpoint's folder.
+    That is `checkpoints/step-00001000` in the folder of the run, with tensors and documents as in `Checkpoint`.
 
     Raises:
         OSError: if the disk is full or cannot be written; what was there before is still there.

@@ -23,11 +23,9 @@ def save_pretrained(
 ) -> None:
     """Write a model that `load_pretrained` reads back; each of its files appears whole or not at all.
 
-    Args:
-        diffusion: the model; its network must be a `Unet`.
-        folder: where to write `model.safetensors` and `config.json`; made if it does not exist.
-        dtype: the type in which floating-point weights are written, such as torch.float16 for a file of half the size;
-            None for their own. `load_pretrained` makes float32 of any.
+    They are `model.safetensors` and `config.json`, in a folder that is made if it does not exist. Floating-point
+    weights are written in `dtype`, such as torch.float16 for a file of half the size; None leaves them in their own
+    type. `load_pretrained` makes float32 of any.
 
     Raises:
         TypeError: if the network is not a `Unet`, whose arguments the configuration file records.

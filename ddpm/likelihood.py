@@ -138,19 +138,11 @@ def vlb_terms(
     the images around it. The model is asked in evaluation mode and without autocast, and one with self-conditioning
     without a previous estimate: with one, x_{t−1} would depend on more than x_t, which is not this bound.
 
-    Args:
-        diffusion: the model, or an exact denoiser.
-        x0: clean images in [-1, 1], shape (B, C, H, W); exact 8-bit grey levels for the 8-bit decoder.
-        clip_x0: clip the predicted x_0 to [-1, 1] first; turn off for data of another range.
-        variance: what `variance_rule` takes. At t = 1, where β̃_1 = 0 would make every picture but one impossible, both
-            fixed choices take β̃_2, as the DDPM paper's code does.
-        decoder: "8-bit" for the discrete decoder of eq:decoder; "continuous" for the density itself, for data that are
-            not pictures.
-        timesteps_per_image: how many of the T − 1 timesteps 2 … T to draw for each image; None takes them all.
-        labels: class labels, shape (B,), for a model that takes them.
-        generator: source of the randomness; None means torch's global one.
-        seeds: one seed per image instead.
-        batch_size: images per network call, at least 1.
+    The images are in [-1, 1], shape (B, C, H, W), on exact grey levels for the "8-bit" `decoder` (eq:decoder);
+    "continuous" is the density itself, for data that are not pictures. `variance` is what `variance_rule` takes: at
+    t = 1, where β̃_1 = 0 would make every picture but one impossible, both fixed choices take β̃_2, as the DDPM paper's
+    code does. `clip_x0` and `labels` are those of `ddpm.samplers`. The source of the randomness is `generator`, torch's
+    global one for None, or else one of the `seeds` for each image.
 
     Raises:
         ValueError: if shapes or choices are wrong, a value is not finite, or a pixel is out of reach of the decoder, or
@@ -168,9 +160,8 @@ def vlb_terms(
     with evaluating(diffusion), torch.autocast(device.type, enabled=False):
         for first in range(0, len(x0), batch_size):
             chosen = slice(first, first + batch_size)
-            step = ReverseStep(
-                diffusion, rule, None if labels is None else labels[chosen].to(device), clip_x0
-            )
+            classes = None if labels is None else labels[chosen].to(device)
+            step = ReverseStep(diffusion, rule, classes, clip_x0)
             parts.append(_batch_terms(step, x0[chosen], decoder, timesteps_per_image, streams[chosen]))
     prior, steps = (torch.cat(part) for part in zip(*parts, strict=True))
     return VariationalBound(prior, steps, dimensions=x0[0].numel())

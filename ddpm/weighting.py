@@ -17,11 +17,7 @@ Weighting = Callable[[NoiseSchedule, Tensor, Objective], Tensor]
 
 @dataclass(frozen=True)
 class MinSNR:
-    """Min-SNR weighting: the loss on x_0 weighted by min(SNR, γ), whatever the network predicts (Hang et al. 2023).
-
-    Attributes:
-        gamma: the ceiling γ on the signal-to-noise ratio, positive.
-    """
+    """Min-SNR weighting: the loss on x_0 weighted by min(SNR, γ), whatever the network predicts (Hang et al. 2023)."""
 
     gamma: float = 5.0
 
@@ -39,12 +35,7 @@ class MinSNR:
 
 @dataclass(frozen=True)
 class P2:
-    """P2 weighting (k + SNR)^−γ: less weight on the almost clean timesteps (Choi et al. 2022).
-
-    Attributes:
-        gamma: exponent γ; 0 means no weighting.
-        k: offset that keeps the weight finite at low SNR.
-    """
+    """P2 weighting (k + SNR)^−γ: less weight on the almost clean timesteps (Choi et al. 2022), none for γ = 0."""
 
     gamma: float = 1.0
     k: float = 1.0

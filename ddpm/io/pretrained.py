@@ -84,11 +84,7 @@ def model_config(diffusion: GaussianDiffusion) -> dict[str, Any]:
 
 
 def build_diffusion(config: Mapping[str, Any]) -> GaussianDiffusion:
-    """A fresh model from what `model_config` gave.
-
-    Raises:
-        ValueError: if it had a network other than `Unet`, or a loss weighting of its own.
-    """
+    """A fresh model from what `model_config` gave, unless its network is no `Unet`, or its loss weighting its own."""
     if "class" in config["network"]:
         raise ValueError(
             f"the model was trained with a network of class {config['network']['class']}, which only your own program"

@@ -50,9 +50,6 @@ def report_on_samples(
     """Compare samples with as many real images, both in [0, 1], shape (N, C, H, W), N at least 4.
 
     The more real images the `classifier` was trained on, the more samples it is sure of.
-
-    Raises:
-        ValueError: if the shapes differ, or there are fewer than 4.
     """
     if samples.shape != images.shape or len(images) < 4:
         raise ValueError(

@@ -126,11 +126,7 @@ def _discard(folder: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and verify a checkpoint.
-
-    Raises:
-        DamagedCheckpointError: if a file is missing, or is not the one that was written.
-    """
+    """Read and verify a checkpoint."""
     verify(folder)
     return _read(folder)
 
@@ -151,9 +147,7 @@ def _read(folder: Path) -> Checkpoint:
 def newest_good_folder(run: Path) -> Path:
     """The folder of a run's newest checkpoint that is whole; a warning names those that are not.
 
-    Raises:
-        FileNotFoundError: if the run has no checkpoint.
-        DamagedCheckpointError: if it has some, but none that is whole.
+    A run without any checkpoint is a FileNotFoundError, one without a whole one a DamagedCheckpointError.
     """
     candidates = list_checkpoints(run)
     if not candidates:
@@ -183,11 +177,7 @@ def step_of(folder: Path) -> int:
 
 
 def verify(folder: Path) -> list[str]:
-    """The names of a checkpoint's files, once every checksum holds.
-
-    Raises:
-        DamagedCheckpointError: if one does not.
-    """
+    """The names of a checkpoint's files, once every checksum holds; DamagedCheckpointError if one does not."""
     try:
         checksums = read_json(folder / CHECKSUMS)
         for name, expected in checksums.items():

@@ -13,12 +13,7 @@ _SHIPPED = [Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] 
 
 
 def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
-    """The folder of a model, by path or by the name of one that ships; of a run, its newest good checkpoint.
-
-    Raises:
-        FileNotFoundError: if there is no such model; the message names those that ship.
-        DamagedCheckpointError: if it is a run without a good checkpoint.
-    """
+    """The folder of a model, by path or by the name of one that ships; of a run, its newest good checkpoint."""
     for folder in [Path(name_or_folder), *(root / name_or_folder for root in _SHIPPED)]:
         if (folder / CONFIG).is_file() and (folder / MODEL).is_file():
             return folder

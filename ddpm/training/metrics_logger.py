@@ -58,10 +58,8 @@ class MetricsLogger:
     def write(self, step: int, images: int, seconds: float) -> float:
         """Read what has been collected, and write a line, at this step and after so many images over all processes.
 
-        Takes the `seconds` of training up to the line before, and returns those up to this one.
-
-        Raises:
-            FloatingPointError: if a loss or a gradient was not finite; the message names the update.
+        Takes the `seconds` of training up to the line before, and returns those up to this one; a loss or a gradient
+        that is not finite is a FloatingPointError, which names the update.
         """
         if not self._pending:
             return seconds

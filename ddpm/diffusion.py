@@ -76,12 +76,9 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             objective: "pred_noise" (the paper's), "pred_x0" or "pred_v".
             beta_schedule: "linear" (the paper's), "cosine" or "sigmoid". None means "linear" if T > 20 and "cosine" for
                 a shorter chain: rescaled to that few steps (see `linear_betas`), the linear variances would reach 1.
-            loss_weighting: None (the paper's L_simple), `MinSNR()`, `P2()` or a function like them.
+            loss_weighting: None (the paper's L_simple), `MinSNR()`, `P2()` or a function like them; anything else is a
+                TypeError, as a configuration's goes through `weighting_from_config`.
             ddim_sampling_eta: η of DDIM: 0 is deterministic, 1 has the noise of ancestral sampling.
-
-        Raises:
-            ValueError: if an option is unknown or out of range.
-            TypeError: if `loss_weighting` cannot be called; a configuration's goes through `weighting_from_config`.
         """
         super().__init__()
         check_choice("objective", objective, get_args(Objective))
@@ -190,7 +187,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         seeds: Sequence[int] | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """Images out of noise: ancestral sampling over all T timesteps, or DDIM over fewer.
+        """Images out of noise, in [0, 1]: ancestral sampling over all T timesteps, or DDIM over fewer.
 
         Args:
             batch_size: number of images, at least 1.
@@ -201,9 +198,6 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             generator: source of all randomness, for a whole batch that can be repeated.
             seeds: one seed per image instead: image i then depends on seeds[i] alone, not on the batch around it.
             progress: show a progress bar.
-
-        Returns:
-            Images in [0, 1], shape (batch_size, C, H, W).
         """
         steps = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
         eta = self.ddim_sampling_eta if eta is None else eta

@@ -22,20 +22,10 @@ def interpolate(
 ) -> Tensor:
     """Between two pictures: noise both, mix them there, and find the way back (Ho et al. 2020, appendix D).
 
-    x_t = (1 − λ) x_t¹ + λ x_t², both with the same noise, and from there ancestral sampling over t, t−1, …, 1. A
-    low t stays close to the mix of the two pictures; at t = T hardly anything is left of them.
-
-    Args:
-        diffusion: the model, or an exact denoiser.
-        x1: images in [-1, 1], shape (B, C, H, W).
-        x2: images in [-1, 1] of the same shape.
-        t: the timestep of the mix, 1 … T; None means T.
-        lam: λ in [0, 1]: 0 is all `x1`, 1 all `x2`.
-        labels: class labels, shape (B,), for a network that takes them.
-        generator: source of all noise, that of x_t first: one for the batch or one per image.
-
-    Returns:
-        Images in [-1, 1], shaped like `x1`.
+    x_t = (1 − λ) x_t¹ + λ x_t², both with the same noise, and from there ancestral sampling over t, t−1, …, 1. A low t
+    stays close to the mix of the two pictures; at t = T, which None stands for, hardly anything is left of them.
+    Pictures are in [-1, 1], of one shape (B, C, H, W); λ, `lam`, is 0 for all `x1` and 1 for all `x2`. `labels` and
+    `generator`, which gives the noise of x_t first, are those of `ddpm.samplers`.
 
     Raises:
         ValueError: if shapes or types are wrong, or `t` or `lam` is out of range.

@@ -40,17 +40,9 @@ def product(mean_a: Tensor, variance_a: Tensor, mean_b: Tensor, variance_b: Tens
 def condition(mean: Tensor, covariance: Tensor, observed: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """The Gaussian of the other coordinates once some of them are known.
 
-    For a joint N(mean, covariance) split into a (unknown) and b (known), the conditional of a has mean
-    μ_a + Σ_ab Σ_bb⁻¹ (b − μ_b) and covariance Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba (eq:conditional-gaussian).
-
-    Args:
-        mean: joint mean, shape (D,).
-        covariance: joint covariance, shape (D, D), positive definite on the observed block.
-        observed: boolean mask of the known coordinates, shape (D,), at least one and not all True.
-        value: their values, shape (observed.sum(),).
-
-    Returns:
-        `(mean, covariance)` of the unknown coordinates, in their original order.
+    For a joint N(mean, covariance), of shapes (D,) and (D, D), split into a (unknown) and b (known), the conditional of
+    a has mean μ_a + Σ_ab Σ_bb⁻¹ (b − μ_b) and covariance Σ_aa − Σ_ab Σ_bb⁻¹ Σ_ba (eq:conditional-gaussian), in the
+    order in which a stood. The mask `observed`, shape (D,), is True for b, whose values are `value`.
 
     Raises:
         ValueError: if the shapes disagree, or nothing or everything is observed.
@@ -86,16 +78,8 @@ def normal_cdf(z: Tensor) -> Tensor:
 def discretized_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """log-probability of 8-bit pixels under a Gaussian cut into 256 bins (Ho et al. 2020, eq. 13; eq:decoder).
 
-    The level x owns the interval [x − 1/255, x + 1/255]; the darkest bin reaches down to −∞ and the brightest up to
-    +∞, so that the 256 probabilities sum to one.
-
-    Args:
-        x: pixels in [-1, 1] that lie on the 256 levels −1, −1 + 2/255, …, 1, any shape.
-        mean: mean of the Gaussian.
-        log_variance: its log-variance.
-
-    Returns:
-        log-probability of each pixel in nats, at least log(1e-12).
+    Of the levels −1, −1 + 2/255, …, 1, each x owns the interval [x − 1/255, x + 1/255]; the darkest bin reaches down to
+    −∞ and the brightest up to +∞, so that the 256 probabilities sum to one. None counts as less than 1e-12.
 
     Raises:
         ValueError: if a pixel lies outside [-1, 1] or between two levels.
@@ -106,17 +90,14 @@ def discretized_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) ->
 
 def bin_log_probability(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """`discretized_log_likelihood` without a look at the pixels, for which an accelerator would have to wait."""
+    # Φ(b) − Φ(a) loses all digits where both are close to 1: such pixels, and their Gaussian, are mirrored to the left
+    # tail, where Φ is small.
+    mirror = x - mean > BIN_HALF_WIDTH
+    x, mean = torch.where(mirror, -x, x), torch.where(mirror, -mean, mean)
     inverse_std = torch.exp(-0.5 * log_variance)
     upper = (x - mean + BIN_HALF_WIDTH) * inverse_std
     lower = (x - mean - BIN_HALF_WIDTH) * inverse_std
-    # Φ(b) − Φ(a) loses all digits where both are close to 1; mirrored to the left tail, where Φ is small, it does not.
-    mirror = lower > 0
-    upper, lower = torch.where(mirror, -lower, upper), torch.where(mirror, -upper, lower)
-    inside = normal_cdf(upper) - normal_cdf(lower)
-    # In the mirrored pixels the open edge has changed sides as well.
-    darkest, brightest = x < -1 + BIN_HALF_WIDTH, x > 1 - BIN_HALF_WIDTH
-    reaches_down = torch.where(mirror, brightest, darkest)
-    reaches_up = torch.where(mirror, darkest, brightest)
-    probability = torch.where(reaches_down, normal_cdf(upper), inside)
-    probability = torch.where(reaches_up, normal_cdf(-lower), probability)
+    probability = normal_cdf(upper) - normal_cdf(lower)
+    probability = torch.where(x < -1 + BIN_HALF_WIDTH, normal_cdf(upper), probability)
+    probability = torch.where(x > 1 - BIN_HALF_WIDTH, normal_cdf(-lower), probability)
     return probability.clamp(min=math.exp(LOWEST_LOG_PROBABILITY)).log()

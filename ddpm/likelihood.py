@@ -45,7 +45,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class VariationalBound:
-    """Every term of the bound for every image, in nats, summed over the image's pixels and channels (eq:elbo).
+    """Every term of the bound for every image, in nats, summed over its pixels and channels, in float64 (eq:elbo).
 
     Attributes:
         prior: L_T, shape (B,): what is left of the image in x_T.
@@ -96,9 +96,8 @@ def denoising_term(
 ) -> Tensor:
     """L_{t−1}: KL(q(x_{t−1} | x_t, x_0) ‖ p_θ(x_{t−1} | x_t)) of every pixel, for t in 2 … T (eq:loss-t).
 
-    With the variance β̃_t it is a weighted error of the predicted x_0 (eq:loss-t-x0) or noise (eq:loss-t-noise).
-
-    `mean` and `log_variance` are those of p_θ(x_{t−1} | x_t).
+    With the variance β̃_t it is a weighted error of the predicted x_0 (eq:loss-t-x0) or noise (eq:loss-t-noise). `mean`
+    and `log_variance` are those of p_θ(x_{t−1} | x_t).
     """
     true_log_variance = schedule.at("posterior_log_variance_clipped", t, x_t)
     return gaussians.kl_divergence(schedule.posterior_mean(x0, x_t, t), true_log_variance, mean, log_variance)
@@ -139,22 +138,11 @@ def vlb_terms(
     the images around it. The model is asked in evaluation mode and without autocast, and one with self-conditioning
     without a previous estimate: with one, x_{t−1} would depend on more than x_t, which is not this bound.
 
-    Args:
-        diffusion: the model, or an exact denoiser.
-        x0: clean images in [-1, 1], shape (B, C, H, W); exact 8-bit grey levels for the 8-bit decoder.
-        clip_x0: clip the predicted x_0 to [-1, 1] first; turn off for data of another range.
-        variance: what `variance_rule` takes. At t = 1, where β̃_1 = 0 would make every picture but one impossible, both
-            fixed choices take β̃_2, as the DDPM paper's code does.
-        decoder: "8-bit" for the discrete decoder of eq:decoder; "continuous" for the density itself, for data that are
-            not pictures.
-        timesteps_per_image: how many of the T − 1 timesteps 2 … T to draw for each image; None takes them all.
-        labels: class labels, shape (B,), for a model that takes them.
-        generator: source of the randomness; None means torch's global one.
-        seeds: one seed per image instead.
-        batch_size: images per network call, at least 1.
-
-    Returns:
-        The terms, in float64 on the CPU.
+    The images are in [-1, 1], shape (B, C, H, W), on exact grey levels for the "8-bit" `decoder` (eq:decoder);
+    "continuous" is the density itself, for data that are not pictures. `variance` is what `variance_rule` takes: at
+    t = 1, where β̃_1 = 0 would make every picture but one impossible, both fixed choices take β̃_2, as the DDPM paper's
+    code does. `clip_x0` and `labels` are those of `ddpm.samplers`. The source of the randomness is `generator`, torch's
+    global one for None, or else one of the `seeds` for each image.
 
     Raises:
         ValueError: if shapes or choices are wrong, a value is not finite, or a pixel is out of reach of the decoder, or
@@ -172,9 +160,8 @@ def vlb_terms(
     with evaluating(diffusion), torch.autocast(device.type, enabled=False):
         for first in range(0, len(x0), batch_size):
             chosen = slice(first, first + batch_size)
-            step = ReverseStep(
-                diffusion, rule, None if labels is None else labels[chosen].to(device), clip_x0
-            )
+            classes = None if labels is None else labels[chosen].to(device)
+            step = ReverseStep(diffusion, rule, classes, clip_x0)
             parts.append(_batch_terms(step, x0[chosen], decoder, timesteps_per_image, streams[chosen]))
     prior, steps = (torch.cat(part) for part in zip(*parts, strict=True))
     return VariationalBound(prior, steps, dimensions=x0[0].numel())

@@ -52,8 +52,9 @@ class TrainingLoss:
     ) -> Tensor:
         """L_simple: how well the network sees through random amounts of noise (eq:l-simple; Ho et al. 2020, eq. 14).
 
-        A network with self-conditioning gets, for half of the images, its own first prediction of x_0, and nothing for
-        the others (Chen et al. 2023, *Analog Bits*). A network that predicts its variance is trained on L_hybrid.
+        A scalar, the mean over the batch. A network with self-conditioning gets, for half of the images, its own first
+        prediction of x_0, and nothing for the others (Chen et al. 2023, *Analog Bits*). A network that predicts its
+        variance is trained on L_hybrid.
 
         Args:
             x0: clean images in [-1, 1].
@@ -63,9 +64,6 @@ class TrainingLoss:
             generator: source of `t`, `noise` and the mask, in this order, where they are drawn.
             network: called in place of the model's own.
             self_condition_mask: which images get the first prediction, bool of shape (B,); None tosses a coin for each.
-
-        Returns:
-            The mean over the batch, a scalar.
         """
         check_images("x0", x0)
         if t is None:
@@ -89,9 +87,7 @@ class TrainingLoss:
             self.schedule, self.objective, x0, t, noise, output, loss_type=kind, weighting=weighting
         )
         if log_variance is not None:
-            per_image = per_image + bound_loss(
-                self.schedule, self.objective, x0, x_t, t, output, log_variance
-            )
+            per_image = per_image + self._bound_loss(x0, x_t, t, output, log_variance)
         return per_image.mean()
 
     def _first_prediction(
@@ -105,6 +101,15 @@ class TrainingLoss:
         # Some versions of torch keep the weights that autocast cast here, without gradients, for the pass that follows.
         torch.clear_autocast_cache()
         return torch.where(mask.to(x_t.device).view(-1, 1, 1, 1), x0, 0.0)
+
+    def _bound_loss(self, x0: Tensor, x_t: Tensor, t: Tensor, output: Tensor, log_variance: Tensor) -> Tensor:
+        """λ L_vlb of each image, T times its term of the bound (eq:loss-t, eq:decoder): the variance alone learns."""
+        output = output.detach().to(x_t.dtype)
+        predicted_x0 = x0_from_output(self.objective, x_t, output, *self.schedule.signal_and_sigma(t, x_t))
+        mean = self.schedule.posterior_mean(predicted_x0, x_t, t)
+        divergence = denoising_term(self.schedule, x0, x_t, t, mean, log_variance)
+        term = torch.where(t.view(-1, 1, 1, 1) > 1, divergence, decoder_term(x0, mean, log_variance))
+        return VLB_WEIGHT * self.schedule.timesteps * term.flatten(1).mean(1) / math.log(2)
 
 
 def simple_loss(
@@ -123,24 +128,3 @@ def simple_loss(
     distance = F.l1_loss if loss_type == "l1" else F.mse_loss
     per_image = distance(output.float(), target, reduction="none").flatten(1).mean(1)
     return per_image if weighting is None else weighting(schedule, t, objective) * per_image
-
-
-def bound_loss(
-    schedule: NoiseSchedule,
-    objective: Objective,
-    x0: Tensor,
-    x_t: Tensor,
-    t: Tensor,
-    output: Tensor,
-    log_variance: Tensor,
-) -> Tensor:
-    """λ L_vlb of each image, shape (B,): what the step back costs in the bound (eq:loss-t, eq:decoder).
-
-    The whole bound is T times the mean of its terms. Only the variance learns from it, not the output.
-    """
-    output = output.detach().to(x_t.dtype)
-    predicted_x0 = x0_from_output(objective, x_t, output, *schedule.signal_and_sigma(t, x_t))
-    mean = schedule.posterior_mean(predicted_x0, x_t, t)
-    divergence = denoising_term(schedule, x0, x_t, t, mean, log_variance)
-    term = torch.where(t.view(-1, 1, 1, 1) > 1, divergence, decoder_term(x0, mean, log_variance))
-    return VLB_WEIGHT * schedule.timesteps * term.flatten(1).mean(1) / math.log(2)

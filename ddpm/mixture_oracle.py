@@ -45,14 +45,9 @@ class GaussianMixtureOracle(Oracle):
     ) -> None:
         """Decompose the covariances; the numbers are tensors, arrays or lists.
 
-        Args:
-            schedule: the noise schedule.
-            means: μ_k, shape (K, D).
-            covariances: Σ_k as full matrices, shape (K, D, D), as their diagonals, shape (K, D), or, where every
-                direction has the same, as variances (not standard deviations), shape (K,); positive definite.
-            weights: w_k, not negative, of sum 1, shape (K,); None for equal ones.
-            shape: (C, H, W) of one image, with C·H·W = D; None for (1, 1, D).
-            dtype: the type in which to compute.
+        Σ_k are positive definite: full matrices, shape (K, D, D), their diagonals, shape (K, D), or, where every
+        direction has the same, variances (not standard deviations), shape (K,). The weights are not negative and of sum
+        1, and equal if not given. C·H·W of the `shape` of an image is D; None means (1, 1, D).
         """
         mean = torch.as_tensor(means, dtype=torch.float64)
         covariance = torch.as_tensor(covariances, dtype=torch.float64, device=mean.device)
@@ -94,7 +89,7 @@ class GaussianMixtureOracle(Oracle):
         """∇ log q(x_t), shaped like `x_t`, for t in 0 … T (eq:score)."""
         z, variances = self._in_basis(*self._flat(x_t, t, lowest=0))
         posterior = self._log_joint(z, variances).softmax(dim=0)
-        score = (posterior[..., None] * self._out_of_basis(-z / variances)).sum(0)
+        score = (posterior[..., None] * ((-z / variances) @ self.basis.mT)).sum(0)
         return score.view_as(x_t).to(x_t.dtype)
 
     def expected_x0(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -103,7 +98,7 @@ class GaussianMixtureOracle(Oracle):
         z, variances = self._in_basis(x, alpha_bar)
         posterior = self._log_joint(z, variances).softmax(dim=0)
         mean, _ = self._given_later(z, alpha_bar, torch.ones_like(alpha_bar))
-        x0 = (posterior[..., None] * (self.means[:, None] + self._out_of_basis(mean))).sum(0)
+        x0 = (posterior[..., None] * (self.means[:, None] + mean @ self.basis.mT)).sum(0)
         return x0.view_as(x_t).to(x_t.dtype)
 
     def sample_posterior(self, x_t: Tensor, t: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -114,7 +109,7 @@ class GaussianMixtureOracle(Oracle):
         chosen = choose(self._log_joint(z, variances).softmax(dim=0), generator)
         mean, variance = self._given_later(z, alpha_bar, alpha_bar_prev)
         step = mean + variance.sqrt() * randn_like(x, generator)
-        draws = alpha_bar_prev.sqrt().to(x) * self.means[:, None] + self._out_of_basis(step)
+        draws = alpha_bar_prev.sqrt().to(x) * self.means[:, None] + step @ self.basis.mT
         return _pick(draws, chosen).view_as(x_t).to(x_t.dtype)
 
     def sample_data(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -122,7 +117,7 @@ class GaussianMixtureOracle(Oracle):
         check_whole("count", count)
         chosen = choose(self.weights[:, None].expand(-1, count), generator)
         noise = randn_like(self.means.new_empty(count, self.dimensions), generator)
-        draws = self.means[:, None] + self._out_of_basis(self.eigenvalues[:, None].sqrt() * noise)
+        draws = self.means[:, None] + (self.eigenvalues[:, None].sqrt() * noise) @ self.basis.mT
         return _pick(draws, chosen).view(count, *self.shape)
 
     # The pieces; ᾱ has shape (B, 1) or (1, 1)
@@ -135,10 +130,6 @@ class GaussianMixtureOracle(Oracle):
         """z = Q_kᵀ (x − √ᾱ μ_k), shape (K, B, D), and its variances under component k."""
         offset = x - alpha_bar.sqrt().to(self.dtype) * self.means[:, None]
         return offset @ self.basis, self._variances(alpha_bar)
-
-    def _out_of_basis(self, z: Tensor) -> Tensor:
-        """Q_k z_k, shape (K, B, D)."""
-        return z @ self.basis.mT
 
     def _log_joint(self, z: Tensor, variances: Tensor) -> Tensor:
         """log w_k + log N(x; √ᾱ μ_k, ᾱ Σ_k + (1 − ᾱ) I), shape (K, B)."""

@@ -21,8 +21,8 @@ from ddpm.schedule import NoiseSchedule
 class Oracle(ABC):
     """What all exact denoisers share: from E[x_0 | x_t] to a `Prediction`.
 
-    Images have shape (B, C, H, W), and t shape (B,), in 1 … T if nothing else is said. Computations run in `dtype` on
-    the device of the data; images are returned in the type in which they came in.
+    Images have shape (B, C, H, W), and t shape (B,), in 1 … T if nothing else is said; what has not is a ValueError.
+    Computations run in `dtype` on the device of the data; images are returned in the type in which they came in.
 
     Attributes:
         schedule: the `NoiseSchedule`.
@@ -50,11 +50,7 @@ class Oracle(ABC):
     def predict(
         self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_x0: bool = False
     ) -> Prediction:
-        """E[x_0 | x_t], clipped to [-1, 1] if asked, as a prediction in the type of `x_t` (eq:three-coordinates).
-
-        Raises:
-            ValueError: if shapes, types or t are wrong, or labels are given: an oracle knows no classes.
-        """
+        """E[x_0 | x_t], clipped to [-1, 1] if asked, as a prediction (eq:three-coordinates); `labels` must be None."""
         if labels is not None:
             raise ValueError("an oracle knows no classes, so labels must be None")
         check_images("x_t", x_t)

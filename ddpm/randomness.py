@@ -16,9 +16,6 @@ def image_generators(
     """The source of noise for a batch: `generator` as it is, or one CPU generator per image from `seeds`.
 
     With one generator per image, image i depends on seeds[i] alone: neither on the batch around it nor on the device.
-
-    Raises:
-        ValueError: if the batch is empty, both sources are given, or the number of seeds is not `batch_size`.
     """
     check_whole("batch_size", batch_size)
     if seeds is None:

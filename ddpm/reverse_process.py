@@ -26,14 +26,7 @@ VarianceRule = Callable[[Tensor, Tensor, Prediction], Tensor]
 
 @dataclass(frozen=True)
 class ReverseStep:
-    """p_θ(x_{t−1} | x_t), a Gaussian (eq:reverse-step; Ho et al. 2020, section 3.2).
-
-    Attributes:
-        diffusion: the model.
-        variance: the rule for log σ_t².
-        labels: class labels of the batch, shape (B,), or None.
-        clip_x0: whether to clip the predicted x_0 to [-1, 1].
-    """
+    """p_θ(x_{t−1} | x_t), a Gaussian (eq:reverse-step; Ho et al. 2020, section 3.2), for a batch with these labels."""
 
     diffusion: Denoiser
     variance: VarianceRule

@@ -3,11 +3,9 @@
 A sampler needs two things of a model: `.schedule` and `.predict` (see `Denoiser`). A trained `GaussianDiffusion` has
 them, and so does an exact denoiser. Each sampler starts at x_T, standard normal noise of shape (B, C, H, W), and yields
 one `State` per network call, so that a notebook can watch the picture form; the last one holds the finished image in
-[-1, 1]. Common to all are
-
-    labels: class labels, shape (B,), for a model that takes them.
-    clip_x0: clip the predicted x_0 to [-1, 1] first, and derive the noise from it; not for data of another range.
-    generator: source of the noise: one for the batch or one per image.
+[-1, 1]. `labels` are classes, shape (B,), for a model that takes them. `clip_x0` clips the predicted x_0 to [-1, 1],
+and derives the noise from it; turn it off for data of another range. `generator` is the source of the noise: one for
+the batch or one per image.
 """
 
 import math
@@ -57,17 +55,8 @@ def ancestral(
 ) -> Iterator[State]:
     """Algorithm 2 of Ho et al. 2020: draw x_{T−1}, x_{T−2}, …, x_0 one after the other (eq:reverse-step).
 
-    Args:
-        diffusion: the model.
-        x: x_T, or x_t of the timestep `start`.
-        variance: what `variance_rule` takes; "fixed_large" is the paper's choice for CIFAR-10.
-        labels: classes, see above.
-        clip_x0: clipping, see above.
-        generator: randomness, see above.
-        start: the timestep of `x`, 1 … T; None means T.
-
-    Yields:
-        `start` states, at t = start−1 … 0.
+    `x` may be x_t of another timestep, `start`; the states are those of t = start−1 … 0. `variance` is what
+    `variance_rule` takes; "fixed_large" is the paper's choice for CIFAR-10.
     """
     start = diffusion.schedule.timesteps if start is None else start
     check_whole("start", start, highest=diffusion.schedule.timesteps)
@@ -92,18 +81,9 @@ def ddim(
 ) -> Iterator[State]:
     """DDIM: jump down a grid of timesteps, with as much fresh noise as you like (Song et al. 2021, eq. 12).
 
-    Args:
-        diffusion: the model.
-        x: x_T.
-        steps: number of network calls, 1 … T, for the even grid of `timestep_grid`; or a grid of your own, which falls
-            strictly from T to 0.
-        eta: η in [0, 1]; 0 makes the whole path a function of x_T, 1 adds the noise of ancestral sampling.
-        labels: classes, see above.
-        clip_x0: clipping, see above.
-        generator: randomness, see above.
-
-    Yields:
-        One state per step of the grid; the last is at t = 0.
+    `steps` is the number of network calls, 1 … T, for the even grid of `timestep_grid`, or a grid of your own, which
+    falls strictly from T to 0. `eta` is η in [0, 1]: 0 makes the whole path a function of x_T, 1 adds the noise of
+    ancestral sampling.
     """
     schedule = diffusion.schedule
     even = isinstance(steps, int | float)

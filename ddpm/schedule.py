@@ -1,8 +1,9 @@
 """Noise schedules: how much of the picture is left at every step, in the paper's own index.
 
 The whole forward process is fixed by T numbers, the variances β_1 … β_T (Ho et al. 2020, section 2), which the
-functions here return as float64 tensors of shape (T,). Everything else follows from them, is computed once in float64,
-and is stored under the name that the book uses.
+functions here return as float64 tensors of shape (T,), for T at least 1. Everything else follows from them, is computed
+once in float64, and is stored under the name that the book uses. Near t = T, where ᾱ goes to zero, β is capped at
+`max_beta`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,13 +23,9 @@ SHORTEST_LINEAR = 21
 def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
     """Variances that rise linearly (eq:linear-betas), rescaled so that any T destroys as much signal.
 
-    The end points of Ho et al. 2020 (section 4) belong to T = 1000. For another T both are multiplied by 1000/T, which
-    keeps the sum of the β, and with it ᾱ_T, about the same; without it a short chain leaves signal at its end.
-
-    Args:
-        timesteps: T, at least 1. Below about 20 the rescaled β reach 1, which `NoiseSchedule` refuses.
-        beta_start: β_1 at T = 1000.
-        beta_end: β_T at T = 1000.
+    `beta_start` and `beta_end` are β_1 and β_T for T = 1000 (Ho et al. 2020, section 4). For another T both are
+    multiplied by 1000/T, which keeps the sum of the β, and with it ᾱ_T, about the same; without it a short chain leaves
+    signal at its end. For T below about 20 the rescaled β reach 1, which `NoiseSchedule` refuses.
     """
     check_whole("timesteps", timesteps)
     scale = LINEAR_SCALE_STEPS / timesteps
@@ -39,10 +36,7 @@ def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.0
 def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
     """Variances for which ᾱ falls like a squared cosine (eq:cosine-schedule; Nichol & Dhariwal 2021, eq. 17).
 
-    Args:
-        timesteps: T, at least 1.
-        offset: the paper's s, which keeps β_1 from being too small to matter.
-        max_beta: the paper's cap on β near t = T, where ᾱ goes to zero.
+    `offset` is the paper's s, which keeps β_1 from being too small to matter.
     """
     check_whole("timesteps", timesteps)
     time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
@@ -55,12 +49,7 @@ def sigmoid_betas(
 ) -> Tensor:
     """Variances for which ᾱ falls like a logistic curve (eq:sigmoid-schedule; Jabri et al. 2023, the RIN paper).
 
-    Args:
-        timesteps: T, at least 1.
-        start: where on the logistic curve t = 0 lies.
-        end: where on it t = T lies.
-        tau: temperature; smaller is steeper.
-        max_beta: cap on β near t = T, where ᾱ goes to zero.
+    On that curve t = 0 lies at `start` and t = T at `end`; the smaller the temperature `tau`, the steeper it is.
     """
     check_whole("timesteps", timesteps)
     time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
@@ -95,6 +84,9 @@ class NoiseSchedule(nn.Module):
     stored as float32 buffers, which move with `.to(device)`. The methods take images of shape (B, C, H, W) and t of
     shape (B,); they check nothing and compute in float32 at least.
 
+    `betas` are β_1 … β_T, a tensor, an array or a list of shape (T,), each strictly between 0 and 1; others are a
+    ValueError, which names the first offending step. `dtype` is that of the buffers, float64 for full precision.
+
     Attributes:
         beta: β_t, the variance added by step t (eq:forward-step).
         alpha: α_t = 1 − β_t.
@@ -124,16 +116,6 @@ class NoiseSchedule(nn.Module):
     posterior_mean_coef_xt: Tensor
 
     def __init__(self, betas: Tensor | Sequence[float] | Any, dtype: torch.dtype = torch.float32) -> None:
-        """Build the tables.
-
-        Args:
-            betas: β_1 … β_T, shape (T,), each strictly between 0 and 1; a tensor, an array or a list.
-            dtype: type of the stored buffers; float64 keeps full precision for experiments.
-
-        Raises:
-            ValueError: if `betas` is empty, not one-dimensional, or holds a value outside (0, 1); the message names
-                the first offending step.
-        """
         super().__init__()
         betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         _check_betas(betas)

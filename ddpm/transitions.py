@@ -14,8 +14,7 @@ from ddpm.schedule import NoiseSchedule
 class Transitions:
     """q(x_t | x_0), q(x_{t−1} | x_t, x_0) and p_θ(x_{t−1} | x_t) of a model: what `GaussianDiffusion` adds to.
 
-    Images are in [-1, 1], of shape (B, C, H, W), and t of shape (B,) in 1 … T; whatever has another shape, type or
-    range is a ValueError. The maths is that of `NoiseSchedule` and `ddpm.prediction`.
+    `GaussianDiffusion` says what images and t are. The maths is that of `NoiseSchedule` and `ddpm.prediction`.
     """
 
     schedule: NoiseSchedule
@@ -29,8 +28,7 @@ class Transitions:
     def q_posterior(self, x_start: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q(x_{t−1} | x_t, x_0) by Bayes' rule (eq:posterior-bayes, eq:posterior-mean, eq:posterior-variance).
 
-        Returns:
-            `(mean, variance, log_variance_clipped)`; the mean shaped like `x_t`, the others of shape (B, 1, 1, 1).
+        That is `(mean, variance, log_variance_clipped)`, the mean shaped like `x_t`, the others of shape (B, 1, 1, 1).
         """
         t = self._checked("x_start", x_start, "x_t", x_t, t)
         variance = self.schedule.at("posterior_variance", t, x_t)
@@ -39,23 +37,19 @@ class Transitions:
 
     def predict_start_from_noise(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_0 = (x_t − σ_t ε) / √ᾱ_t."""
-        t = self._checked("x_t", x_t, "noise", noise, t)
-        return x0_from_noise(x_t, noise, *self.schedule.signal_and_sigma(t, x_t))
+        return x0_from_noise(x_t, noise, *self._factors("x_t", x_t, "noise", noise, t))
 
     def predict_noise_from_start(self, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
         """ε = (x_t − √ᾱ_t x_0) / σ_t."""
-        t = self._checked("x_t", x_t, "x0", x0, t)
-        return noise_from_x0(x_t, x0, *self.schedule.signal_and_sigma(t, x_t))
+        return noise_from_x0(x_t, x0, *self._factors("x_t", x_t, "x0", x0, t))
 
     def predict_v(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """v = √ᾱ_t ε − σ_t x_0 (eq:v)."""
-        t = self._checked("x_start", x_start, "noise", noise, t)
-        return v_from_x0_and_noise(x_start, noise, *self.schedule.signal_and_sigma(t, x_start))
+        return v_from_x0_and_noise(x_start, noise, *self._factors("x_start", x_start, "noise", noise, t))
 
     def predict_start_from_v(self, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
         """x_0 = √ᾱ_t x_t − σ_t v (eq:three-coordinates)."""
-        t = self._checked("x_t", x_t, "v", v, t)
-        return x0_from_v(x_t, v, *self.schedule.signal_and_sigma(t, x_t))
+        return x0_from_v(x_t, v, *self._factors("x_t", x_t, "v", v, t))
 
     def p_mean_variance(
         self,
@@ -68,10 +62,8 @@ class Transitions:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """p_θ(x_{t−1} | x_t): the posterior with the predicted x_0 in place of the true one (eq:reverse-step).
 
-        Without clipping, the mean in terms of the predicted noise is eq:posterior-mean-noise.
-
-        Returns:
-            As `q_posterior`; if the network predicts the variance, all three are shaped like `x_t`.
+        As `q_posterior`; if the network predicts the variance, all three are shaped like `x_t`. Without clipping, the
+        mean in terms of the predicted noise is eq:posterior-mean-noise.
         """
         prediction = self.predict(x_t, t, labels, clip_x0=clip_denoised, x_self_cond=x_self_cond)
         mean, variance, log_variance = self.q_posterior(prediction.x0, x_t, t)
@@ -94,6 +86,10 @@ class Transitions:
             x_t, t, labels, clip_denoised=clip_denoised, x_self_cond=x_self_cond
         )
         return draw(mean, log_variance, t.to(x_t.device), generator)
+
+    def _factors(self, name_a: str, a: Tensor, name_b: str, b: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and σ_t, once all three are what they should be."""
+        return self.schedule.signal_and_sigma(self._checked(name_a, a, name_b, b, t), a)
 
     def _checked(self, name_a: str, a: Tensor, name_b: str, b: Tensor, t: Tensor) -> Tensor:
         """t as it can be used, once all three are what they should be."""

@@ -152,15 +152,9 @@ class Unet(nn.Module):
     ) -> Tensor:
         """Predict noise, x_0 or v, whichever the network is trained for, and with two heads the variance as well.
 
-        Args:
-            x_t: noisy images, shape (B, channels, H, W); H and W divisible by `downsampling`.
-            t: timesteps 1 … T, shape (B,).
-            labels: classes, shape (B,), if and only if the network was built with `num_classes`.
-            x_self_cond: the previous estimate of x_0, shaped like `x_t`, for a network built with `self_condition`;
-                None means that there is none yet, and counts as zeros.
-
-        Returns:
-            Tensor of shape (B, out_dim, H, W); the second head's channels come after those of the first.
+        That is (B, channels, H, W) → (B, out_dim, H, W); the second head's channels come after those of the first.
+        Labels are given if and only if the network was built with `num_classes`. `x_self_cond`, the previous estimate
+        of x_0, is for one built with `self_condition`; None means that there is none yet, and counts as zeros.
         """
         self._check_input(x_t, t, x_self_cond)
         self._check_labels(x_t, labels)

@@ -17,11 +17,7 @@ Weighting = Callable[[NoiseSchedule, Tensor, Objective], Tensor]
 
 @dataclass(frozen=True)
 class MinSNR:
-    """Min-SNR weighting: the loss on x_0 weighted by min(SNR, γ), whatever the network predicts (Hang et al. 2023).
-
-    Attributes:
-        gamma: the ceiling γ on the signal-to-noise ratio, positive.
-    """
+    """Min-SNR weighting: the loss on x_0 weighted by min(SNR, γ), whatever the network predicts (Hang et al. 2023)."""
 
     gamma: float = 5.0
 
@@ -39,12 +35,7 @@ class MinSNR:
 
 @dataclass(frozen=True)
 class P2:
-    """P2 weighting (k + SNR)^−γ: less weight on the almost clean timesteps (Choi et al. 2022).
-
-    Attributes:
-        gamma: exponent γ; 0 means no weighting.
-        k: offset that keeps the weight finite at low SNR.
-    """
+    """P2 weighting (k + SNR)^−γ: less weight on the almost clean timesteps (Choi et al. 2022), none for γ = 0."""
 
     gamma: float = 1.0
     k: float = 1.0
@@ -100,16 +91,8 @@ def stratified_timesteps(
     """Timesteps for a batch, spread evenly over 1 … T with one common random shift (eq:low-discrepancy).
 
     Each timestep has probability 1/T for each image of a shuffled batch, as with independent draws, but every batch
-    covers the whole range, so its loss wanders less (Kingma et al. 2021, appendix I).
-
-    Args:
-        count: number of timesteps B, at least 1.
-        timesteps: T, at least 1.
-        shift: the common shift u in [0, 1); drawn from `generator` if not given.
-        generator: source of the shift.
-
-    Returns:
-        Timesteps of shape (B,), int64, in rising order.
+    covers the whole range, so its loss wanders less (Kingma et al. 2021, appendix I). They come in rising order, shape
+    (count,), int64. `shift` is the common shift u in [0, 1), drawn from `generator` if not given.
     """
     check_whole("count", count)
     check_whole("timesteps", timesteps)

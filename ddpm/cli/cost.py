@@ -52,10 +52,7 @@ class Cost:
 def measure_cost(diffusion: GaussianDiffusion, *, batch_size: int, mixed_precision: str = "no") -> Cost:
     """Count and measure on random images, on the model's device; its weights stay as they are.
 
-    Args:
-        diffusion: the model.
-        batch_size: images per network call of the run. Where so many would take seconds, fewer are measured.
-        mixed_precision: that of the run: "no", "bf16" or "fp16".
+    `batch_size` and `mixed_precision` are those of the run; where so many images would take seconds, fewer are used.
     """
     device, precision = diffusion.device, _TYPES[mixed_precision]
 

@@ -23,15 +23,8 @@ _ALIKE = {
 def choose_preset(data: str, preset: str | None = None) -> tuple[str, RunConfig]:
     """The name of the preset that suits the data, or of the one given, and its run config for the data.
 
-    The path of a folder becomes an absolute one, so that the run can be resumed from anywhere. Data sets whose images
-    mean something else in a mirror are not mirrored.
-
-    Args:
-        data: "digits", the name of a torchvision data set, or the path of a folder; "~" is the home directory.
-        preset: a preset's name.
-
-    Raises:
-        ValueError: if there is no preset of that name.
+    The path of a folder becomes an absolute one, so that the run can be resumed from anywhere; "~" is the home
+    directory. Data sets whose images mean something else in a mirror are not mirrored.
     """
     word, by_name = canonical(data), known_name(data) is not None
     suits = next((name for name, words in _ALIKE.items() if by_name and word in words), "folder")

@@ -26,9 +26,6 @@ class RunConfig:
         network: arguments of `Unet`.
         diffusion: arguments of `GaussianDiffusion`, apart from the network.
         training: arguments of `TrainingConfig`.
-
-    Raises:
-        ValueError: if a part has no such option, a value is of the wrong kind, or one of training is out of range.
     """
 
     data: Options = field(default_factory=dict)
@@ -37,7 +34,7 @@ class RunConfig:
     training: Options = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what is no option, long before a part is built from it."""
+        """Refuse what is no option, or of the wrong kind, long before a part is built from it."""
         for part in OPTIONS:
             check_options(part, getattr(self, part))
         _ = self.training_config
@@ -99,12 +96,7 @@ class RunConfig:
 
     @classmethod
     def load(cls, folder: Path) -> "RunConfig":
-        """Read it from a run's `run.json`.
-
-        Raises:
-            FileNotFoundError: if the folder is not that of a run that `ddpm train` began.
-            ValueError: if the file was changed into something that is no configuration.
-        """
+        """Read it from the `run.json` of a run that `ddpm train` began."""
         try:
             return cls(**read_json(folder / RUN))
         except (FileNotFoundError, NotADirectoryError) as error:

@@ -28,17 +28,11 @@ class Batch:
 
 
 class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
-    """A data set whose items are whole batches: images in [0, 1], and labels if they are wanted.
+    """A data set whose items are whole batches: images in [0, 1], and labels 0 … `num_classes` − 1, or None.
 
-    Args:
-        dataset: any map-style data set of images, or of (image, label, …). An image is a float tensor in [0, 1] of
-            `image_shape`, a uint8 tensor of that shape, or a Pillow image, which is resized and cropped.
-        image_shape: (C, H, W).
-        num_classes: labels 0 … num_classes − 1 are wanted; None if none are.
-
-    Raises:
-        ValueError: if the data set is empty, or its first item is not of that kind.
-        TypeError: if it is not a map-style data set.
+    It is made of a map-style data set of images, or of (image, label, …). An image is a float tensor in [0, 1] of
+    `image_shape`, (C, H, W), a uint8 tensor of that shape, or a Pillow image, which is resized and cropped. Other data
+    are refused at once, by their first item.
     """
 
     def __init__(

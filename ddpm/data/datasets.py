@@ -27,11 +27,8 @@ def digits(image_size: int | tuple[int, int] = _DIGITS_SIZE, *, channels: int = 
     the nearest one, round(255 k/16)/255, a change of at most 1/510, so that the discrete decoder (eq:decoder) applies
     to them exactly.
 
-    At another size than 8 they are resized; size and channels are those of `PrepareImage`.
-
-    Returns:
-        A data set of pairs (image, label): float32 of shape (channels, height, width) in [0, 1] and int64 in 0 … 9.
-        All images at once are its `.tensors[0]`, of shape (1797, 1, 8, 8), and all labels its `.tensors[1]`.
+    At another size than 8 they are resized; size and channels are those of `PrepareImage`. Labels are int64 in 0 … 9.
+    All images at once are the data set's `.tensors[0]`, of shape (1797, 1, 8, 8), and all labels its `.tensors[1]`.
     """
     prepare = PrepareImage(image_size, channels)
     from sklearn.datasets import load_digits
@@ -53,24 +50,16 @@ def torchvision_dataset(
     download: bool = True,
     **options: Any,
 ) -> Dataset[Any]:
-    """A data set of torchvision by a forgiving name, such as "mnist", "fashion-mnist" or "CIFAR10".
+    """A data set of torchvision, pairs (image, label) as a rule, by a forgiving name such as "fashion-mnist".
 
-    Size, channels and mirroring are those of `PrepareImage`; None keeps the size and the channels that the images have.
+    Capitals, hyphens, underscores and spaces do not matter in the class's name. Size, channels and mirroring are those
+    of `PrepareImage`; None keeps the size and the channels that the images have. `root` is the folder of the files;
+    with `download` torchvision fetches those that are not there yet, where it can. The `options` are passed on to the
+    class, such as `split="letters"` for EMNIST.
 
-    Args:
-        name: the class's name; capitals, hyphens, underscores and spaces do not matter.
-        root: the folder in which the files are, or will be.
-        train: the training part, or the test part. For a class with a `split` these are its default split, if that
-            begins with "train", and "test"; where they are called otherwise, pass `split=…`. A class without parts
-            gives all it has as its training part.
-        image_size: side, or (height, width).
-        channels: 1, 3 or 4.
-        augment_horizontal_flip: mirror half of the images, chosen again whenever they are read.
-        download: fetch the files if they are not there yet, where torchvision can.
-        **options: passed on to the class, such as `split="letters"` for EMNIST.
-
-    Returns:
-        The data set as torchvision makes it, pairs (image, label) as a rule.
+    `train` asks for the training part, or else the test part. For a class with a `split` these are its default split,
+    if that begins with "train", and "test"; where they are called otherwise, pass `split=…`. A class without parts
+    gives all it has as its training part.
 
     Raises:
         ValueError: if the name is unknown, the part does not exist, or the class needs more options.
@@ -119,19 +108,10 @@ def load_dataset(
 ) -> Dataset[Any]:
     """A data set by one word: "digits", the name of a torchvision data set, or the path of a folder of images.
 
-    Names go first: a folder called mnist is written "./mnist" or `Path("mnist")`.
-
-    Args:
-        name_or_path: what to load.
-        image_size: side, or (height, width); a folder needs it, None keeps the size of the others.
-        train: the training part, or the test part. The digits and a folder have no test part.
-        root: the folder for the files of torchvision's data sets.
-        channels: 1, 3 or 4; None keeps the data set's own, and means 3 for a folder.
-        augment_horizontal_flip: mirror half of the images, chosen again whenever they are read; refused for the digits,
-            which would be digits no more.
-
-    Returns:
-        The data set: pairs (image, label), or images alone from a folder.
+    Names go first: a folder called mnist is written "./mnist" or `Path("mnist")`. The data are pairs (image, label), or
+    images alone from a folder. Size, channels and mirroring are those of `PrepareImage`; a folder needs a size, and
+    gets 3 channels for None. Digits are not mirrored, which would be digits no more, and neither they nor a folder have
+    a test part. `root` is the folder for the files of torchvision's data sets.
 
     Raises:
         ValueError: if the name is unknown or an option is not allowed; the message says what is.

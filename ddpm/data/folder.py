@@ -32,7 +32,6 @@ class FolderDataset(Dataset[Tensor]):
         *,
         unreadable: dict[Path, str] | None = None,
     ) -> None:
-        """Keep the paths; nothing is read yet."""
         self.paths, self.prepare, self.unreadable = list(paths), prepare, unreadable or {}
 
     def __len__(self) -> int:
@@ -57,21 +56,13 @@ def image_folder(
     """All images below a folder, at any depth: .jpg .jpeg .png .webp .tiff .tif .bmp, in capitals or not.
 
     EXIF orientation is respected, 16-bit greys are scaled to 8 bits; of a file with several pictures the first is
-    taken. Size, channels and mirroring are those of `PrepareImage`.
+    taken. Size, channels and mirroring are those of `PrepareImage`. The images, without labels, are in the order of
+    their paths.
 
-    Args:
-        path: the folder.
-        image_size: side, or (height, width), to which images are resized and cut.
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
-        augment_horizontal_flip: mirror each image with probability 1/2 whenever it is read.
-        check: decode every file now, in threads, and leave out what cannot be read, with one warning; another warning
-            says how many are smaller than `image_size` and have to be enlarged. A truncated JPEG has an intact header
-            and shows only when it is decoded to the end, so this costs about as much as reading all images once. False
-            skips it; a broken file then raises an error that names it, in its turn.
-
-    Returns:
-        A data set of images alone (no labels), float32 of shape (channels, height, width) in [0, 1], in the order of
-        their paths. Its `unreadable` says which files were left out and why.
+    `check` decodes every file now, in threads, and leaves out what cannot be read, with one warning; another warning
+    says how many are smaller than `image_size` and have to be enlarged. A truncated JPEG has an intact header and shows
+    only when it is decoded to the end, so this costs about as much as reading all images once. Without it, a broken
+    file raises an error that names it, in its turn.
 
     Raises:
         ValueError: if an argument is not allowed, or the folder holds no image, or none that can be read.

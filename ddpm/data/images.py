@@ -35,7 +35,6 @@ class PrepareImage:
     augment_horizontal_flip: bool = False
 
     def __post_init__(self) -> None:
-        """Check the size and the channels at once, long before the first image comes."""
         if self.channels is not None and self.channels not in _MODES:
             raise ValueError(f"channels must be 1 (grey), 3 (RGB) or 4 (RGBA), but got {self.channels!r}")
         if self.image_size is not None:
@@ -64,12 +63,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image scaled, not clipped, to 8 bits; other images as they are.
-
-    Raises:
-        ValueError: if the pixels are floating-point numbers, or whole numbers outside 0 … 65535: what is black and
-            what is white in such a file is not known.
-    """
+    """A 16-bit grey image scaled, not clipped, to 8 bits; other images as they are."""
     if image.mode[0] not in "IF":
         return image
     pixels = np.asarray(image)

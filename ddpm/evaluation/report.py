@@ -50,9 +50,6 @@ def report_on_samples(
     """Compare samples with as many real images, both in [0, 1], shape (N, C, H, W), N at least 4.
 
     The more real images the `classifier` was trained on, the more samples it is sure of.
-
-    Raises:
-        ValueError: if the shapes differ, or there are fewer than 4.
     """
     if samples.shape != images.shape or len(images) < 4:
         raise ValueError(
@@ -79,14 +76,9 @@ def bits_per_dimension(
     timesteps_per_image: int | None,
     seeds: Sequence[int] | None = None,
 ) -> Estimate:
-    """The variational bound on images in bits per dimension (`ddpm.likelihood.vlb_terms`): mean and standard error.
+    """The variational bound in bits per dimension (`ddpm.likelihood.vlb_terms`) on images in [0, 1], on the 256 greys.
 
-    Args:
-        diffusion: the model.
-        images: in [0, 1] on the 256 greys, shape (N, C, H, W).
-        labels: of shape (N,), for a model with classes.
-        timesteps_per_image: how many to draw; None, or as many as there are, takes them all.
-        seeds: one per image; None means 0, 1, 2, …
+    Of the timesteps all are taken for None, or for as many as there are. `seeds` are 0, 1, 2, … if not given.
     """
     seeds = range(len(images)) if seeds is None else seeds
     if timesteps_per_image is not None and timesteps_per_image >= diffusion.schedule.timesteps - 1:

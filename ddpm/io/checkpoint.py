@@ -62,17 +62,9 @@ class Checkpoint:
 def write_checkpoint(
     run: Path, step: int, tensors: "Tensors", documents: Mapping[str, Any], *, keep: int
 ) -> Path:
-    """Write a checkpoint, and delete all but the newest `keep` (at least 1).
+    """Write a checkpoint after update `step`, delete all but the newest `keep` (at least 1), and return its folder.
 
-    Args:
-        run: the folder of the run; the checkpoint becomes `checkpoints/step-00001000` in it.
-        step: the update after which it is written.
-        tensors: name of a file -> its tensors.
-        documents: name of a file -> what goes into it as JSON.
-        keep: how many checkpoints stay.
-
-    Returns:
-        The checkpoint's folder.
+    That is `checkpoints/step-00001000` in the folder of the run, with tensors and documents as in `Checkpoint`.
 
     Raises:
         OSError: if the disk is full or cannot be written; what was there before is still there.
@@ -134,11 +126,7 @@ def _discard(folder: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and verify a checkpoint.
-
-    Raises:
-        DamagedCheckpointError: if a file is missing, or is not the one that was written.
-    """
+    """Read and verify a checkpoint."""
     verify(folder)
     return _read(folder)
 
@@ -159,9 +147,7 @@ def _read(folder: Path) -> Checkpoint:
 def newest_good_folder(run: Path) -> Path:
     """The folder of a run's newest checkpoint that is whole; a warning names those that are not.
 
-    Raises:
-        FileNotFoundError: if the run has no checkpoint.
-        DamagedCheckpointError: if it has some, but none that is whole.
+    A run without any checkpoint is a FileNotFoundError, one without a whole one a DamagedCheckpointError.
     """
     candidates = list_checkpoints(run)
     if not candidates:
@@ -191,11 +177,7 @@ def step_of(folder: Path) -> int:
 
 
 def verify(folder: Path) -> list[str]:
-    """The names of a checkpoint's files, once every checksum holds.
-
-    Raises:
-        DamagedCheckpointError: if one does not.
-    """
+    """The names of a checkpoint's files, once every checksum holds; DamagedCheckpointError if one does not."""
     try:
         checksums = read_json(folder / CHECKSUMS)
         for name, expected in checksums.items():

@@ -108,9 +108,8 @@ def load_diffusers_unet(
 def to_diffusers(unet: Unet) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and the configuration of the `UNet2DModel` that does at t−1 what `unet` does at t.
 
-    Returns:
-        The tensors, on the CPU and independent of the network's, and the configuration, ready for JSON.
-        `UNet2DModel.from_config(config)` takes the tensors with `load_state_dict`.
+    The tensors are on the CPU and independent of the network's, and the configuration is ready for JSON;
+    `UNet2DModel.from_config(config)` takes the tensors with `load_state_dict`.
 
     Raises:
         TypeError: if it is not a `Unet`.
@@ -138,12 +137,8 @@ def save_diffusers_unet(unet: Unet, folder: str | os.PathLike[str]) -> None:
 def rotate(weight: Tensor, angles: Tensor) -> Tensor:
     """Rotate weights on sines and cosines: those that see f(t−1) become those that see ft.
 
-    Args:
-        weight: shape (features, dim), columns for the sines first.
-        angles: f, shape (dim/2,), in float64; −f rotates the other way.
-
-    Returns:
-        Tensor of shape (features, dim) in float64, on the CPU.
+    They are of shape (features, dim), columns for the sines first, and come back in float64 on the CPU. The `angles`
+    are f, shape (dim/2,), in float64; −f rotates the other way.
     """
     on_sine, on_cosine = weight.detach().cpu().double().chunk(2, dim=1)
     sine, cosine = angles.sin(), angles.cos()

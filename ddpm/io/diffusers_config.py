@@ -46,11 +46,7 @@ _NEWEST = ("mid_block_type", "time_embedding_dim")
 
 
 def unet_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the `Unet` that a configuration of `UNet2DModel` describes.
-
-    Raises:
-        ValueError: if `Unet` is not such a network; the message says everything that stands in the way.
-    """
+    """The arguments of the `Unet` that a configuration of `UNet2DModel` describes; a ValueError names all obstacles."""
     options = {name: _normalised(config.get(name, default)) for name, default in DEFAULTS.items()}
     problems = [*_unknown(config), *(malformed := [*_malformed(options)])]
     allowed, arguments = _FIXED, {}
@@ -79,12 +75,7 @@ def _complaints_of_unet(arguments: dict[str, Any]) -> Iterator[str]:
 
 
 def diffusers_config(unet: Unet) -> dict[str, Any]:
-    """The configuration of the `UNet2DModel` that is the same network.
-
-    Raises:
-        TypeError: if it is not a `Unet`.
-        ValueError: if there is no such `UNet2DModel`; the message names each argument that stands in the way.
-    """
+    """The configuration of the `UNet2DModel` that is the same network; a ValueError names all obstacles."""
     if not isinstance(unet, Unet):
         raise TypeError(f"only a Unet has a counterpart in diffusers, but got a {type(unet).__name__}")
     config = unet.config

@@ -13,23 +13,14 @@ _SHIPPED = [Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] 
 
 
 def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
-    """The folder of a model, by path or by the name of one that ships; of a run, its newest good checkpoint.
-
-    Raises:
-        FileNotFoundError: if there is no such model; the message names those that ship.
-        DamagedCheckpointError: if it is a run without a good checkpoint.
-    """
+    """The folder of a model, by path or by the name of one that ships; of a run, its newest good checkpoint."""
     for folder in [Path(name_or_folder), *(root / name_or_folder for root in _SHIPPED)]:
         if (folder / CONFIG).is_file() and (folder / MODEL).is_file():
             return folder
     if list_checkpoints(Path(name_or_folder)):
         return newest_good_folder(Path(name_or_folder))
+    shipped = sorted({path.parent.name for root in _SHIPPED for path in root.glob(f"*/{CONFIG}")})
     raise FileNotFoundError(
         f"no model at {os.fspath(name_or_folder)!r}: give a folder that holds {CONFIG} and {MODEL}, the folder of a"
-        f" run, or one of the models that ship: {', '.join(shipped_models()) or 'none'}"
+        f" run, or one of the models that ship: {', '.join(shipped) or 'none'}"
     )
-
-
-def shipped_models() -> list[str]:
-    """The names of the models that ship."""
-    return sorted({path.parent.name for root in _SHIPPED for path in root.glob(f"*/{CONFIG}")})

@@ -23,11 +23,9 @@ def save_pretrained(
 ) -> None:
     """Write a model that `load_pretrained` reads back; each of its files appears whole or not at all.
 
-    Args:
-        diffusion: the model; its network must be a `Unet`.
-        folder: where to write `model.safetensors` and `config.json`; made if it does not exist.
-        dtype: the type in which floating-point weights are written, such as torch.float16 for a file of half the size;
-            None for their own. `load_pretrained` makes float32 of any.
+    They are `model.safetensors` and `config.json`, in a folder that is made if it does not exist. Floating-point
+    weights are written in `dtype`, such as torch.float16 for a file of half the size; None leaves them in their own
+    type. `load_pretrained` makes float32 of any.
 
     Raises:
         TypeError: if the network is not a `Unet`, whose arguments the configuration file records.
@@ -86,11 +84,7 @@ def model_config(diffusion: GaussianDiffusion) -> dict[str, Any]:
 
 
 def build_diffusion(config: Mapping[str, Any]) -> GaussianDiffusion:
-    """A fresh model from what `model_config` gave.
-
-    Raises:
-        ValueError: if it had a network other than `Unet`, or a loss weighting of its own.
-    """
+    """A fresh model from what `model_config` gave, unless its network is no `Unet`, or its loss weighting its own."""
     if "class" in config["network"]:
         raise ValueError(
             f"the model was trained with a network of class {config['network']['class']}, which only your own program"

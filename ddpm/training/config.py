@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ddpm.checks import check_choice
+from ddpm.checks import check_choice, check_whole
 
 MixedPrecision = Literal["no", "fp16", "bf16"]
 LearningRateSchedule = Literal["constant", "cosine"]
@@ -94,12 +94,11 @@ class TrainingConfig:
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
         for field in fields(self):
             if field.type is int:
-                _check_whole(field.name, getattr(self, field.name), 0 if field.name in AT_LEAST_ZERO else 1)
+                check_whole(field.name, getattr(self, field.name), 0 if field.name in AT_LEAST_ZERO else 1)
         if self.num_threads is not None:
-            _check_whole("num_threads", self.num_threads, 1)
+            check_whole("num_threads", self.num_threads)
         check_choice("mixed_precision", self.mixed_precision, get_args(MixedPrecision))
         check_choice("lr_schedule", self.lr_schedule, get_args(LearningRateSchedule))
         if not isinstance(self.adam_betas, tuple | list) or len(self.adam_betas) != 2:
@@ -113,10 +112,8 @@ class TrainingConfig:
         for name in ("ema_halflife", "ema_rampup"):
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), above=0)
-        self.results_folder, self.adam_betas = (
-            Path(self.results_folder),
-            (self.adam_betas[0], self.adam_betas[1]),
-        )
+        self.results_folder = Path(self.results_folder)
+        self.adam_betas = (self.adam_betas[0], self.adam_betas[1])
 
     def to_json(self) -> dict[str, Any]:
         """All values by name, ready for JSON."""
@@ -142,12 +139,6 @@ class TrainingConfig:
         if self.ema_rampup is not None:
             halflife = min(halflife, self.ema_rampup * images_seen)
         return 0.5 ** (images / halflife) if halflife > 0 else 0.0
-
-
-def _check_whole(name: str, value: object, lowest: int) -> None:
-    """Refuse anything but whole numbers of at least `lowest`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ValueError(f"{name} must be a whole number of at least {lowest}, but got {value!r}")
 
 
 def _check_number(

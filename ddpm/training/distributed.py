@@ -86,10 +86,8 @@ def draw_images(
     """Draw one image per seed, in batches; several processes that call this together divide the work by `rank`.
 
     Image i depends on seeds[i] and labels[i] alone, not on the batch or the processes. A model that takes labels and is
-    given none gets 0, 1, 2, … in turn. The `options`, such as `sampler`, are those of `GaussianDiffusion.sample`.
-
-    Returns:
-        The images in [0, 1], in the order of the seeds, shape (N, C, H, W), on the CPU, on every process.
+    given none gets 0, 1, 2, … in turn. The `options`, such as `sampler`, are those of `GaussianDiffusion.sample`. Every
+    process gets all images, in [0, 1], shape (N, C, H, W), on the CPU.
 
     Raises:
         ValueError: if there are no seeds, or the labels are not as many, out of range or not for this model.

@@ -26,7 +26,8 @@ class MetricsLogger:
 
     Each line of `metrics.jsonl` is a JSON object: `step`, `loss` (mean since the line before), `grad_norm`, `lr`,
     `images` (seen so far), `images_per_second` and `seconds` (of training so far, over all parts of the run, without
-    checkpoints and samples). Lines of later steps than `step`, written before a crash, are removed at the start.
+    checkpoints and samples). Lines of later steps than `step`, written before a crash, are removed at the start: those
+    updates are about to be made again.
     """
 
     def __init__(
@@ -37,7 +38,8 @@ class MetricsLogger:
         self._pending: list[Tensor] = []
         self._events: Any = None
         if self._writes:
-            _drop_lines_after(self._folder, step)
+            kept = [json.dumps(line) + "\n" for line in read_metrics(self._folder) if line["step"] <= step]
+            write_whole(self._folder / METRICS, "".join(kept).encode())
             with contextlib.suppress(ImportError):
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -56,10 +58,8 @@ class MetricsLogger:
     def write(self, step: int, images: int, seconds: float) -> float:
         """Read what has been collected, and write a line, at this step and after so many images over all processes.
 
-        Takes the `seconds` of training up to the line before, and returns those up to this one.
-
-        Raises:
-            FloatingPointError: if a loss or a gradient was not finite; the message names the update.
+        Takes the `seconds` of training up to the line before, and returns those up to this one; a loss or a gradient
+        that is not finite is a FloatingPointError, which names the update.
         """
         if not self._pending:
             return seconds
@@ -125,9 +125,3 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         with contextlib.suppress(ValueError):
             lines.append(json.loads(text))
     return lines
-
-
-def _drop_lines_after(folder: Path, step: int) -> None:
-    """Remove the lines of updates that were not saved: they are about to be made again."""
-    kept = [line for line in read_metrics(folder) if line["step"] <= step]
-    write_whole(folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -20,10 +20,6 @@ def locked(folder: Path, step: int, *, continued: bool) -> Iterator[None]:
     """Have the folder to oneself, and make sure beforehand that it can be written; it is made if it does not exist.
 
     The trainer stands at `step`; the run is `continued` if it wrote or loaded the checkpoints that are there.
-
-    Raises:
-        FileExistsError: if another program is training there, or a run is there that this one would not continue.
-        OSError: if it cannot be written.
     """
     lock = FileLock(folder / ".lock")
     try:

@@ -57,14 +57,10 @@ class ShuffledBatches(Sampler[Batch]):
         """The batches from `start` on."""
         position = self.start + self.rank * self.batch_size
         while True:
-            indices = tuple(self._index(position + k) for k in range(self.batch_size))
+            places = [divmod(position + k, self.size) for k in range(self.batch_size)]
+            indices = tuple(int(_permutation(self.size, self.seed, epoch)[place]) for epoch, place in places)
             yield Batch(indices, mixed_seed(Purpose.LOADING, self.seed, position))
             position += self.world_size * self.batch_size
-
-    def _index(self, position: int) -> int:
-        """The image at this position of the endless order."""
-        epoch, place = divmod(position, self.size)
-        return int(_permutation(self.size, self.seed, epoch)[place])
 
 
 @lru_cache(maxsize=2)  # a batch may lie across the seam between two epochs

@@ -19,7 +19,6 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        """Nothing has come yet."""
         self.received: signal.Signals | None = None
         self._handlers_before: dict[signal.Signals, Any] = {}
 

@@ -94,8 +94,7 @@ def restore_state(training: Training, saved: Checkpoint) -> None:
 def _check_same_model(saved: Checkpoint, diffusion: GaussianDiffusion) -> None:
     """Refuse the checkpoint of another model, naming the differences."""
     before, now = saved.documents["config"], model_config(diffusion)
-    parts = ("network", "diffusion")
-    differences = [line for part in parts for line in _differences(before[part], now[part], SAMPLING_ONLY)]
+    differences = [line for part in now for line in _differences(before[part], now[part], SAMPLING_ONLY)]
     if differences:
         raise ValueError(
             f"{saved.folder} is the checkpoint of another model: {'; '.join(differences)}. Build the model as it was,"

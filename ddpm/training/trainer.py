@@ -109,12 +109,8 @@ class Trainer:
     def training_step(self, network: torch.nn.Module, batches: Batches) -> tuple[Tensor, Tensor]:
         """Algorithm 1 of Ho et al. 2020, over `gradient_accumulate_every` batches, and one update (eq:l-simple).
 
-        Args:
-            network: the model's network as `running` gives it: compiled, distributed, in mixed precision.
-            batches: where images and labels come from.
-
-        Returns:
-            The mean loss and the length of the gradient before clipping, on the device.
+        `network` is the model's as `running` gives it: compiled, distributed, in mixed precision. Returned are the mean
+        loss and the length of the gradient before clipping, on the device.
         """
         accelerator, count = self.accelerator, self.config.gradient_accumulate_every
         self.optimizer.zero_grad()  # first, in case an error ended the step before in its middle

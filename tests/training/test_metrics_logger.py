@@ -1,11 +1,13 @@
 """What a run says of itself: every line at its step, whatever was interrupted."""
 
 import math
+import os
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddpm.training.config import TrainingConfig
@@ -20,7 +22,7 @@ def read_events(folder):
 
 
 def test_write_says_on_every_channel_what_the_run_did(tmp_path, capsys):
-    config = {"train_num_steps": 6, "log_every": 2, "lr_warmup_steps": 2, "train_lr": 1e-3}
+    config = {"train_num_steps": 6, "log_every": 2, "lr_warmup_steps": 2, "train_lr": 1e-3, "num_samples": 3}
     trained(tmp_path, progress=True, tensorboard=True, **config)
     lines = read_metrics(tmp_path)
     assert [(line["step"], line["images"]) for line in lines] == [(2, 16), (4, 32), (6, 48)]
@@ -28,6 +30,8 @@ def test_write_says_on_every_channel_what_the_run_did(tmp_path, capsys):
     assert all(math.isfinite(line["loss"]) for line in lines)
     names = [f"step-{step:08d}.png" for step in (2, 4, 6)]
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == names
+    with Image.open(tmp_path / "samples" / names[0]) as grid:
+        assert grid.size == (19, 19)  # two rows and columns of 8 pixels, and lines between them
     bar = capsys.readouterr().err
     assert "6/6" in bar
     assert f"loss {lines[-1]['loss']:.4f}, " in bar
@@ -73,6 +77,19 @@ def make_logger(folder, **config):
     quiet = TrainingConfig(results_folder=folder, progress=False, tensorboard=False, **config)
     alone = SimpleNamespace(is_main_process=True, reduce=lambda figures, _: figures)
     return MetricsLogger(quiet, alone, 0, 8)
+
+
+def test_logger_keeps_the_lines_where_new_ones_cannot_be_written(tmp_path, monkeypatch):
+    line = '{"step": 0, "loss": 1.0}\n'
+    (tmp_path / "metrics.jsonl").write_text(line)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_logger(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == line
 
 
 def test_add_waits_for_no_device(tmp_path):

@@ -1,6 +1,7 @@
 """The trainer: its step against one written by hand, what it keeps, and what it refuses."""
 
 import copy
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,24 @@ def test_train_depends_on_no_workers_samples_and_what_went_before(tmp_path):
         torch.manual_seed(number)
         ours.train()
     assert saved_files(tmp_path / "plain") == saved_files(tmp_path / "other")
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_trainer_mirrors_the_pictures_of_a_folder_if_asked(tmp_path, flip):
+    folder, config = pictures(tmp_path / "pictures", 2, (8, 8)), {"train_batch_size": 2}
+    diffusion = model(network={"channels": 3})
+    ours = trainer(tmp_path / "run", diffusion, folder, augment_horizontal_flip=flip, **config)
+    seen = {image.numpy().tobytes() for images, _ in islice(ours.batches(), 10) for image in images}
+    assert len(seen) == (4 if flip else 2)
+
+
+def test_trainer_tries_the_network_without_a_trace(tmp_path):
+    """In evaluation mode: dropout would have drawn from the program's generator."""
+    diffusion = model(network={"dropout": 0.5})
+    before = torch.get_rng_state()
+    trainer(tmp_path, diffusion)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in diffusion.modules())
 
 
 @pytest.mark.parametrize("last", [True, False])

@@ -166,12 +166,14 @@ def test_train_in_bf16_holds_for_a_second_part_in_one_program(tmp_path):
 
 
 def test_train_gives_half_of_the_images_a_guess(tmp_path):
-    ours = spied(tmp_path, {"self_condition": True}, train_batch_size=1600)
+    ours = spied(tmp_path, {"self_condition": True}, train_batch_size=400)
     ours.train()
     blind, guided = ours.diffusion.network.calls[:2]
     assert (blind["grad"], guided["grad"], guided["guess"].requires_grad) == (False, True, False)
     given = guided["guess"].flatten(1).abs().sum(1) > 0
-    assert abs(int(given.sum()) - 800) < 5 * 20  # five standard deviations of 1,600 coins
+    assert 100 < given.sum() < 300
+    coins = ours.draw(20_000, 0)[2]
+    assert abs(int(coins.sum()) - 10_000) < 5 * 5_000**0.5  # five standard deviations
     sampled = ours.ema_model.network.calls[-2:]
     assert sampled[0]["guess"] is None
     assert sampled[1]["guess"] is not None
@@ -218,7 +220,7 @@ def test_running_trains_and_puts_everything_back(tmp_path):
 
 @pytest.mark.parametrize(
     ("steps", "every", "moved"),
-    [(1, 10, 1), (7, 3, 3), (6, 4, 2)],  # at the first step, and at every third or fourth
+    [(1, 10, 1), (2, 3, 1), (6, 3, 3), (4, 4, 2)],  # at the first step, and at every third or fourth
 )
 def test_train_moves_the_average_every_so_many_steps(tmp_path, steps, every, moved):
     ours = trained(tmp_path, ema_update_every=every, train_num_steps=steps, ema_rampup=None, ema_decay=0.5)

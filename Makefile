@@ -13,7 +13,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # runs. What tests/peers/ imports could ask a hub for things, and is told not to.
 ONE_THREAD := OMP_NUM_THREADS=1
 UNIT_TESTS := $(ONE_THREAD) MPLBACKEND=agg HF_HUB_OFFLINE=1
+# Each begins with one half of the tests, so that what a file's tests share is made once; who is done first takes over some.
+HALVES := -n 2 --dist worksteal
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=400 --nbval-sanitize-with tests/nbval_sanitize.cfg
+# A notebook stays with one worker. The last chapters take longest and come first; by itself loadscope would begin with
+# those that have most cells.
+BY_NOTEBOOK := -n 2 --dist loadscope --no-loadscope-reorder
+NOTEBOOKS := $(shell ls -r chapters/[0-9]*.ipynb) $(wildcard chapters/[A-Z]*.ipynb)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -69,7 +75,12 @@ colab: $(STAMP) ## write the chapters for Colab, with all directives resolved, t
 # ---- the checks, cheapest first
 
 .PHONY: test
-test: lint types unit chapters book pages ## everything: lint, types, unit tests, notebooks, book, pages
+test: lint types-and-book unit chapters look ## everything: lint, types, book, unit tests, notebooks, pages
+
+# Each keeps one core busy, so they run beside each other.
+.PHONY: types-and-book
+types-and-book: $(STAMP)
+	@$(MAKE) --no-print-directory types & types=$$!; $(MAKE) --no-print-directory book; book=$$?; wait $$types && exit $$book
 
 .PHONY: lint
 lint: $(STAMP) ## ruff
@@ -88,16 +99,19 @@ types: $(STAMP) ## the type checker
 
 .PHONY: unit
 unit: $(STAMP) ## the unit tests
-	$(UNIT_TESTS) $(BIN)/python -m pytest tests -n 2 --ignore tests/book --ignore tests/browser
+	$(UNIT_TESTS) $(BIN)/python -m pytest tests $(HALVES) --ignore tests/book --ignore tests/browser
 
 .PHONY: chapters
 chapters: $(STAMP) ## each notebook's form, then its outputs against a fresh run (ONLY=07-training for one)
 	$(BIN)/python tools/execute_notebooks.py --check $(ONLY)
-	$(ONE_THREAD) $(BIN)/python -m pytest $(NBVAL) -n 2 --dist loadscope $(or $(patsubst %,chapters/%.ipynb,$(ONLY)),$(sort $(wildcard chapters/*.ipynb)))
+	$(ONE_THREAD) $(BIN)/python -m pytest $(NBVAL) $(BY_NOTEBOOK) $(or $(patsubst %,chapters/%.ipynb,$(ONLY)),$(NOTEBOOKS))
 
 .PHONY: pages
-pages: book ## the built pages: requests, alt text, numbers, and mathematics in a real browser
-	$(UNIT_TESTS) $(BIN)/python -m pytest tests/book tests/browser -n 2
+pages: book look ## the built pages: requests, alt text, numbers, and mathematics in a real browser
+
+.PHONY: look
+look: $(STAMP)
+	$(UNIT_TESTS) $(BIN)/python -m pytest tests/book tests/browser $(HALVES)
 
 # ---- for maintainers
 

@@ -88,23 +88,17 @@ def look(page, address):
     return {kind: places for kind, places in kinds.items() if places}, columns
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("by", "width"), [("http", 1280), ("http", 390), ("file", 1280)])
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_page_over_http(address, width, site, page):
+def test_page_fits_and_asks_no_other_host(address, by, width, site, page):
     page.set_viewport_size({"width": width, "height": 900})
-    wrong, columns = look(page, f"{site}/{address}")
+    wrong, columns = look(page, f"{site}/{address}" if by == "http" else (HTML / address).as_uri())
     assert (wrong, page.problems) == ({}, [])
     # The widest line that `ruff format` lets a chapter have is shown without scrolling on a laptop.
     assert width < 1280 or columns is None or columns >= 88
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_page_over_file(address, page):
-    wrong, _ = look(page, (HTML / address).as_uri())
-    assert (wrong, page.problems) == ({}, [])
-
-
-def test_what_is_wrong_with_a_page_would_be_noticed(page, tmp_path):
+def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
     (tmp_path / "bad.html").write_text(
         """<script src="http://script.invalid/x.js"></script><style>p { background: url(https://css.invalid/) }</style>
         <article><p style="width: 2000px">x</p><img src="no.png"><mjx-merror>z</mjx-merror>

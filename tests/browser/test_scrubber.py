@@ -17,14 +17,13 @@ STATE = """figure => {
 PLAY, PAUSE = "Play the frames", "Pause the frames"
 
 
-def grey_frames(count=5):
+def grey_frames(count):
     """Frame k is even grey of strength k/(count − 1)."""
     return torch.linspace(0, 1, count).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
 
 
-def scrubber(count=5, **options):
-    labels = [f"t = {t}" for t in range(count)]
-    return frame_scrubber(grey_frames(count), labels, alt="A grey square growing lighter", **options)
+def scrubber():
+    return frame_scrubber(grey_frames(5), [f"t = {t}" for t in range(5)], alt="A grey square growing lighter")
 
 
 @pytest.fixture
@@ -37,10 +36,9 @@ def show(chromium, tmp_path):
         # A notebook may run the scripts when all figures are there.
         parts = [made._repr_html_().partition("<script>") for made in scrubbers]
         html = "".join(figure for figure, *_ in parts) + "".join(mark + script for _, mark, script in parts)
-        (tmp_path / "page.html").write_text(
-            f"<!doctype html><meta charset=utf-8><body>{html}", encoding="utf-8"
-        )
-        page.goto((tmp_path / "page.html").as_uri())
+        file = tmp_path / "page.html"
+        file.write_text(f"<!doctype html><meta charset=utf-8><body>{html}", encoding="utf-8")
+        page.goto(file.as_uri())
         page.clock.pause_at(60_000)
         return page
 
@@ -57,15 +55,12 @@ def shown(page, figure=0):
 def frame(index, button=PLAY):
     """The state in which frame `index` of five grey ones is shown everywhere alike."""
     grey = round(255 * round(index / 4 * (GREYS - 1)) / (GREYS - 1))
-    words = {
-        "label": f"t = {index}",
-        "text": f"t = {index}",
-        "alt": f"A grey square growing lighter: t = {index}",
-    }
+    label = f"t = {index}"
+    words = {"label": label, "text": label, "alt": f"A grey square growing lighter: {label}"}
     return words | {"value": str(index), "button": button, "grey": grey}
 
 
-def test_keyboard_and_mouse_move_the_frames(show):
+def test_frame_scrubber_follows_keyboard_and_mouse(show):
     page = show(scrubber())
     assert shown(page) == frame(4)
     page.focus("input")
@@ -76,7 +71,7 @@ def test_keyboard_and_mouse_move_the_frames(show):
     assert shown(page) == frame(2)
 
 
-def test_play_starts_anew_at_the_end_can_be_paused_and_stops_at_the_end(show):
+def test_frame_scrubber_plays_from_the_beginning_pauses_and_stops_at_the_end(show):
     page = show(scrubber())
     page.focus("button")
     page.keyboard.press("Space")
@@ -91,7 +86,7 @@ def test_play_starts_anew_at_the_end_can_be_paused_and_stops_at_the_end(show):
     assert shown(page) == frame(4)
 
 
-def test_touching_the_slider_stops_the_play(show):
+def test_frame_scrubber_stops_when_its_slider_is_touched(show):
     page = show(scrubber())
     page.click("button")
     page.focus("input")
@@ -100,7 +95,7 @@ def test_touching_the_slider_stops_the_play(show):
     assert shown(page) == frame(1)
 
 
-def test_several_scrubbers_on_a_page_do_not_disturb_each_other(show):
+def test_frame_scrubber_disturbs_no_other_on_its_page(show):
     """Two of them even equal, and one with other frames."""
     page = show(scrubber(), scrubber(), frame_scrubber(1 - grey_frames(3), ["x", "y", "z"], alt="Another"))
     page.locator("input").nth(1).focus()
@@ -114,7 +109,7 @@ def test_several_scrubbers_on_a_page_do_not_disturb_each_other(show):
     assert {"alt": "Another: x", "grey": 255}.items() <= shown(page, 2).items()
 
 
-def test_labels_with_markup_are_shown_as_they_are(show):
+def test_frame_scrubber_shows_markup_as_it_is(show):
     labels = ["<b>&amp;</b>", '</script>"']
     page = show(frame_scrubber(grey_frames(2), labels, alt="<i>&", caption="<u>&lt;"))
     assert shown(page)["alt"] == f"<i>&: {labels[1]}"
@@ -125,13 +120,13 @@ def test_labels_with_markup_are_shown_as_they_are(show):
 
 
 @pytest.mark.parametrize("preference", ["reduce", "no-preference"])
-def test_reduced_motion_leaves_the_slider_alone(show, preference):
+def test_frame_scrubber_with_reduced_motion_leaves_the_slider_alone(show, preference):
     page = show(scrubber(), reduced_motion=preference)
     assert page.locator("input").is_visible()
     assert page.locator("button").is_visible() == (preference == "no-preference")
 
 
-def test_it_fits_a_phone(show):
+def test_frame_scrubber_fits_a_phone(show):
     page = show(frame_scrubber(torch.rand(2, 3, 40, 900), ["a", "b"], alt="wide"), width=320)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     box = page.locator("img").bounding_box()

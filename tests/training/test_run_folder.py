@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from safetensors.torch import load
 from torch.utils.data import Dataset
 
+from ddpm import GaussianDiffusion
 from ddpm.io import checkpoint
 from ddpm.io.checkpoint import list_checkpoints
 from tests.io.mounts import run_on_disk
-from tests.runs import model, pictures, saved_files, spied, trained, trainer
+from tests.runs import model, pictures, saved_files, spied, trained, trainer, weights
 
 
 def test_locked_refuses_a_folder_with_a_run_in_it(tmp_path):
@@ -23,8 +25,24 @@ def test_locked_refuses_a_folder_with_a_run_in_it(tmp_path):
     assert saved_files(tmp_path) == before
     for path in tmp_path.glob("checkpoints/*/ema.safetensors"):  # damaged ones may hold what somebody wants
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(FileExistsError, match="already holds a run, up to step 4"):
+    with pytest.raises(FileExistsError, match="already holds a run, up to step 4") as refused:
         trainer(tmp_path).train()
+    shutil.rmtree(tmp_path / "checkpoints")
+    trained(tmp_path)  # whoever was refused holds no lock
+    del refused
+
+
+def test_locked_refuses_a_run_set_back_beside_its_future(tmp_path):
+    """Its later checkpoints would come out on top at the next resume."""
+    trained(tmp_path)
+    again = trainer(tmp_path, train_lr=1e-5)
+    with pytest.warns(UserWarning, match="train_lr was"):
+        again.load(2)
+    with pytest.raises(FileExistsError, match=r"up to step 4, .* stands at step 2.*delete the later"):
+        again.train()
+    shutil.rmtree(list_checkpoints(tmp_path)[-1])
+    again.train()
+    assert torch.equal(weights(GaussianDiffusion.from_pretrained(tmp_path)), weights(again.ema_model))
 
 
 def test_locked_refuses_a_read_only_disk_before_the_first_step(tmp_path):
@@ -73,18 +91,15 @@ def no_memory(_):
 )
 def test_explained_names_the_cause_and_the_last_checkpoint(tmp_path, failure, error, message):
     def spoil(output, calls):
-        return (
-            failure(output)
-            if calls[-1]["training"] and sum(call["training"] for call in calls) == 5
-            else output
-        )
+        fifth = calls[-1]["training"] and sum(call["training"] for call in calls) == 5
+        return failure(output) if fifth else output
 
     ours = spied(tmp_path, {"spoil": spoil}, train_num_steps=9, log_every=4)
     with pytest.raises(error, match=message) as caught:
         ours.train()
     said = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
-    assert "The last checkpoint is that of step 4." in said
-    assert f"To resume the run: trainer.resume(), or `ddpm resume {tmp_path}`." in said
+    resume = f"To resume the run: trainer.resume(), or `ddpm resume {tmp_path}`."
+    assert f"The last checkpoint is that of step 4. {resume}" in said
     assert [folder.name for folder in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
     kept = load((list_checkpoints(tmp_path)[-1] / "model.safetensors").read_bytes())
     assert all(bool(tensor.isfinite().all()) for tensor in kept.values())
@@ -119,7 +134,7 @@ def test_explained_passes_on_which_picture_broke(tmp_path, workers):
     assert "No checkpoint had been written yet." in caught.value.__notes__
 
 
-def test_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+def test_explained_says_that_the_disk_is_full_and_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     """The disk fills up on the way: the run ends with the words for it, and goes on when there is room."""
     ours, whole = trainer(tmp_path, train_num_steps=6), checkpoint.write_synced
 

@@ -4,10 +4,12 @@ import json
 import random
 import shutil
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from ddpm import GaussianDiffusion, MinSNR, Unet
 from ddpm.io.checkpoint import list_checkpoints
@@ -19,8 +21,7 @@ CONFIGURATIONS = {
     "dropout": {"network": {"dropout": 0.3}},
     "bf16": {"mixed_precision": "bf16"},
     "accumulating": {"gradient_accumulate_every": 2, "ema_update_every": 3, "channels_last": False},
-    "self-conditioned": {"network": {"self_condition": True}},
-    "with labels": {"network": {"num_classes": 10}},
+    "self-conditioned with labels": {"network": {"self_condition": True, "num_classes": 10}},
     "random transforms": {"network": {"channels": 3}, "augmented": True, "num_workers": 2},
 }
 
@@ -42,7 +43,18 @@ def test_resumed_run_ends_bit_for_bit_the_same(tmp_path, name):
     whole, parts = (read_metrics(tmp_path / folder) for folder in ("whole", "parts"))
     assert [line["step"] for line in parts] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in parts] == [line["loss"] for line in whole]
-    assert [line["seconds"] for line in parts] == sorted(line["seconds"] for line in parts)
+
+
+@pytest.fixture(scope="module")
+def half_weighted(tmp_path_factory):
+    """A finished run of 4 steps, with a weighting that cannot be written down; tests do not change it."""
+    folder = tmp_path_factory.mktemp("half")
+    trained(folder, model(loss_weighting=half_weight))
+    return folder
+
+
+def half_weight(schedule, t, objective):  # noqa: ARG001 (the interface of weightings)
+    return torch.full_like(schedule.snr[t], 0.5)
 
 
 def test_load_by_step(tmp_path):
@@ -67,16 +79,31 @@ def test_load_by_step(tmp_path):
         trainer(tmp_path / "other").resume()
 
 
-def test_load_puts_every_global_generator_back(tmp_path):
-    ours = trained(tmp_path)
+def test_load_puts_every_global_generator_and_the_loss_scale_back(tmp_path):
+    ours, again = trained(tmp_path), trainer(tmp_path)
+    ours.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # where fp16 has one
+    again.accelerator.scaler = torch.amp.GradScaler("cpu")
 
     def draw_all():
         return [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
 
     ours.save()
     expected = draw_all()
-    trainer(tmp_path).load()
+    again.load()
     assert draw_all() == expected
+    assert again.accelerator.scaler.get_scale() == 8.0
+
+
+def test_load_gives_a_process_that_the_run_did_not_have_numbers_of_its_own(half_weighted):
+    drawn = []
+    for rank in (0, 1, 2, 1):
+        ours = trainer(half_weighted, model(loss_weighting=half_weight))
+        ours.accelerator.state.process_index = rank
+        ours.load()
+        ours.accelerator.state.process_index = 0
+        drawn.append((float(torch.rand(())), float(np.random.rand())))  # noqa: NPY002
+    assert drawn[1] == drawn[3]
+    assert len(set(drawn)) == 3
 
 
 def test_checkpoint_holds_the_whole_configuration(tmp_path):
@@ -86,13 +113,67 @@ def test_checkpoint_holds_the_whole_configuration(tmp_path):
     assert config["diffusion"] == ours.diffusion.config
     assert config["diffusion"]["loss_weighting"] == {"name": "MinSNR", "gamma": 4.0}
     assert config["training"] == ours.config.to_json()
-    assert (config["training"]["train_lr"], config["training"]["num_threads"]) == (3e-4, 1)
     assert config["data"] == {"source": "TensorDataset", "images": 1797}
     assert (config["processes"], config["device"]) == (1, str(ours.accelerator.device))
     assert torch.__version__.startswith(config["versions"]["torch"])
 
 
-def test_checkpoint_of_an_earlier_version_loads(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"network": {"dropout": 0.2}, "objective": "pred_x0"}, "dropout was 0.0 and is 0.2; objective was"),
+        ({"timesteps": 60}, "timesteps was 50 and is 60"),
+        ({"loss_weighting": None}, r"loss_weighting was .*half_weight"),
+    ],
+)
+def test_load_refuses_another_model(half_weighted, other, message):
+    with pytest.raises(ValueError, match=rf"another model: .*{message}"):
+        trainer(half_weighted, model(**({"loss_weighting": half_weight} | other))).load()
+
+
+# What a run and its continuation may differ in without a word, and what makes them differ.
+FREE = {
+    "train_num_steps": 5,
+    "save_and_sample_every": 3,
+    "num_samples": 2,
+    "num_workers": 1,
+    "num_threads": 2,
+}
+FREE |= {"checkpoints_to_keep": 2, "log_every": 3, "progress": True, "tensorboard": True}
+CHANGES = {"train_batch_size": 4, "gradient_accumulate_every": 2, "train_lr": 1e-3, "ema_update_every": 2}
+CHANGES |= {"ema_decay": 0.9, "adam_betas": (0.8, 0.99), "mixed_precision": "bf16", "compile": True}
+CHANGES |= {
+    "weight_decay": 0.1,
+    "lr_warmup_steps": 3,
+    "lr_schedule": "cosine",
+    "max_grad_norm": 2.0,
+    "seed": 1,
+}
+CHANGES |= {"ema_halflife": 9.0, "ema_rampup": None, "channels_last": False, "augment_horizontal_flip": False}
+
+
+def test_load_names_all_that_makes_another_run_and_nothing_else(half_weighted, tmp_path):
+    assert {*FREE, *CHANGES, "results_folder"} == {field.name for field in fields(TrainingConfig)}
+    run = shutil.copytree(half_weighted, tmp_path / "moved")
+    same = model(loss_weighting=half_weight, sampling_timesteps=3, ddim_sampling_eta=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer(run, same, **FREE).load()
+    few = TensorDataset(torch.zeros(20, 1, 8, 8))
+    other = trainer(run, model(loss_weighting=half_weight), few, **CHANGES)
+    other.accelerator.state.num_processes = 2
+    with pytest.warns(UserWarning, match="goes on with other settings: ") as said:
+        other.load()
+    other.accelerator.state.num_processes = 1
+    changes = str(said[0].message)
+    assert [name for name in (*CHANGES, "processes", "data") if f"{name} was " not in changes] == []
+    assert [name for name in FREE if f"{name} was " in changes] == []
+    assert "train_lr was 0.0001 and is 0.001" in changes
+    with pytest.warns(UserWarning, match="train_num_steps was 4 and is 6"):  # it stretches the cosine
+        trainer(run, same, lr_schedule="cosine", train_num_steps=6).load()
+
+
+def test_load_takes_a_checkpoint_of_an_earlier_version(tmp_path, monkeypatch):
     """It knows nothing of `num_threads`."""
     to_json = TrainingConfig.to_json
     monkeypatch.setattr(TrainingConfig, "to_json", lambda self: dict(list(to_json(self).items())[:-1]))
@@ -103,48 +184,6 @@ def test_checkpoint_of_an_earlier_version_loads(tmp_path, monkeypatch):
         trainer(tmp_path, train_num_steps=5, num_threads=1).resume()
 
 
-def half_weight(schedule, t, objective):  # noqa: ARG001 (the interface of weightings)
-    return torch.full_like(schedule.snr[t], 0.5)
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (
-            {"network": {"dropout": 0.2}, "objective": "pred_noise"},
-            r"dropout was 0.0 and is 0.2; objective was",
-        ),
-        ({"timesteps": 60}, "timesteps was 50 and is 60"),
-        ({"loss_weighting": None}, r"loss_weighting was .*half_weight"),
-    ],
-)
-def test_load_refuses_another_model(tmp_path, other, message):
-    trained(tmp_path, model(loss_weighting=half_weight), train_num_steps=1)
-    with pytest.raises(ValueError, match=rf"another model: .*{message}"):
-        trainer(tmp_path, model(**({"loss_weighting": half_weight} | other))).load()
-
-
-def test_resume_says_what_makes_another_run(tmp_path):
-    trained(tmp_path)
-    with pytest.warns(UserWarning, match=r"goes on with other settings: train_lr was 0.0001 and is 0.001"):
-        trainer(tmp_path, train_lr=1e-3, train_num_steps=5).resume()
-    few = torch.utils.data.TensorDataset(torch.zeros(20, 1, 8, 8))
-    with pytest.warns(UserWarning, match=r"data was .*1797.* and is .*20"):
-        trainer(tmp_path, data=few).load()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match="train_num_steps"):  # it stretches the cosine
-            trainer(tmp_path, lr_schedule="cosine", train_num_steps=6).load()
-
-
-def test_resume_is_silent_about_what_is_free_to_change(tmp_path):
-    trained(tmp_path, model(loss_weighting=half_weight))
-    same = model(loss_weighting=half_weight, sampling_timesteps=3, ddim_sampling_eta=1.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        trainer(tmp_path, same, train_num_steps=5, log_every=3, num_samples=2, num_threads=2).resume()
-
-
 def test_load_takes_any_network_that_keeps_the_contract(tmp_path):
     ours, again = spied(tmp_path), spied(tmp_path)
     ours.train()
@@ -152,18 +191,3 @@ def test_load_takes_any_network_that_keeps_the_contract(tmp_path):
     assert torch.equal(weights(again.diffusion), weights(ours.diffusion))
     with pytest.raises(ValueError, match="a network of class Spy, which only your own program can build"):
         GaussianDiffusion.from_pretrained(tmp_path)
-
-
-def test_run_set_back_does_not_write_beside_its_future(tmp_path):
-    """Its later checkpoints would come out on top at the next resume."""
-    trained(tmp_path)
-    again = trainer(tmp_path, train_lr=1e-5)
-    with pytest.warns(UserWarning, match="train_lr was"):
-        again.load(2)
-    with pytest.raises(
-        FileExistsError, match=r"up to step 4, and this trainer stands at step 2.*delete the later"
-    ):
-        again.train()
-    shutil.rmtree(list_checkpoints(tmp_path)[-1])
-    again.train()
-    assert torch.equal(weights(GaussianDiffusion.from_pretrained(tmp_path)), weights(again.ema_model))

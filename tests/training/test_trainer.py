@@ -1,6 +1,7 @@
 """The trainer: its step against one written by hand, what it keeps, and what it refuses."""
 
 import copy
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_quick_start_of_the_port(tmp_path, monkeypatch):
     assert GaussianDiffusion.from_pretrained(run).beta_schedule == "cosine"
 
 
-def test_config_is_read_and_set_through_the_trainer(tmp_path):
+def test_trainer_reads_and_sets_its_config(tmp_path):
     ours = trainer(tmp_path, train_lr=3e-4)
     assert (ours.train_lr, ours.results_folder) == (ours.config.train_lr, tmp_path) == (3e-4, tmp_path)
     ours.train_num_steps = 7
@@ -48,7 +49,6 @@ def test_config_is_read_and_set_through_the_trainer(tmp_path):
 
 # The step
 
-
 WEIGHTS = {
     None: torch.ones_like,
     MinSNR(gamma=2.0): lambda snr: snr.clamp(max=2) / (snr + 1),
@@ -56,21 +56,24 @@ WEIGHTS = {
 }
 
 
+SEED, DECAY = 7, 0.5
+
+
 def by_hand(diffusion, images, *, accumulate, max_grad_norm, decay):
     """Algorithm 1 written out with torch alone: weights after 4 updates of 8 images, their average, losses, norms."""
     network = copy.deepcopy(diffusion.network).train()
     T, alpha_bars = diffusion.schedule.timesteps, diffusion.schedule.alpha_bar
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
-    order = iter(ShuffledBatches(len(images), 8, seed=0))
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.8, 0.95))
+    order = iter(ShuffledBatches(len(images), 8, seed=SEED))
     average, telling, metrics = None, torch.tensor(True), []
     for step in range(4):
         optimiser.zero_grad()
-        optimiser.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 3)  # warm-up over two updates
+        rate = optimiser.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 3)  # warm-up over two updates
         losses = []
         for number in range(accumulate):
             x0 = images[list(next(order).indices)] * 2 - 1
             of_t, of_noise = (
-                torch.Generator().manual_seed(mixed_seed(purpose, 0, step, number))
+                torch.Generator().manual_seed(mixed_seed(purpose, SEED, step, number))
                 for purpose in (Purpose.TIMESTEPS, Purpose.NOISE)
             )
             t = stratified_timesteps(8, T, generator=of_t)
@@ -86,6 +89,8 @@ def by_hand(diffusion, images, *, accumulate, max_grad_norm, decay):
         # Adam divides a gradient by its usual size: one that is near zero by chance turns rounding into an update.
         sizes = torch.cat([parameter.grad.abs().flatten() for parameter in network.parameters()])
         telling = telling & ((sizes == 0) | (sizes > 0.03 * sizes[sizes > 0].median()))
+        for parameter in network.parameters():
+            parameter.data.mul_(1 - rate * DECAY)  # decoupled from Adam
         optimiser.step()
         now = weights(network)
         average = now if average is None else decay * average + (1 - decay) * now
@@ -94,20 +99,15 @@ def by_hand(diffusion, images, *, accumulate, max_grad_norm, decay):
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize(("max_grad_norm", "weighting"), list(zip([0.1, 100.0, 100.0], WEIGHTS, strict=True)))
-def test_step_is_algorithm_1(tmp_path, accumulate, max_grad_norm, weighting):
+def test_train_is_algorithm_1(tmp_path, accumulate, max_grad_norm, weighting):
     diffusion, images = model(loss_weighting=weighting), digits().tensors[0]
     expected, average, telling, metrics = by_hand(
         diffusion, images, accumulate=accumulate, max_grad_norm=max_grad_norm, decay=0.9
     )
     before = weights(diffusion.network)
-    config = {"max_grad_norm": max_grad_norm, "gradient_accumulate_every": accumulate}
-    config |= {
-        "train_lr": 1e-3,
-        "lr_warmup_steps": 2,
-        "ema_decay": 0.9,
-        "ema_rampup": None,
-        "ema_update_every": 1,
-    }
+    config = {"max_grad_norm": max_grad_norm, "gradient_accumulate_every": accumulate, "seed": SEED}
+    config |= {"train_lr": 1e-3, "lr_warmup_steps": 2, "adam_betas": (0.8, 0.95), "weight_decay": DECAY}
+    config |= {"ema_decay": 0.9, "ema_rampup": None, "ema_update_every": 1}
     ours = trained(tmp_path, diffusion, **config)
     assert telling.float().mean() > 0.8
     torch.testing.assert_close(weights(diffusion)[telling], expected[telling], rtol=0, atol=2e-6)
@@ -118,30 +118,26 @@ def test_step_is_algorithm_1(tmp_path, accumulate, max_grad_norm, weighting):
         assert line["grad_norm"] == pytest.approx(norm, rel=1e-3)
 
 
-def one_step(ours):
-    with ours.running() as network:
-        return ours.training_step(network, ours.batches())
-
-
-def test_step_forgets_the_gradient_of_a_broken_one(tmp_path):
+def test_training_step_forgets_the_gradient_of_a_broken_one(tmp_path):
     ours, again = trainer(tmp_path / "a"), trainer(tmp_path / "b")
     for parameter in ours.diffusion.parameters():
         parameter.grad = torch.ones_like(parameter)
-    one_step(ours)
-    one_step(again)
+    for one in (ours, again):
+        with one.running() as network:
+            one.training_step(network, one.batches())
     assert torch.equal(weights(ours.diffusion), weights(again.diffusion))
 
 
-def first_images():
-    return digits().tensors[0][list(next(iter(ShuffledBatches(1797, 8, 0))).indices)]
+def first_batch():
+    return [part[list(next(iter(ShuffledBatches(1797, 8, 0))).indices)] for part in digits().tensors]
 
 
-def test_bf16_is_for_the_network_alone(tmp_path):
+def test_train_in_bf16_runs_the_network_alone_in_it(tmp_path):
     ours = spied(tmp_path, mixed_precision="bf16")
     ours.train()
     first = ours.diffusion.network.calls[0]
     assert (first["x_t"].dtype, first["type"]) == (torch.float32, torch.bfloat16)
-    ours.step, x0 = 0, first_images() * 2 - 1
+    ours.step, x0 = 0, first_batch()[0] * 2 - 1
     t, noise, _ = ours.draw(8, 0)
     assert torch.equal(first["x_t"], ours.diffusion.q_sample(x0, t, noise))
     assert all(parameter.dtype == torch.float32 for parameter in ours.diffusion.parameters())
@@ -150,7 +146,7 @@ def test_bf16_is_for_the_network_alone(tmp_path):
     assert ours.diffusion.network(x0, t).dtype == torch.float32
 
 
-def test_bf16_holds_for_a_second_part_in_one_program(tmp_path):
+def test_train_in_bf16_holds_for_a_second_part_in_one_program(tmp_path):
     """Bit for bit, also if a trainer of another precision was made and run in between."""
     ours = spied(tmp_path / "parts", mixed_precision="bf16")
     ours.train()
@@ -169,33 +165,43 @@ def test_bf16_holds_for_a_second_part_in_one_program(tmp_path):
     assert not torch.equal(weights(full.diffusion), weights(whole.diffusion))
 
 
-def test_self_conditioning_gives_half_of_the_images_a_guess(tmp_path):
+def test_train_gives_half_of_the_images_a_guess(tmp_path):
     ours = spied(tmp_path, {"self_condition": True}, train_batch_size=400)
     ours.train()
     blind, guided = ours.diffusion.network.calls[:2]
     assert (blind["grad"], guided["grad"], guided["guess"].requires_grad) == (False, True, False)
     given = guided["guess"].flatten(1).abs().sum(1) > 0
-    assert abs(int(given.sum()) - 200) < 5 * 10  # five standard deviations of 400 coins
+    assert 100 < given.sum() < 300
+    coins = ours.draw(20_000, 0)[2]
+    assert abs(int(coins.sum()) - 10_000) < 5 * 5_000**0.5  # five standard deviations
     sampled = ours.ema_model.network.calls[-2:]
     assert sampled[0]["guess"] is None
     assert sampled[1]["guess"] is not None
 
 
-def test_timesteps_cover_the_range_evenly(tmp_path):
+def test_draw_covers_the_timesteps_evenly(tmp_path):
     ours = spied(tmp_path, train_batch_size=50)
     ours.train()
     assert ours.diffusion.network.calls[0]["t"].tolist() == list(range(1, 51))
 
 
-def test_labels_reach_a_network_that_takes_them(tmp_path):
-    ours = trainer(tmp_path, model(network={"num_classes": 10}), train_num_steps=2)
-    expected = digits().tensors[1][list(next(iter(ShuffledBatches(1797, 8, 0))).indices)]
-    assert torch.equal(next(ours.batches())[1], expected)
-    calls = []
+def test_train_gives_labels_to_a_network_that_takes_them(tmp_path):
+    ours, calls = trainer(tmp_path, model(network={"num_classes": 10}), train_num_steps=2), []
     ours.diffusion.network.register_forward_pre_hook(lambda _, args: calls.append(args[2]))
     ours.train()
-    assert torch.equal(calls[0], expected)
-    assert (tmp_path / "samples" / "step-00000002.png").is_file()
+    assert torch.equal(calls[0], first_batch()[1])
+
+
+@pytest.mark.parametrize(("seed", "same"), [(0, True), (1, False)])
+def test_train_draws_dropout_by_its_seed(tmp_path, seed, same):
+    """Whatever the program has drawn before."""
+    drawn = []
+    for name, config in {"one": {"seed": 0}, "other": {"seed": seed}}.items():
+        ours = trainer(tmp_path / name, train_num_steps=1, **config)
+        ours.diffusion.network.register_forward_pre_hook(lambda *_: drawn.append(torch.rand(4)))
+        torch.manual_seed(len(drawn))
+        ours.train()
+    assert torch.equal(drawn[0], drawn[len(drawn) // 2]) == same
 
 
 def test_running_trains_and_puts_everything_back(tmp_path):
@@ -212,18 +218,17 @@ def test_running_trains_and_puts_everything_back(tmp_path):
         assert torch.get_num_threads() == threads
 
 
-def test_ema_begins_as_the_weights(tmp_path):
-    ours = trained(tmp_path, ema_update_every=10, train_num_steps=1)
-    assert torch.equal(weights(ours.ema_model), weights(ours.diffusion))
+@pytest.mark.parametrize(
+    ("steps", "every", "moved"),
+    [(1, 10, 1), (2, 3, 1), (6, 3, 3), (4, 4, 2)],  # at the first step, and at every third or fourth
+)
+def test_train_moves_the_average_every_so_many_steps(tmp_path, steps, every, moved):
+    ours = trained(tmp_path, ema_update_every=every, train_num_steps=steps, ema_rampup=None, ema_decay=0.5)
+    assert int(ours.ema.n_averaged) == moved
+    assert torch.equal(weights(ours.ema_model), weights(ours.diffusion)) == (steps == 1)
 
 
-def test_ema_moves_every_so_many_steps(tmp_path):
-    ours = trained(tmp_path, ema_update_every=3, train_num_steps=7, ema_rampup=None, ema_decay=0.5)
-    assert int(ours.ema.n_averaged) == 3  # the first step, the third, the sixth
-    assert not torch.equal(weights(ours.ema_model), weights(ours.diffusion))
-
-
-def test_compile_changes_nothing(tmp_path, monkeypatch):
+def test_train_compiled_changes_nothing(tmp_path, monkeypatch):
     compiled, compile_ = [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or compile_(network))
     config = {"train_lr": 1e-2, "train_num_steps": 4}
@@ -236,22 +241,35 @@ def test_compile_changes_nothing(tmp_path, monkeypatch):
     assert sorted(load(saved.read_bytes())) == ["layer.bias", "layer.weight"]  # and no _orig_mod
 
 
-def test_workers_samples_and_what_went_before_change_nothing(tmp_path):
-    plain, other = (
-        trainer(tmp_path / name, model(network={"dropout": 0.3}), **config)
-        for name, config in {
-            "plain": {"save_and_sample_every": 4},
-            "other": {"save_and_sample_every": 1, "num_workers": 2},
-        }.items()
-    )
-    plain.train()
-    torch.manual_seed(99)
-    other.train()
+def test_train_depends_on_no_workers_samples_and_what_went_before(tmp_path):
+    configs = {"plain": {"save_and_sample_every": 4}, "other": {"save_and_sample_every": 1, "num_workers": 2}}
+    for number, (name, config) in enumerate(configs.items()):
+        ours = trainer(tmp_path / name, model(network={"dropout": 0.3}), **config)
+        torch.manual_seed(number)
+        ours.train()
     assert saved_files(tmp_path / "plain") == saved_files(tmp_path / "other")
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_trainer_mirrors_the_pictures_of_a_folder_if_asked(tmp_path, flip):
+    folder, config = pictures(tmp_path / "pictures", 2, (8, 8)), {"train_batch_size": 2}
+    diffusion = model(network={"channels": 3})
+    ours = trainer(tmp_path / "run", diffusion, folder, augment_horizontal_flip=flip, **config)
+    seen = {image.numpy().tobytes() for images, _ in islice(ours.batches(), 10) for image in images}
+    assert len(seen) == (4 if flip else 2)
+
+
+def test_trainer_tries_the_network_without_a_trace(tmp_path):
+    """In evaluation mode: dropout would have drawn from the program's generator."""
+    diffusion = model(network={"dropout": 0.5})
+    before = torch.get_rng_state()
+    trainer(tmp_path, diffusion)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in diffusion.modules())
+
+
 @pytest.mark.parametrize("last", [True, False])
-def test_channels_lie_in_memory_as_asked(tmp_path, last):
+def test_trainer_lays_channels_in_memory_as_asked(tmp_path, last):
     weight = trainer(tmp_path, channels_last=last).diffusion.network.down[0].block.conv2.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) == last
     assert weight.is_contiguous() != last
@@ -277,13 +295,7 @@ SEVENS = TensorDataset(torch.zeros(20, 1, 7, 7))
         ({}, "nowhere", {}, NotADirectoryError, "does not exist"),
         ({}, "empty", {}, ValueError, r"empty holds no image: none of its 0 files"),
         ({"image_size": 7}, SEVENS, {}, ValueError, "H and W divisible by 2, but got"),
-        (
-            {"network": {"out_dim": 3}},
-            None,
-            {},
-            ValueError,
-            "the network must return shape",
-        ),
+        ({"network": {"out_dim": 3}}, None, {}, ValueError, "the network must return shape"),
         ({"network": {"channels": 3}}, None, {}, ValueError, r"of shape \(3, 8, 8\), but .* is \(1, 8, 8\)"),
         ({"network": {"num_classes": 10}}, FEW, {}, ValueError, "the network takes class labels"),
     ],
@@ -291,10 +303,9 @@ SEVENS = TensorDataset(torch.zeros(20, 1, 7, 7))
 def test_trainer_refuses_what_does_not_fit(tmp_path, monkeypatch, diffusion, data, config, error, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "empty").mkdir()
+    data = tmp_path / data if isinstance(data, str) else data
     with pytest.raises(error, match=message):
-        trainer(
-            tmp_path / "run", model(**diffusion), tmp_path / data if isinstance(data, str) else data, **config
-        )
+        trainer(tmp_path / "run", model(**diffusion), data, **config)
     assert not (tmp_path / "run").exists()
 
 

@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from ddpm import NoiseSchedule, likelihood
 from ddpm.likelihood import VariationalBound, vlb_terms
 from ddpm.mixture_oracle import GaussianMixtureOracle
-from ddpm.reverse_process import OptimalVariance, variance_rule
+from ddpm.reverse_process import OptimalVariance
 from ddpm.schedule import linear_betas
 from tests.networks import BETAS, SelfConditioned, diffusion_of, schedule_64, seeded
 
@@ -32,18 +32,10 @@ def marginals(model) -> tuple[torch.Tensor, torch.Tensor]:
     return alpha_bar.sqrt() * model.means, alpha_bar * model.eigenvalues + 1 - alpha_bar
 
 
-def exact_excess(model, variance=None) -> float:
-    """What the bound of an exact denoiser loses, in nats: KL(q(x_T) ‖ N(0, I)), which is what x_T still knows, and
-    a KL per step where σ_t² is not Var(x_{t−1} | x_t), as the mean is right."""
-    means, variances = marginals(model)
-    end = kl_divergence(Normal(means[-1], variances[-1].sqrt()), Normal(0.0, 1.0)).sum().item()
-    if variance is None:
-        return end
-    covariance = model.schedule.alpha[1:, None].sqrt() * variances[:-1]
-    true = variances[:-1] - covariance**2 / variances[1:]
-    t, x = torch.arange(1, model.schedule.timesteps + 1), torch.zeros(1, dtype=torch.float64)
-    ratio = true / variance_rule(model, variance)(x, t, None).exp().flatten(1)
-    return end + (0.5 * (ratio - 1 - ratio.log())).sum().item()
+def exact_excess(model) -> float:
+    """What the bound of an exact denoiser with the best variance loses, in nats: KL(q(x_T) ‖ N(0, I))."""
+    means, variances = (part[-1] for part in marginals(model))
+    return kl_divergence(Normal(means, variances.sqrt()), Normal(0.0, 1.0)).sum().item()
 
 
 @pytest.fixture
@@ -72,14 +64,6 @@ def test_bound_is_within_a_ten_thousandth_of_the_likelihood_and_not_below(expect
     gap = expected_excess(model, OptimalVariance(model))
     assert 0 < gap < 2e-4
     assert gap == pytest.approx(exact_excess(model), abs=1e-11)
-
-
-@pytest.mark.parametrize("name", ["linear", "cosine"])
-@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", torch.linspace(0.01, 1, 41)])
-def test_another_variance_costs_its_divergence(expected_excess, name, variance):
-    model = gaussian(BETAS[name](40), **UNLIKE)
-    assert exact_excess(model, variance) > 0.1
-    assert expected_excess(model, variance) == pytest.approx(exact_excess(model, variance), rel=1e-9)
 
 
 # A few timesteps per image
@@ -253,29 +237,3 @@ def test_half_precision_images_are_computed_in_single():
     model, half = gaussian(linear_betas(25)), torch.full((2, 1, 1, 1), 0.25).bfloat16()
     ours, theirs = (vlb_terms(model, x0, seeds=[1, 2], **CONTINUOUS) for x0 in (half, half.float()))
     assert torch.equal(ours.steps, theirs.steps)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"x0": torch.zeros(2, 8)}, r"x0 must be a floating-point tensor of shape \(B, C, H, W\)"),
-        ({"x0": torch.zeros(0, 1, 1, 1)}, "at least one image"),
-        ({"x0": torch.full((1, 1, 1, 1), math.nan), **CONTINUOUS}, "only finite values"),
-        ({"x0": torch.full((1, 1, 1, 1), 127.0)}, r"scaled to \[-1, 1\]"),
-        ({"x0": torch.full((1, 1, 1, 1), 0.5)}, "exact 8-bit pixels"),
-        ({"x0": torch.full((1, 1, 1, 1), -1.5), "decoder": "continuous"}, "give clip_x0=False"),
-        ({"timesteps_per_image": 0}, "timesteps_per_image must be a whole number in 1 … 24, but got 0"),
-        ({"timesteps_per_image": 25}, "in 1 … 24, but got 25"),
-        ({"decoder": "4-bit"}, "unknown decoder '4-bit'; choose one of '8-bit', 'continuous'"),
-        ({"variance": "learned"}, "unknown variance 'learned'; choose one of 'fixed_small', 'fixed_large'"),
-        ({"labels": torch.zeros(3, dtype=torch.long)}, r"labels must have shape \(2,\)"),
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, but got 0"),
-        ({"seeds": [1]}, "seeds must hold one number per image"),
-        ({"seeds": [1, 2], "generator": seeded(0)}, "not both"),
-    ],
-)
-def test_bad_input_is_refused_before_any_network_call(options, message):
-    diffusion = diffusion_of(timesteps=25)
-    with pytest.raises(ValueError, match=message):
-        vlb_terms(diffusion, **{"x0": torch.ones(2, 1, 1, 1), **options})
-    assert not diffusion.network.calls

@@ -84,23 +84,6 @@ def test_draw_adds_noise_of_the_variance_except_at_the_first_step():
 
 
 @pytest.mark.parametrize(
-    ("variance", "message"),
-    [
-        ("learned", "unknown variance 'learned'; choose one of 'fixed_small', 'fixed_large'"),
-        ("large", "unknown variance 'large'"),
-        (torch.ones(50), r"must have shape \(51,\), that is T\+1,.* but got shape \(50,\)"),
-        (torch.arange(51) * torch.eye(51)[7], r"positive and finite for t = 1 … 50"),
-        (torch.ones(51).index_fill(0, torch.tensor([50]), torch.inf), "positive and finite"),
-        (torch.full((51,), torch.nan), "positive and finite"),
-        (-torch.ones(51), "positive and finite"),
-    ],
-)
-def test_variance_rule_refuses_what_is_no_variance(variance, message):
-    with pytest.raises(ValueError, match=message):
-        variance_rule(EXACT, variance)
-
-
-@pytest.mark.parametrize(
     ("answer", "message"),
     [
         (X[:, 0, 0, 0], r"must return log-variances of shape \(4, 2, 3, 3\).*but got \(4,\)"),

@@ -37,6 +37,11 @@ def drawn(network: nn.Module, std: float, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
+def pixel(value: float) -> Tensor:
+    """A batch of one image of one pixel, in double precision."""
+    return torch.full((1, 1, 1, 1), value, dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class GaussianDenoiser:
     """The exact denoiser of pixels that are independently N(mean, variance); meets `ddpm.prediction.Denoiser`."""

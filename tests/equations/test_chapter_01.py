@@ -15,6 +15,7 @@ from scipy.special import xlogy
 from ddpm import NoiseSchedule
 from ddpm.oracle import EmpiricalOracle
 from tests.equations.ledger import equation
+from tests.networks import pixel
 
 approx = pytest.approx
 GRID = np.linspace(-10, 10, 20_001)
@@ -30,11 +31,9 @@ def weighted_mean(alpha_bar, x_t, *, signal=np.sqrt, spread=lambda alpha_bar: 1 
 
 def oracle_mean(alpha_bar, x_t):
     """The same from the package: one step of noise that leaves this much of the signal."""
-    pictures = torch.from_numpy(DATA).view(-1, 1, 1, 1)
-    oracle = EmpiricalOracle(
-        NoiseSchedule([1 - alpha_bar], dtype=torch.float64), pictures, dtype=torch.float64
-    )
-    return oracle.expected_x0(torch.full((1, 1, 1, 1), x_t, dtype=torch.float64), torch.tensor([1])).item()
+    schedule = NoiseSchedule([1 - alpha_bar], dtype=torch.float64)
+    oracle = EmpiricalOracle(schedule, torch.from_numpy(DATA).view(-1, 1, 1, 1), dtype=torch.float64)
+    return oracle.expected_x0(pixel(x_t), torch.tensor([1])).item()
 
 
 @equation(

@@ -1,6 +1,5 @@
 """The equations of chapter 2, the forward process, against quadrature, exact composition and mpmath."""
 
-import functools
 import math
 
 import mpmath
@@ -8,40 +7,22 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import nn
 
-from ddpm import GaussianDiffusion, NoiseSchedule, linear_betas
+from ddpm import NoiseSchedule, linear_betas
 from ddpm.gaussians import log_density
 from ddpm.mixture_oracle import GaussianMixtureOracle
 from tests.equations.ledger import equation
+from tests.networks import exact_diffusion_of, pixel, schedule_64
 
 approx = pytest.approx
+PAPER = schedule_64("linear", 1000)
 LEVELS = (1, 2, 10, 400, 1000)
 GRID = torch.linspace(-12, 12, 240_001, dtype=torch.float64)
-
-
-class NoNetwork(nn.Module):
-    """Stands where the network stands: the forward process asks it nothing."""
-
-    channels = 1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def double(*values):
     """The numbers as float64 tensors."""
     return [torch.tensor(value, dtype=torch.float64) for value in values]
-
-
-def schedule_64():
-    """The paper's schedule in float64."""
-    return NoiseSchedule(linear_betas(1000), dtype=torch.float64)
 
 
 def integral(values, grid=GRID):
@@ -114,10 +95,10 @@ def test_affine_gaussian(formula):
 )
 def test_forward_step(formula):
     """A picture of variance 1 keeps it, and its share of the variance falls by the factor 1 − β_t each step."""
-    schedule, betas = schedule_64(), linear_betas(1000)
+    betas = linear_betas(1000)
     share = 1.0
     for t in range(1, 1001):
-        factor, noise = formula(schedule, t, 1.0)
+        factor, noise = formula(PAPER, t, 1.0)
         assert float(factor) ** 2 + float(noise) == approx(1, rel=1e-12)
         share *= float(factor) ** 2
         if t in LEVELS:
@@ -150,7 +131,7 @@ def test_forward_step(formula):
 def test_forward_chain(formula):
     """The joint Gaussian of (x_1, …, x_4): its covariance is J Jᵀ, with J the Jacobian of the loop by autograd."""
     betas = torch.tensor([0.1, 0.3, 0.05, 0.4], dtype=torch.float64)
-    schedule = NoiseSchedule(betas, dtype=torch.float64)
+    PAPER = NoiseSchedule(betas, dtype=torch.float64)
 
     def walk(noise):
         x, path = torch.tensor(0.8, dtype=torch.float64), []
@@ -163,7 +144,7 @@ def test_forward_chain(formula):
     jacobian = torch.autograd.functional.jacobian(walk, zero)
     joint = stats.multivariate_normal(walk(zero).numpy(), (jacobian @ jacobian.T).numpy())
     for path in np.random.default_rng(0).normal(size=(5, 4)):
-        ours = formula(schedule, torch.tensor([0.8, *path], dtype=torch.float64))
+        ours = formula(PAPER, torch.tensor([0.8, *path], dtype=torch.float64))
         assert float(ours) == approx(joint.logpdf(path), rel=1e-9)
 
 
@@ -182,16 +163,15 @@ def test_forward_chain(formula):
 )
 def test_variance_preserved(formula):
     """Variance of √α x + √β ε for a Laplace pixel x: on a grid over x, by Gauss–Hermite over ε."""
-    schedule = schedule_64()
     grid = torch.linspace(-30, 30, 600_001, dtype=torch.float64)
     nodes, weights = np.polynomial.hermite_e.hermegauss(5)
     for t in (1, 300, 1000):
-        signal, noise = math.sqrt(schedule.alpha[t].item()), math.sqrt(schedule.beta[t].item())
+        signal, noise = math.sqrt(PAPER.alpha[t].item()), math.sqrt(PAPER.beta[t].item())
         for scale in (0.3, math.sqrt(0.5), 1.2):
             pixel = torch.from_numpy(stats.laplace.pdf(grid.numpy(), scale=scale))
             squares = [integral(pixel * (signal * grid + noise * node) ** 2, grid) for node in nodes]
             truth = np.average(squares, weights=weights)
-            assert float(formula(schedule, t, 2 * scale**2)) == approx(truth, rel=1e-6)
+            assert float(formula(PAPER, t, 2 * scale**2)) == approx(truth, rel=1e-6)
 
 
 @equation(
@@ -238,30 +218,23 @@ def test_sum_of_gaussians(formula):
 )
 def test_alpha_bar(formula):
     """The product with 50 digits in mpmath, for β given as exact fractions."""
-    schedule = schedule_64()
     with mpmath.workdps(50):
         for t in LEVELS:
             exact = mpmath.mpf(1)
             for s in range(1, t + 1):
                 exact *= 1 - (mpmath.mpf("0.0001") + (mpmath.mpf("0.0199") * (s - 1)) / 999)
-            assert float(formula(schedule, t)) == approx(float(exact), rel=1e-11)
-
-
-@functools.cache
-def forward_process(timesteps):
-    return GaussianDiffusion(NoNetwork(), image_size=1, timesteps=timesteps)
+            assert float(formula(PAPER, t)) == approx(float(exact), rel=1e-11)
 
 
 def q_sample(timesteps, t, x0, eps):
     """ddpm's own q_sample, for one pixel."""
-    diffusion = forward_process(timesteps)
-    pixel = [torch.full((1, 1, 1, 1), value) for value in (x0, eps)]
-    return diffusion.q_sample(pixel[0], torch.tensor([t]), pixel[1]).item()
+    diffusion = exact_diffusion_of(None, "linear", timesteps, image_size=1)
+    return diffusion.q_sample(pixel(x0), torch.tensor([t]), pixel(eps)).item()
 
 
 def level(t):
     """ᾱ_t of the paper's schedule as a Python number."""
-    return schedule_64().alpha_bar[t].item()
+    return PAPER.alpha_bar[t].item()
 
 
 @equation(
@@ -333,14 +306,13 @@ def oracle_log_density(schedule, t, x):
 )
 def test_mixture_marginal(formula):
     """The integral of q(x_t | x_0) q(x_0) over x_0, on a grid."""
-    schedule = schedule_64()
     clean = np.linspace(-3, 3, 60_001)
     prior = sum(w * stats.norm.pdf(clean, m, s) for w, m, s in zip(WEIGHTS, MEANS, STDS, strict=True))
     for t in (10, 100, 400):
-        alpha_bar = schedule.alpha_bar[t].item()
+        alpha_bar = PAPER.alpha_bar[t].item()
         for x in (-1.1, 0.0, 0.5):
             noise = stats.norm.pdf(x, math.sqrt(alpha_bar) * clean, math.sqrt(1 - alpha_bar))
-            ours = formula(schedule, t, torch.tensor(x, dtype=torch.float64)).exp()
+            ours = formula(PAPER, t, torch.tensor(x, dtype=torch.float64)).exp()
             assert float(ours) == approx(np.trapezoid(noise * prior, clean), rel=1e-6)
 
 
@@ -364,7 +336,7 @@ def test_snr(formula):
         noisy = np.array([q_sample(1000, t, 1.0, node) for node in nodes])
         signal = (weights * noisy).sum()
         noise_power = (weights * (noisy - signal) ** 2).sum()
-        assert float(formula(schedule_64(), t)) == approx(signal**2 / noise_power, rel=1e-4)
+        assert float(formula(PAPER, t)) == approx(signal**2 / noise_power, rel=1e-4)
 
 
 @equation(

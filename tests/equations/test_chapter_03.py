@@ -9,30 +9,17 @@ import torch
 from scipy import stats
 from scipy.stats import wasserstein_distance
 
-from ddpm import GaussianDiffusion, NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
+from ddpm import NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
 from ddpm.likelihood import prior_term
 from ddpm.schedule import betas_from_alpha_bar
 from tests.equations.ledger import equation
+from tests.networks import Constant, exact_diffusion_of, pixel, schedule_64
 
 approx = pytest.approx
+PAPER = schedule_64("linear", 1000)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def schedule_64(betas=None):
-    """The paper's schedule, or one of your own, in float64."""
-    return NoiseSchedule(linear_betas(1000) if betas is None else betas, dtype=torch.float64)
-
-
-def short_schedule():
-    """A chain of 200 steps that stops too early."""
-    return schedule_64(torch.linspace(1e-4, 0.02, 200, dtype=torch.float64))
+SHORT = NoiseSchedule(torch.linspace(1e-4, 0.02, 200), dtype=torch.float64)  # stops too early
 
 
 @equation(
@@ -49,7 +36,6 @@ def short_schedule():
 )
 def test_log_snr(formula):
     """Power of the signal against power of the noise, the chain composed step by step with 40 digits."""
-    schedule = schedule_64()
     with mpmath.workdps(40):
         signal, noise = mpmath.mpf(1), mpmath.mpf(0)
         for t in range(1, 1001):
@@ -57,7 +43,7 @@ def test_log_snr(formula):
             signal, noise = (1 - beta) * signal, (1 - beta) * noise + beta
             if t in (1, 10, 400, 1000):
                 truth = float(mpmath.log(signal / noise))
-                assert float(formula(schedule, t)) == approx(truth, rel=1e-9, abs=1e-9)
+                assert float(formula(PAPER, t)) == approx(truth, rel=1e-9, abs=1e-9)
 
 
 @equation(
@@ -73,8 +59,7 @@ def test_log_snr(formula):
 )
 def test_alpha_bar_from_log_snr(formula):
     """From the tables of three schedules to log SNR and back."""
-    for betas in (linear_betas(1000), cosine_betas(1000), sigmoid_betas(200)):
-        schedule = schedule_64(betas)
+    for schedule in (PAPER, schedule_64("cosine", 1000), schedule_64("sigmoid", 200)):
         signal, noise = formula(schedule.log_snr[1:])
         assert signal.numpy() == approx(schedule.alpha_bar[1:].numpy(), rel=1e-9)
         assert noise.numpy() == approx(schedule.sigma[1:].square().numpy(), rel=1e-9)
@@ -98,7 +83,7 @@ def test_alpha_bar_from_log_snr(formula):
 )
 def test_linear_betas(formula):
     """Sum 1000 (β_a + β_b)/2 for every T, ends as stated, and equal differences."""
-    for timesteps in (25, 200, 1000, 4000):
+    for timesteps in (21, 25, 50, 200, 1000, 4000):
         betas = formula(timesteps).numpy()
         assert len(betas) == timesteps
         assert betas.sum() == approx(1000 * (1e-4 + 0.02) / 2, rel=1e-10)
@@ -132,7 +117,7 @@ def test_betas_from_curve(formula):
 
 def table(betas):
     """ᾱ_0 … ᾱ_T of these β as numpy numbers."""
-    return schedule_64(betas).alpha_bar.numpy()
+    return NoiseSchedule(betas, dtype=torch.float64).alpha_bar.numpy()
 
 
 def cosine_table(timesteps, *, power=2, offset=0.008, quarter=math.pi / 2):
@@ -153,16 +138,15 @@ def cosine_table(timesteps, *, power=2, offset=0.008, quarter=math.pi / 2):
     },
 )
 def test_cosine_schedule(formula):
-    """cos² by the double-angle identity, (1 + cos 2φ)/2, with 30 digits."""
-    for timesteps in (50, 1000):
-        ours = formula(timesteps)
+    """cos² by the double-angle identity, (1 + cos 2φ)/2, with 30 digits; the last β is capped at 0.999."""
+    for T in (1, 2, 10, 50, 1000, 4000):
+        ours = formula(T)
         with mpmath.workdps(30):
-
-            def raised(t, timesteps=timesteps):
-                return 1 + mpmath.cos((mpmath.mpf(t) / timesteps + mpmath.mpf("0.008")) / 1.008 * mpmath.pi)
-
-            for t in (1, timesteps // 3, timesteps // 2, timesteps - 1):
-                assert ours[t] == approx(float(raised(t) / raised(0)), rel=1e-6)
+            angles = [(mpmath.mpf(t) / T + mpmath.mpf("0.008")) / mpmath.mpf("1.008") for t in range(T)]
+            raised = [1 + mpmath.cos(angle * mpmath.pi) for angle in angles]
+            for t in (0, T // 3, T // 2, T - 1):
+                assert ours[t] == approx(float(raised[t] / raised[0]), rel=1e-9)
+        assert ours[T] == approx(0.001 * ours[T - 1], rel=1e-9)
 
 
 def sigmoid_table(timesteps, **options):
@@ -188,11 +172,11 @@ def unstretched_sigmoid(timesteps):
 )
 def test_sigmoid_schedule(formula):
     """The logistic curve is half of 1 + tanh(u/2): ᾱ = (1 − tanh(3u/2)/tanh(3/2))/2 for u in [−1, 1]."""
-    for timesteps in (50, 1000):
-        ours = formula(timesteps)
-        for t in (0, 1, timesteps // 4, timesteps // 2, timesteps - 1):
-            u = 2 * t / timesteps - 1
-            assert ours[t] == approx((1 - math.tanh(1.5 * u) / math.tanh(1.5)) / 2, rel=1e-9)
+    for T in (1, 2, 10, 50, 1000, 4000):
+        ours = formula(T)
+        for t in (0, T // 4, T // 2, T - 1):
+            assert ours[t] == approx((1 - math.tanh(3 * t / T - 1.5) / math.tanh(1.5)) / 2, rel=1e-9)
+        assert ours[T] == approx(0.001 * ours[T - 1], rel=1e-9)
 
 
 @equation(
@@ -218,12 +202,11 @@ def test_sigmoid_schedule(formula):
 )
 def test_prior_term(formula):
     """∫ q log(q/p) on a grid for each pixel of a picture."""
-    schedule = short_schedule()
     x0 = torch.tensor([[-1.0, -0.3], [0.2, 1.0]], dtype=torch.float64)
     grid = np.linspace(-12, 12, 48_001)
-    signal, noise = schedule.sqrt_alpha_bar[-1].item(), schedule.sigma[-1].item()
-    for pixel, ours in zip(x0.flatten().tolist(), formula(schedule, x0).flatten().tolist(), strict=True):
-        q = stats.norm(signal * pixel, noise)
+    signal, noise = SHORT.sqrt_alpha_bar[-1].item(), SHORT.sigma[-1].item()
+    for value, ours in zip(x0.flatten().tolist(), formula(SHORT, x0).flatten().tolist(), strict=True):
+        q = stats.norm(signal * value, noise)
         integrand = q.pdf(grid) * (q.logpdf(grid) - stats.norm.logpdf(grid))
         assert ours == approx(np.trapezoid(integrand, grid), rel=1e-8)
 
@@ -297,8 +280,7 @@ def gaussian_miss(left, m, variance):
 )
 def test_gaussian_miss(formula):
     """The mean carried down the exact affine steps q(x_{t−1} | x_t), one at a time."""
-    schedule = short_schedule()
-    alpha_bar = schedule.alpha_bar.tolist()
+    alpha_bar = SHORT.alpha_bar.tolist()
     for m, variance in ((0.7, 0.64), (-0.4, 1.0), (1.0, 0.1)):
         mean = 0.0
         for t in range(200, 0, -1):
@@ -337,29 +319,13 @@ def test_wasserstein(formula):
     assert formula(p, q) == approx(wasserstein_distance(p.ppf(ranks), q.ppf(ranks)), rel=1e-3)
 
 
-class Answer(torch.nn.Module):
-    """A network that says whatever it was told to."""
-
-    channels = 1
-
-    def __init__(self, answer):
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, x_t, t, labels=None):  # noqa: ARG002
-        return self.answer.expand_as(x_t)
-
-
 def x0_error(t, error):
     """How far ddpm's x_0 moves when the network's noise moves by `error`."""
-    x_t = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
-    answers = []
-    for noise in (0.2, 0.2 + error):
-        network = Answer(torch.tensor(noise, dtype=torch.float64))
-        model = GaussianDiffusion(network, image_size=1, objective="pred_noise")
-        model.schedule = schedule_64()
-        answers.append(model.predict(x_t, torch.tensor([t]), clip_x0=False).x0.item())
-    return answers[1] - answers[0]
+    models = [
+        exact_diffusion_of(Constant(noise), "linear", 1000, image_size=1) for noise in (0.2, 0.2 + error)
+    ]
+    before, after = (model.predict(pixel(0.5), torch.tensor([t])).x0.item() for model in models)
+    return after - before
 
 
 @equation(
@@ -369,8 +335,8 @@ def x0_error(t, error):
     implementation=x0_error,
     mutants={
         "sign": lambda t, error: -x0_error(t, error),
-        "SNR for its root": lambda t, error: -error / schedule_64().snr[t].item(),
-        "not amplified (as with v)": lambda t, error: -error * schedule_64().sigma[t].item(),
+        "SNR for its root": lambda t, error: -error / PAPER.snr[t].item(),
+        "not amplified (as with v)": lambda t, error: -error * PAPER.sigma[t].item(),
     },
 )
 def test_noise_error_amplified(formula):
@@ -404,7 +370,7 @@ def zero_terminal(root):
 )
 def test_zero_terminal_rescaling(formula):
     """The straight line through (r_1, r_1) and (r_T, 0): an interpolation that knows no algebra."""
-    for schedule in (short_schedule(), schedule_64(), schedule_64(torch.full((50,), 0.02))):
+    for schedule in (SHORT, PAPER, NoiseSchedule(torch.full((50,), 0.02), dtype=torch.float64)):
         root = schedule.sqrt_alpha_bar[1:]
         line = np.polynomial.Polynomial.fit([root[0].item(), root[-1].item()], [root[0].item(), 0.0], 1)
         assert formula(root).numpy() == approx(line(root.numpy()), abs=1e-10)
@@ -425,7 +391,7 @@ def test_zero_terminal_rescaling(formula):
 )
 def test_block_average_snr(formula):
     """A random picture with a slope, averaged in blocks; 4 standard errors of the noise's measured power."""
-    schedule, rng, side = schedule_64(), np.random.default_rng(0), 1024
+    rng, side = np.random.default_rng(0), 1024
     picture = rng.normal(size=(side, side)) + np.linspace(-2, 2, side)
     picture /= math.sqrt((picture**2).mean())
     noise = rng.normal(size=(side, side))
@@ -437,11 +403,11 @@ def test_block_average_snr(formula):
         for b in (2, 8):
             kept = (blocks(picture, b) ** 2).mean()
             powers = (
-                schedule.alpha_bar[t].item() * kept,
-                schedule.sigma[t].item() ** 2 * (blocks(noise, b) ** 2).mean(),
+                PAPER.alpha_bar[t].item() * kept,
+                PAPER.sigma[t].item() ** 2 * (blocks(noise, b) ** 2).mean(),
             )
             bar = math.sqrt(2) * b / side  # relative, of a variance from (side/b)² draws
-            assert formula(schedule, t, b, kept) == approx(powers[0] / powers[1], rel=4 * bar)
+            assert formula(PAPER, t, b, kept) == approx(powers[0] / powers[1], rel=4 * bar)
 
 
 @equation(

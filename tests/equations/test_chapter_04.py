@@ -8,16 +8,18 @@ from typing import NamedTuple
 import pytest
 import scipy.stats
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from ddpm import GaussianDiffusion, NoiseSchedule, cosine_betas, linear_betas
+from ddpm import GaussianDiffusion, NoiseSchedule
 from ddpm.gaussians import condition, log_density, product
 from tests.equations.ledger import equation
+from tests.networks import Constant, diffusion_of, pixel, schedule_64
 
-LONG = NoiseSchedule(linear_betas(1000), dtype=torch.float64)
-SHORT = NoiseSchedule(linear_betas(50), dtype=torch.float64)  # long strides, in which mistakes show
-COSINE = NoiseSchedule(cosine_betas(40), dtype=torch.float64)
+approx = pytest.approx
+LONG = schedule_64("linear", 1000)
+SHORT = schedule_64("linear", 50)  # long strides, in which mistakes show
+COSINE = schedule_64("cosine", 40)
 WEIGHTS, MEANS, STD = (0.7, 0.3), (-0.6, 1.4), 0.4  # data of mean 0 and variance exactly 1
 GRID = torch.linspace(-12, 12, 240_001, dtype=torch.float64)
 
@@ -67,31 +69,13 @@ def guess_moments(schedule: NoiseSchedule, t: int, x_t: float) -> Moments:
     return grid_moments(likelihood + noisy_data(torch.ones((), dtype=torch.float64)).log_prob(GRID))
 
 
-class Answer(nn.Module):
-    """A network that always gives one answer."""
-
-    channels = 1
-
-    def __init__(self, answer: float) -> None:
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        return torch.full_like(x_t, self.answer)
-
-
 def diffusion_that_says(answer: float, objective: str, schedule: NoiseSchedule) -> GaussianDiffusion:
     """A model of one-pixel images whose network always says `answer`."""
-    diffusion = GaussianDiffusion(
-        Answer(answer), image_size=1, timesteps=schedule.timesteps, objective=objective
+    diffusion = diffusion_of(
+        Constant(answer), timesteps=schedule.timesteps, image_size=1, objective=objective
     )
     diffusion.schedule = schedule
     return diffusion
-
-
-def pixel(value: float) -> Tensor:
-    """A batch of one image of one pixel."""
-    return torch.tensor(value, dtype=torch.float64).view(1, 1, 1, 1)
 
 
 def level(t: int) -> Tensor:
@@ -140,7 +124,7 @@ def test_reverse_bayes(formula):
         value = torch.tensor([-0.7], dtype=torch.float64)
         expected = condition(joint_mean, covariance, torch.tensor([False, True]), value)
         found = grid_moments(formula(lambda x: -((x - mean) ** 2) / (2 * variance), SHORT, t, -0.7))
-        assert found == pytest.approx((expected[0].item(), expected[1].item()), rel=1e-7)
+        assert found == approx((expected[0].item(), expected[1].item()), rel=1e-7)
 
 
 def posterior_log_density(schedule: NoiseSchedule, t: int, x_prev: Tensor, x_t: float, x_0: float) -> Tensor:
@@ -180,9 +164,7 @@ def test_posterior_bayes(formula):
             x_prev.numpy(), math.sqrt(alpha_bar_prev) * x_0, math.sqrt(1 - alpha_bar_prev)
         )
         evidence = scipy.stats.norm.logpdf(x_t, math.sqrt(alpha_bar) * x_0, math.sqrt(1 - alpha_bar))
-        assert formula(SHORT, t, x_prev, x_t, x_0).numpy() == pytest.approx(
-            future + past - evidence, abs=1e-8
-        )
+        assert formula(SHORT, t, x_prev, x_t, x_0).numpy() == approx(future + past - evidence, abs=1e-8)
 
 
 # The product of two Gaussians, and what it says about the step back
@@ -220,7 +202,7 @@ def test_gaussian_product(formula):
     expected = scipy.stats.norm.logpdf(x, a, variance_a.sqrt()) + scipy.stats.norm.logpdf(
         x, b, variance_b.sqrt()
     )
-    assert formula(x, a, variance_a, b, variance_b).numpy() == pytest.approx(expected, abs=1e-12)
+    assert formula(x, a, variance_a, b, variance_b).numpy() == approx(expected, abs=1e-12)
 
 
 @equation(
@@ -240,9 +222,7 @@ def test_posterior_variance(formula):
     """Second moment of q(x_t|x_{t-1}) q(x_{t-1}|x_0), normalised on a grid; and exactly 0 at t = 1."""
     for schedule, levels in ((LONG, (2, 10, 400, 1000)), (SHORT, (2, 25, 50))):
         for t in levels:
-            assert formula(schedule, t) == pytest.approx(
-                product_moments(schedule, t, 0.8, -0.3).variance, rel=1e-7
-            )
+            assert formula(schedule, t) == approx(product_moments(schedule, t, 0.8, -0.3).variance, rel=1e-7)
         assert formula(schedule, 1) == 0
 
 
@@ -270,10 +250,10 @@ def test_posterior_mean(formula):
     """First moment of q(x_t|x_{t-1}) q(x_{t-1}|x_0), normalised on a grid; and exactly x_0 at t = 1."""
     for schedule, levels in ((LONG, (2, 10, 400, 1000)), (SHORT, (2, 25, 50))):
         for t in levels:
-            assert formula(schedule, t, 0.8, -0.3) == pytest.approx(
+            assert formula(schedule, t, 0.8, -0.3) == approx(
                 product_moments(schedule, t, 0.8, -0.3).mean, rel=1e-6
             )
-        assert formula(schedule, 1, 0.8, -0.3) == pytest.approx(-0.3, rel=1e-12)
+        assert formula(schedule, 1, 0.8, -0.3) == approx(-0.3, rel=1e-12)
 
 
 def printed_noise_form(schedule: NoiseSchedule, t: int, x_t: Tensor, noise: float) -> Tensor:
@@ -309,8 +289,8 @@ def test_posterior_mean_noise(formula):
         for t in levels:
             x_t = schedule.sqrt_alpha_bar[t] * x_0 + schedule.sigma[t] * noise
             expected = product_moments(schedule, t, x_t.item(), x_0).mean
-            assert printed_noise_form(schedule, t, x_t, noise) == pytest.approx(expected, rel=1e-6)
-            assert formula(schedule, t, x_t, noise) == pytest.approx(expected, rel=1e-6)
+            assert printed_noise_form(schedule, t, x_t, noise) == approx(expected, rel=1e-6)
+            assert formula(schedule, t, x_t, noise) == approx(expected, rel=1e-6)
 
 
 @equation(
@@ -342,8 +322,8 @@ def test_posterior_marginal(formula):
         for t in range(1, schedule.timesteps + 1):
             alpha_bar_prev = schedule.exact_alpha_bar[t - 1].item()
             mean, variance = formula(schedule, t, 0.7)
-            assert mean == pytest.approx(0.7 * math.sqrt(alpha_bar_prev), rel=1e-9)
-            assert variance == pytest.approx(1 - alpha_bar_prev, rel=1e-9, abs=1e-15)
+            assert mean == approx(0.7 * math.sqrt(alpha_bar_prev), rel=1e-9)
+            assert variance == approx(1 - alpha_bar_prev, rel=1e-9, abs=1e-15)
 
 
 # The true reverse step: mean and variance when x_0 is only guessed
@@ -367,9 +347,7 @@ def test_reverse_mean(formula):
     for t in (2, 15, 30, 50):
         for x_t in (-1.0, 0.2, 0.9):
             guess = guess_moments(SHORT, t, x_t).mean
-            assert formula(SHORT, t, x_t, guess) == pytest.approx(
-                reverse_moments(SHORT, t, x_t).mean, abs=1e-8
-            )
+            assert formula(SHORT, t, x_t, guess) == approx(reverse_moments(SHORT, t, x_t).mean, abs=1e-8)
 
 
 @equation(
@@ -394,7 +372,7 @@ def test_reverse_variance(formula):
     for t in (2, 15, 30, 50):
         for x_t in (-1.0, 0.2, 0.9):
             guess_variance = guess_moments(SHORT, t, x_t).variance
-            assert formula(SHORT, t, guess_variance) == pytest.approx(
+            assert formula(SHORT, t, guess_variance) == approx(
                 reverse_moments(SHORT, t, x_t).variance, rel=1e-7
             )
 
@@ -431,10 +409,10 @@ def test_reverse_variance_bounds(formula):
         assert lower < average_reverse_variance(SHORT, t) < upper
         # Gaussian data of unit variance: Var[x_0|x_t] = 1 − ᾱ_t. Known data: no variance is left.
         coef, spread = SHORT.posterior_mean_coef_x0[t] ** 2, 1 - SHORT.alpha_bar[t]
-        assert upper == pytest.approx(
+        assert upper == approx(
             product_moments(SHORT, t, 0.5, 0.0).variance + (coef * spread).item(), rel=1e-7
         )
-        assert lower == pytest.approx(product_moments(SHORT, t, 0.5, 0.0).variance, rel=1e-7)
+        assert lower == approx(product_moments(SHORT, t, 0.5, 0.0).variance, rel=1e-7)
 
 
 def package_step(schedule: NoiseSchedule, t: int, x_t: float, guess: float) -> tuple[float, float]:
@@ -468,8 +446,8 @@ def test_reverse_step(formula):
         for x_t in (-1.0, 0.2, 0.9):
             guess = guess_moments(SHORT, t, x_t).mean
             mean, variance = formula(SHORT, t, x_t, guess)
-            assert mean == pytest.approx(reverse_moments(SHORT, t, x_t).mean, abs=1e-7)
-            assert variance == pytest.approx(product_moments(SHORT, t, x_t, guess).variance, rel=1e-7)
+            assert mean == approx(reverse_moments(SHORT, t, x_t).mean, abs=1e-7)
+            assert variance == approx(product_moments(SHORT, t, x_t, guess).variance, rel=1e-7)
 
 
 # One vector, three coordinates
@@ -505,11 +483,10 @@ def test_three_coordinates(formula):
     for t in (1, 20, 50):
         x_t, v = formula(diffusion, pixel(x_0), pixel(noise), level(t))
         turned = cmath.exp(-1j * math.acos(SHORT.sqrt_alpha_bar[t].item())) * complex(x_0, noise)
-        assert (x_t.item(), v.item()) == pytest.approx((turned.real, turned.imag), rel=1e-9)
-        assert diffusion.predict_start_from_v(x_t, level(t), v).item() == pytest.approx(x_0, rel=1e-9)
-        assert diffusion.predict_noise_from_start(x_t, level(t), pixel(x_0)).item() == pytest.approx(
-            noise, rel=1e-9
-        )
+        assert (x_t.item(), v.item()) == approx((turned.real, turned.imag), rel=1e-9)
+        assert diffusion.predict_start_from_v(x_t, level(t), v).item() == approx(x_0, rel=1e-9)
+        assert diffusion.predict_start_from_noise(x_t, level(t), pixel(noise)).item() == approx(x_0, rel=1e-9)
+        assert diffusion.predict_noise_from_start(x_t, level(t), pixel(x_0)).item() == approx(noise, rel=1e-9)
 
 
 @equation(
@@ -533,9 +510,7 @@ def test_v(formula):
     for t in (1, 20, 50):
         angle = torch.acos(SHORT.sqrt_alpha_bar[t]).requires_grad_()
         (slope,) = torch.autograd.grad(torch.cos(angle) * x_0 + torch.sin(angle) * noise, angle)
-        assert formula(diffusion, pixel(x_0), pixel(noise), level(t)).item() == pytest.approx(
-            slope.item(), rel=1e-9
-        )
+        assert formula(diffusion, pixel(x_0), pixel(noise), level(t)).item() == approx(slope.item(), rel=1e-9)
 
 
 def package_score(schedule: NoiseSchedule, t: int, x_t: float, noise: float) -> float:
@@ -567,10 +542,10 @@ def test_score(formula):
             noise = (
                 value - SHORT.sqrt_alpha_bar[t].item() * guess_moments(SHORT, t, value).mean
             ) / SHORT.sigma[t]
-            assert formula(SHORT, t, value, noise.item()) == pytest.approx(slope.item(), rel=1e-6, abs=1e-7)
+            assert formula(SHORT, t, value, noise.item()) == approx(slope.item(), rel=1e-6, abs=1e-7)
 
 
 def test_the_two_bump_data_have_mean_zero_and_variance_one() -> None:
     """The bounds above hold for data of unit variance; this is such data."""
     data = noisy_data(torch.ones((), dtype=torch.float64))
-    assert (data.mean.item(), data.variance.item()) == pytest.approx((0, 1), abs=1e-12)
+    assert (data.mean.item(), data.variance.item()) == approx((0, 1), abs=1e-12)

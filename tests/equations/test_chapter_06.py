@@ -13,6 +13,7 @@ from ddpm import Unet
 from ddpm.book.layer_costs import layer_costs
 from ddpm.unet import AttentionBlock, Downsample, ResidualBlock, SinusoidalEmbedding, Stage, Upsample
 from tests.equations.ledger import equation
+from tests.networks import drawn, randn, seeded
 
 # eq:time-embedding, eq:embedding-product, eq:embedding-shift
 
@@ -111,26 +112,14 @@ def test_embedding_shift(formula):
 # eq:group-norm and eq:residual-block
 
 
-def drawn(module: nn.Module) -> nn.Module:
-    """The module in double precision, with every parameter drawn, also those that start at zero or one."""
-    generator = torch.Generator().manual_seed(1)
-    module = module.double().eval()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
-    return module
-
-
 def maps(*shape: int, seed: int = 0) -> Tensor:
     """Random maps in double precision."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return randn(*shape, seed=seed, dtype=torch.float64)
 
 
-def block_of(dim: int, dim_out: int) -> ResidualBlock:
+def block_of(dim: int, dim_out: int) -> nn.Module:
     """A block with weights that are not zero."""
-    block = drawn(ResidualBlock(dim, dim_out, time_dim=6, groups=2, dropout=0.5))
-    assert isinstance(block, ResidualBlock)
-    return block
+    return drawn(ResidualBlock(dim, dim_out, time_dim=6, groups=2, dropout=0.5).double(), 0.4)
 
 
 def normalised(h: Tensor, norm: nn.GroupNorm, dims: tuple[int, ...] = (2, 3, 4), **change: float) -> Tensor:
@@ -276,7 +265,7 @@ def attending(*, scale: float = 0.5, axis: int = -1, swap: bool = False, shortcu
 )
 def test_attention(formula):
     """One pixel after the other: scores, their exponentials, the weighted mean of the values."""
-    block = drawn(AttentionBlock(4, groups=2))
+    block = drawn(AttentionBlock(4, groups=2).double(), 0.4)
     x = 2 * maps(2, 4, 2, 3)
     got = formula(x, block).detach().numpy()
     with torch.no_grad():
@@ -308,7 +297,7 @@ def test_dot_product_variance(formula):
     count = 40_000
     for d in (3, 16, 100):
         q = maps(count, d, seed=d)
-        k = math.sqrt(12) * (torch.rand(count, d, generator=torch.Generator().manual_seed(d)).double() - 0.5)
+        k = math.sqrt(12) * (torch.rand(count, d, generator=seeded(d)).double() - 0.5)
         scores = (q * k).sum(1)
         error = ((scores - scores.mean()) ** 2).std() / math.sqrt(count)
         assert abs(scores.var() - formula(d)) < 5 * error
@@ -428,7 +417,7 @@ def check_sums(got: Tensor, conv: nn.Conv2d, x: Tensor, place: Callable[[int, in
 )
 def test_downsample(formula):
     """The sum on the page, place by place."""
-    layer, x = drawn(Downsample(2)), maps(2, 2, 6, 4)
+    layer, x = drawn(Downsample(2).double(), 0.4), maps(2, 2, 6, 4)
     got = formula(x, layer)
     assert got.shape == (2, 2, 3, 2)
     check_sums(got, layer.conv, x, lambda i, m: 2 * i + m)
@@ -452,7 +441,7 @@ def test_downsample(formula):
 )
 def test_upsample(formula):
     """The two lines on the page, place by place."""
-    layer, x = drawn(Upsample(2)), maps(2, 2, 3, 2)
+    layer, x = drawn(Upsample(2).double(), 0.4), maps(2, 2, 3, 2)
     got = formula(x, layer)
     assert got.shape == (2, 2, 6, 4)
     check_sums(got, layer.conv, x, lambda i, m: (i + m - 1) // 2)

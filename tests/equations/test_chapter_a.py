@@ -11,10 +11,10 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from ddpm import NoiseSchedule, linear_betas
 from ddpm.gaussians import condition
 from ddpm.mixture_oracle import GaussianMixtureOracle
 from tests.equations.ledger import equation
+from tests.networks import pixel, randn, schedule_64
 
 AXIS = torch.linspace(-9, 9, 451, dtype=torch.float64)
 STEP = (AXIS[1] - AXIS[0]).item()
@@ -74,9 +74,9 @@ def test_multivariate_gaussian(formula):
     assert density.sum().item() == pytest.approx(1, abs=1e-9)
     assert (density @ PLANE).numpy() == approx(MEAN)
     assert ((PLANE - MEAN).T @ (density[:, None] * (PLANE - MEAN))).numpy() == approx(COVARIANCE)
-    root = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    root = randn(3, 3, dtype=torch.float64)
     mean, covariance = vector(1.0, 0.0, -2.0), root @ root.T + 0.2 * torch.eye(3)
-    x = torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = randn(20, 3, seed=1, dtype=torch.float64)
     assert formula(x, mean, covariance).numpy() == approx(scipy_log_density(x, mean, covariance))
 
 
@@ -307,7 +307,7 @@ def test_stein(formula):
     assert formula(COVARIANCE, on_the_plane(wavy_slope(PLANE))).numpy() == approx(expected)
 
 
-SCHEDULE = NoiseSchedule(linear_betas(50), dtype=torch.float64)
+SCHEDULE = schedule_64("linear", 50)
 CLEAN_WEIGHTS, CLEAN_MEANS, CLEAN_VARIANCES = (0.7, 0.3), (-0.6, 1.4), (0.16, 0.09)
 ORACLE = GaussianMixtureOracle(
     SCHEDULE, [[mean] for mean in CLEAN_MEANS], CLEAN_VARIANCES, CLEAN_WEIGHTS, dtype=torch.float64
@@ -316,7 +316,7 @@ ORACLE = GaussianMixtureOracle(
 
 def oracle_guess(t: int, x_t: float) -> tuple[float, float]:
     """E[x_0|x_t] of the package's oracle; Cov[x_0|x_t] from the slope of its score."""
-    x, level = torch.full((1, 1, 1, 1), x_t, dtype=torch.float64), torch.tensor([t])
+    x, level = pixel(x_t), torch.tensor([t])
     curvature = torch.autograd.functional.jacobian(lambda y: ORACLE.score(y, level).sum(), x).item()
     s = (1 - SCHEDULE.alpha_bar[t].item()) / SCHEDULE.alpha_bar[t].item()
     mean = ORACLE.expected_x0(x, level).item()
@@ -325,7 +325,7 @@ def oracle_guess(t: int, x_t: float) -> tuple[float, float]:
 
 def by_score(t, x_t, *, noise=1.0, spread=1.0):
     """Both lines of eq:tweedie from the oracle's score at y = x_t/√ᾱ_t; the options are for mutants."""
-    x, level = torch.full((1, 1, 1, 1), x_t, dtype=torch.float64), torch.tensor([t])
+    x, level = pixel(x_t), torch.tensor([t])
     alpha_bar = SCHEDULE.alpha_bar[t].item()
     s = (1 - alpha_bar) / alpha_bar
     slope = ORACLE.score(x, level).item() * math.sqrt(alpha_bar)  # d/dy = √ᾱ d/dx_t

@@ -9,9 +9,10 @@ import sympy
 import torch
 from sympy import Expr, Rational, Symbol, exp, log, sqrt, symbols
 
-from ddpm import GaussianDiffusion, NoiseSchedule
+from ddpm import NoiseSchedule
 from ddpm.gaussians import kl_divergence
 from tests.equations.ledger import derivation
+from tests.networks import diffusion_of, pixel
 
 # ᾱ_{t−1} and β_t are free; everything else at t follows from them.
 before, beta = symbols("before beta", positive=True)
@@ -258,12 +259,6 @@ def test_x0_form_of_a_term(formula):
 # Three coordinates
 
 
-class NoNetwork(torch.nn.Module):
-    """Stands where the network stands: the three coordinates ask it nothing."""
-
-    channels = 1
-
-
 def turned(sign: int = 1) -> tuple[Expr, Expr]:
     """x_t and v from x_0 and ε, with a knob for a mistake."""
     signal, spread = sqrt(after), sqrt(1 - after)
@@ -293,10 +288,9 @@ def test_round_trip(formula):
     clean, drawn = formula(*turned())
     assert vanishes(clean - x_0)
     assert vanishes(drawn - noise)
-    diffusion = GaussianDiffusion(NoNetwork(), image_size=1, timesteps=4, beta_schedule="cosine")
+    diffusion = diffusion_of(timesteps=4)
     diffusion.schedule = SCHEDULE
-    pixels = [torch.tensor(value, dtype=torch.float64).view(1, 1, 1, 1) for value in (0.8, -1.3)]
-    package = diffusion.predict_start_from_v(pixels[0], torch.tensor([3]), pixels[1]).item()
+    package = diffusion.predict_start_from_v(pixel(0.8), torch.tensor([3]), pixel(-1.3)).item()
     there, across = symbols("there across", real=True)
     assert number(formula(there, across)[0], 3, there=0.8, across=-1.3) == pytest.approx(package, rel=1e-12)
 

@@ -38,12 +38,8 @@ def integral(values, grid=GRID):
         "half dropped in the exponent": lambda x, mean, log_variance: (
             -0.5 * (math.log(2 * math.pi) + log_variance) - (x - mean) ** 2 * torch.exp(-log_variance)
         ),
-        "standard deviation for variance": lambda x, mean, log_variance: log_density(
-            x, mean, log_variance / 2
-        ),
-        "normalisation without π": lambda x, mean, log_variance: (
-            log_density(x, mean, log_variance) + 0.5 * math.log(math.pi)
-        ),
+        "standard deviation for variance": lambda x, m, log_variance: log_density(x, m, log_variance / 2),
+        "normalisation without π": lambda x, m, lv: log_density(x, m, lv) + 0.5 * math.log(math.pi),
         "|x − μ| for its square": lambda x, mean, log_variance: (
             -0.5 * (math.log(2 * math.pi) + log_variance + (x - mean).abs() * torch.exp(-log_variance))
         ),
@@ -156,9 +152,7 @@ def test_forward_chain(formula):
     mutants={
         "noise only": lambda schedule, t, variance: variance + schedule.beta[t],
         "β for √β": lambda schedule, t, variance: schedule.alpha[t] * variance + schedule.beta[t] ** 2,
-        "1 − β not under a root": lambda schedule, t, variance: (
-            schedule.alpha[t] ** 2 * variance + schedule.beta[t]
-        ),
+        "1 − β not under a root": lambda s, t, variance: s.alpha[t] ** 2 * variance + s.beta[t],
     },
 )
 def test_variance_preserved(formula):
@@ -178,20 +172,11 @@ def test_variance_preserved(formula):
     "eq:sum-of-gaussians",
     how="quadrature",
     where=None,
-    implementation=lambda mean_a, variance_a, mean_b, variance_b: (mean_a + mean_b, variance_a + variance_b),
+    implementation=lambda a, va, b, vb: (a + b, va + vb),
     mutants={
-        "standard deviations added": lambda mean_a, variance_a, mean_b, variance_b: (
-            mean_a + mean_b,
-            (math.sqrt(variance_a) + math.sqrt(variance_b)) ** 2,
-        ),
-        "precisions added": lambda mean_a, variance_a, mean_b, variance_b: (
-            mean_a + mean_b,
-            1 / (1 / variance_a + 1 / variance_b),
-        ),
-        "mean averaged": lambda mean_a, variance_a, mean_b, variance_b: (
-            (mean_a + mean_b) / 2,
-            variance_a + variance_b,
-        ),
+        "standard deviations added": lambda a, va, b, vb: (a + b, (math.sqrt(va) + math.sqrt(vb)) ** 2),
+        "precisions added": lambda a, va, b, vb: (a + b, 1 / (1 / va + 1 / vb)),
+        "mean averaged": lambda a, va, b, vb: ((a + b) / 2, va + vb),
     },
 )
 def test_sum_of_gaussians(formula):

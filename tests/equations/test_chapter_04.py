@@ -144,12 +144,8 @@ def posterior_log_density(schedule: NoiseSchedule, t: int, x_prev: Tensor, x_t: 
             posterior_log_density(schedule, t, x_prev, x_t, x_0)
             + log_density(torch.tensor(x_t), schedule.sqrt_alpha_bar[t] * x_0, 2 * schedule.sigma[t].log())
         ),
-        "x_0 forgotten": lambda schedule, t, x_prev, x_t, x_0: posterior_log_density(
-            schedule, t, x_prev, x_t, 0 * x_0
-        ),
-        "level off by one": lambda schedule, t, x_prev, x_t, x_0: posterior_log_density(
-            schedule, t - 1, x_prev, x_t, x_0
-        ),
+        "x_0 forgotten": lambda s, t, x_prev, x_t, x_0: posterior_log_density(s, t, x_prev, x_t, 0 * x_0),
+        "level off by one": lambda s, t, x_prev, x_t, x_0: posterior_log_density(s, t - 1, x_prev, x_t, x_0),
     },
 )
 def test_posterior_bayes(formula):
@@ -212,9 +208,7 @@ def test_gaussian_product(formula):
     implementation=lambda schedule, t: schedule.posterior_variance[t],
     mutants={
         "ratio dropped": lambda schedule, t: schedule.beta[t],
-        "ratio upside down": lambda schedule, t: (
-            schedule.beta[t] * schedule.sigma[t] ** 2 / schedule.sigma[t - 1] ** 2
-        ),
+        "ratio upside down": lambda s, t: s.beta[t] * s.sigma[t] ** 2 / s.sigma[t - 1] ** 2,
         "t off by one": lambda schedule, t: schedule.posterior_variance[t - 1],
     },
 )
@@ -238,12 +232,8 @@ def posterior_mean(schedule: NoiseSchedule, t: int, x_t: float, x_0: float) -> T
     implementation=posterior_mean,
     mutants={
         "weights swapped": lambda schedule, t, x_t, x_0: posterior_mean(schedule, t, x_0, x_t),
-        "ᾱ_t for ᾱ_{t-1}": lambda schedule, t, x_t, x_0: posterior_mean(
-            schedule, t, x_t, schedule.alpha[t].sqrt() * x_0
-        ),
-        "α without its root": lambda schedule, t, x_t, x_0: posterior_mean(
-            schedule, t, schedule.alpha[t].sqrt() * x_t, x_0
-        ),
+        "ᾱ_t for ᾱ_{t-1}": lambda s, t, x_t, x_0: posterior_mean(s, t, x_t, s.alpha[t].sqrt() * x_0),
+        "α without its root": lambda s, t, x_t, x_0: posterior_mean(s, t, s.alpha[t].sqrt() * x_t, x_0),
     },
 )
 def test_posterior_mean(formula):
@@ -273,12 +263,8 @@ def package_noise_form(schedule: NoiseSchedule, t: int, x_t: Tensor, noise: floa
     where="ddpm.diffusion.GaussianDiffusion.p_mean_variance",
     implementation=package_noise_form,
     mutants={
-        "√ᾱ_t for √α_t": lambda schedule, t, x_t, noise: (
-            (x_t - schedule.beta[t] / schedule.sigma[t] * noise) / schedule.sqrt_alpha_bar[t]
-        ),
-        "√β for β": lambda schedule, t, x_t, noise: (
-            (x_t - schedule.beta[t].sqrt() / schedule.sigma[t] * noise) / schedule.alpha[t].sqrt()
-        ),
+        "√ᾱ_t for √α_t": lambda s, t, x_t, e: (x_t - s.beta[t] / s.sigma[t] * e) / s.sqrt_alpha_bar[t],
+        "√β for β": lambda s, t, x_t, e: (x_t - s.beta[t].sqrt() / s.sigma[t] * e) / s.alpha[t].sqrt(),
         "noise added": lambda schedule, t, x_t, noise: printed_noise_form(schedule, t, x_t, -noise),
     },
 )
@@ -306,14 +292,8 @@ def test_posterior_mean_noise(formula):
             schedule.sqrt_alpha_bar[t - 1] * x_0,
             schedule.beta[t] + (schedule.posterior_mean_coef_xt[t] * schedule.sigma[t]) ** 2,
         ),
-        "spread of x_t forgotten": lambda schedule, t, x_0: (
-            schedule.sqrt_alpha_bar[t - 1] * x_0,
-            schedule.posterior_variance[t],
-        ),
-        "mean left at level t": lambda schedule, t, x_0: (
-            schedule.sqrt_alpha_bar[t] * x_0,
-            schedule.sigma[t - 1] ** 2,
-        ),
+        "spread of x_t forgotten": lambda s, t, x_0: (s.sqrt_alpha_bar[t - 1] * x_0, s.posterior_variance[t]),
+        "mean left at level t": lambda s, t, x_0: (s.sqrt_alpha_bar[t] * x_0, s.sigma[t - 1] ** 2),
     },
 )
 def test_posterior_marginal(formula):
@@ -354,17 +334,11 @@ def test_reverse_mean(formula):
     "eq:reverse-variance",
     how="quadrature",
     where=None,
-    implementation=lambda schedule, t, guess_variance: (
-        schedule.posterior_variance[t] + schedule.posterior_mean_coef_x0[t] ** 2 * guess_variance
-    ),
+    implementation=lambda s, t, g: s.posterior_variance[t] + s.posterior_mean_coef_x0[t] ** 2 * g,
     mutants={
         "doubt about x_0 left out": lambda schedule, t, _: schedule.posterior_variance[t],
-        "coefficient not squared": lambda schedule, t, guess_variance: (
-            schedule.posterior_variance[t] + schedule.posterior_mean_coef_x0[t] * guess_variance
-        ),
-        "β_t for β̃_t": lambda schedule, t, guess_variance: (
-            schedule.beta[t] + schedule.posterior_mean_coef_x0[t] ** 2 * guess_variance
-        ),
+        "coefficient not squared": lambda s, t, g: s.posterior_variance[t] + s.posterior_mean_coef_x0[t] * g,
+        "β_t for β̃_t": lambda s, t, g: s.beta[t] + s.posterior_mean_coef_x0[t] ** 2 * g,
     },
 )
 def test_reverse_variance(formula):
@@ -395,10 +369,7 @@ def average_reverse_variance(schedule: NoiseSchedule, t: int) -> float:
     implementation=lambda schedule, t: (schedule.posterior_variance[t], schedule.beta[t]),
     mutants={
         "lower bound β_t": lambda schedule, t: (schedule.beta[t], schedule.beta[t]),
-        "upper bound β̃_t": lambda schedule, t: (
-            schedule.posterior_variance[t],
-            schedule.posterior_variance[t],
-        ),
+        "upper bound β̃_t": lambda s, t: (s.posterior_variance[t], s.posterior_variance[t]),
         "bounds swapped": lambda schedule, t: (schedule.beta[t], schedule.posterior_variance[t]),
     },
 )
@@ -428,10 +399,7 @@ def package_step(schedule: NoiseSchedule, t: int, x_t: float, guess: float) -> t
     where="ddpm.diffusion.GaussianDiffusion.p_mean_variance",
     implementation=package_step,
     mutants={
-        "β_t for β̃_t": lambda schedule, t, x_t, guess: (
-            package_step(schedule, t, x_t, guess)[0],
-            schedule.beta[t],
-        ),
+        "β_t for β̃_t": lambda s, t, x_t, guess: (package_step(s, t, x_t, guess)[0], s.beta[t]),
         "asked one level too low": lambda schedule, t, x_t, guess: package_step(schedule, t - 1, x_t, guess),
         "x_t forgotten": lambda schedule, t, _, guess: (
             (schedule.sqrt_alpha_bar[t - 1] * guess).item(),
@@ -457,19 +425,10 @@ def test_reverse_step(formula):
     "eq:three-coordinates",
     how="exact",
     where="ddpm.diffusion.GaussianDiffusion.predict_start_from_v",
-    implementation=lambda diffusion, x_0, noise, t: (
-        diffusion.q_sample(x_0, t, noise),
-        diffusion.predict_v(x_0, t, noise),
-    ),
+    implementation=lambda d, x_0, noise, t: (d.q_sample(x_0, t, noise), d.predict_v(x_0, t, noise)),
     mutants={
-        "turned the other way": lambda diffusion, x_0, noise, t: (
-            diffusion.q_sample(x_0, t, -noise),
-            diffusion.predict_v(-x_0, t, noise),
-        ),
-        "mirrored": lambda diffusion, x_0, noise, t: (
-            diffusion.q_sample(x_0, t, noise),
-            -diffusion.predict_v(x_0, t, noise),
-        ),
+        "turned the other way": lambda d, x_0, e, t: (d.q_sample(x_0, t, -e), d.predict_v(-x_0, t, e)),
+        "mirrored": lambda d, x_0, noise, t: (d.q_sample(x_0, t, noise), -d.predict_v(x_0, t, noise)),
         "ᾱ without its root": lambda diffusion, x_0, noise, t: (
             diffusion.q_sample(diffusion.schedule.at("sqrt_alpha_bar", t, x_0) * x_0, t, noise),
             diffusion.predict_v(x_0, t, noise),
@@ -525,12 +484,8 @@ def package_score(schedule: NoiseSchedule, t: int, x_t: float, noise: float) -> 
     implementation=package_score,
     mutants={
         "sign": lambda schedule, t, x_t, noise: -package_score(schedule, t, x_t, noise),
-        "not divided by σ": lambda schedule, t, x_t, noise: (
-            schedule.sigma[t] * package_score(schedule, t, x_t, noise)
-        ),
-        "divided by σ²": lambda schedule, t, x_t, noise: (
-            package_score(schedule, t, x_t, noise) / schedule.sigma[t]
-        ),
+        "not divided by σ": lambda s, t, x_t, noise: s.sigma[t] * package_score(s, t, x_t, noise),
+        "divided by σ²": lambda s, t, x_t, noise: package_score(s, t, x_t, noise) / s.sigma[t],
     },
 )
 def test_score(formula):

@@ -11,7 +11,7 @@ from scipy import stats
 from ddpm import NoiseSchedule, linear_betas
 from ddpm.gaussians import log_density
 from ddpm.mixture_oracle import GaussianMixtureOracle
-from tests.equations.ledger import equation
+from tests.equations.ledger import exact, quadrature
 from tests.networks import exact_diffusion_of, pixel, schedule_64
 
 approx = pytest.approx
@@ -29,9 +29,8 @@ def integral(values, grid=GRID):
     return torch.trapezoid(values, grid).item()
 
 
-@equation(
+@quadrature(
     "eq:gaussian",
-    how="quadrature",
     where="ddpm.gaussians.log_density",
     implementation=log_density,
     mutants={
@@ -57,10 +56,8 @@ def test_gaussian(formula):
         assert integral(density * centred**4) == approx(3 * variance**2, rel=1e-7)
 
 
-@equation(
+@quadrature(
     "eq:affine-gaussian",
-    how="quadrature",
-    where=None,
     implementation=lambda mean, variance, eps: mean + math.sqrt(variance) * eps,
     mutants={
         "variance for its root": lambda mean, variance, eps: mean + variance * eps,
@@ -77,9 +74,8 @@ def test_affine_gaussian(formula):
             assert through_noise == approx(integral(density * function(GRID)), abs=1e-8)
 
 
-@equation(
+@exact(
     "eq:forward-step",
-    how="exact",
     where="ddpm.schedule.NoiseSchedule.beta",
     implementation=lambda schedule, t, x: (schedule.alpha[t].sqrt() * x, schedule.beta[t]),
     mutants={
@@ -101,10 +97,8 @@ def test_forward_step(formula):
             assert share == approx(math.exp(sum(math.log1p(-b) for b in betas[:t].tolist())), rel=1e-10)
 
 
-@equation(
+@exact(
     "eq:forward-chain",
-    how="exact",
-    where=None,
     implementation=lambda schedule, path: sum(
         log_density(path[t], schedule.alpha[t].sqrt() * path[t - 1], schedule.beta[t].log())
         for t in range(1, len(path))
@@ -144,10 +138,8 @@ def test_forward_chain(formula):
         assert float(ours) == approx(joint.logpdf(path), rel=1e-9)
 
 
-@equation(
+@quadrature(
     "eq:variance-preserved",
-    how="quadrature",
-    where=None,
     implementation=lambda schedule, t, variance: schedule.alpha[t] * variance + schedule.beta[t],
     mutants={
         "noise only": lambda schedule, t, variance: variance + schedule.beta[t],
@@ -168,10 +160,8 @@ def test_variance_preserved(formula):
             assert float(formula(PAPER, t, 2 * scale**2)) == approx(truth, rel=1e-6)
 
 
-@equation(
+@quadrature(
     "eq:sum-of-gaussians",
-    how="quadrature",
-    where=None,
     implementation=lambda a, va, b, vb: (a + b, va + vb),
     mutants={
         "standard deviations added": lambda a, va, b, vb: (a + b, (math.sqrt(va) + math.sqrt(vb)) ** 2),
@@ -189,9 +179,8 @@ def test_sum_of_gaussians(formula):
             assert np.trapezoid(density, x) == approx(stats.norm.pdf(z, mean, math.sqrt(variance)), rel=1e-8)
 
 
-@equation(
+@exact(
     "eq:alpha-bar",
-    how="exact",
     where="ddpm.schedule.NoiseSchedule.alpha_bar",
     implementation=lambda schedule, t: schedule.alpha_bar[t],
     mutants={
@@ -222,9 +211,8 @@ def level(t):
     return PAPER.alpha_bar[t].item()
 
 
-@equation(
+@exact(
     "eq:q-sample",
-    how="exact",
     where="ddpm.diffusion.GaussianDiffusion.q_sample",
     implementation=q_sample,
     mutants={
@@ -274,9 +262,8 @@ def oracle_log_density(schedule, t, x):
     return torch.logsumexp(weights.log() + log_density(x, means.flatten(), covariances.flatten().log()), 0)
 
 
-@equation(
+@quadrature(
     "eq:mixture-marginal",
-    how="quadrature",
     where="ddpm.mixture_oracle.GaussianMixtureOracle.marginal",
     implementation=oracle_log_density,
     mutants={
@@ -301,9 +288,8 @@ def test_mixture_marginal(formula):
             assert float(ours) == approx(np.trapezoid(noise * prior, clean), rel=1e-6)
 
 
-@equation(
+@quadrature(
     "eq:snr",
-    how="quadrature",
     where="ddpm.schedule.NoiseSchedule.snr",
     implementation=lambda schedule, t: schedule.snr[t],
     mutants={
@@ -324,10 +310,8 @@ def test_snr(formula):
         assert float(formula(PAPER, t)) == approx(signal**2 / noise_power, rel=1e-4)
 
 
-@equation(
+@exact(
     "eq:alpha-bar-bound",
-    how="exact",
-    where=None,
     implementation=lambda betas, t: math.exp(-sum(betas[:t])),
     mutants={
         "exponent halved": lambda betas, t: math.exp(-sum(betas[:t]) / 2),

@@ -12,7 +12,7 @@ from scipy.stats import wasserstein_distance
 from ddpm import NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
 from ddpm.likelihood import prior_term
 from ddpm.schedule import betas_from_alpha_bar
-from tests.equations.ledger import equation
+from tests.equations.ledger import equation, exact, quadrature
 from tests.networks import Constant, exact_diffusion_of, pixel, schedule_64
 
 approx = pytest.approx
@@ -22,9 +22,8 @@ PAPER = schedule_64("linear", 1000)
 SHORT = NoiseSchedule(torch.linspace(1e-4, 0.02, 200), dtype=torch.float64)  # stops too early
 
 
-@equation(
+@exact(
     "eq:log-snr",
-    how="exact",
     where="ddpm.schedule.NoiseSchedule.log_snr",
     implementation=lambda schedule, t: schedule.log_snr[t],
     mutants={
@@ -46,10 +45,8 @@ def test_log_snr(formula):
                 assert float(formula(PAPER, t)) == approx(truth, rel=1e-9, abs=1e-9)
 
 
-@equation(
+@exact(
     "eq:alpha-bar-from-log-snr",
-    how="exact",
-    where=None,
     implementation=lambda lam: (torch.sigmoid(lam), torch.sigmoid(-lam)),
     mutants={
         "sign of λ": lambda lam: (torch.sigmoid(-lam), torch.sigmoid(lam)),
@@ -65,9 +62,8 @@ def test_alpha_bar_from_log_snr(formula):
         assert noise.numpy() == approx(schedule.sigma[1:].square().numpy(), rel=1e-9)
 
 
-@equation(
+@exact(
     "eq:linear-betas",
-    how="exact",
     where="ddpm.schedule.linear_betas",
     implementation=linear_betas,
     mutants={
@@ -92,9 +88,8 @@ def test_linear_betas(formula):
         assert np.diff(betas) == approx(np.full(timesteps - 1, 19.9 / timesteps / (timesteps - 1)), rel=1e-6)
 
 
-@equation(
+@exact(
     "eq:betas-from-curve",
-    how="exact",
     where="ddpm.schedule.betas_from_alpha_bar",
     implementation=lambda curve: betas_from_alpha_bar(curve, 0.999),
     mutants={
@@ -126,9 +121,8 @@ def cosine_table(timesteps, *, power=2, offset=0.008, quarter=math.pi / 2):
     return table(betas_from_alpha_bar(curve, 0.999))
 
 
-@equation(
+@exact(
     "eq:cosine-schedule",
-    how="exact",
     where="ddpm.schedule.cosine_betas",
     implementation=lambda T: table(cosine_betas(T)),
     mutants={
@@ -158,9 +152,8 @@ def unstretched_sigmoid(timesteps):
     return 1 - torch.sigmoid(time).numpy()
 
 
-@equation(
+@exact(
     "eq:sigmoid-schedule",
-    how="exact",
     where="ddpm.schedule.sigmoid_betas",
     implementation=sigmoid_table,
     mutants={
@@ -179,9 +172,8 @@ def test_sigmoid_schedule(formula):
         assert ours[T] == approx(0.001 * ours[T - 1], rel=1e-9)
 
 
-@equation(
+@quadrature(
     "eq:prior-term",
-    how="quadrature",
     where="ddpm.likelihood.prior_term",
     implementation=prior_term,
     mutants={
@@ -228,10 +220,8 @@ def perfect_return(alpha_bar, start=stats.norm.pdf, signal=None, noise=None):
     return (weight / weight.sum()) @ given_end / (GRID[1] - GRID[0])
 
 
-@equation(
+@quadrature(
     "eq:perfect-return",
-    how="quadrature",
-    where=None,
     implementation=perfect_return,
     mutants={
         "started from q(x_T)": lambda alpha_bar: perfect_return(
@@ -266,10 +256,8 @@ def gaussian_miss(left, m, variance):
     return m * (1 - left * variance / (left * variance + 1 - left))
 
 
-@equation(
+@exact(
     "eq:gaussian-miss",
-    how="exact",
-    where=None,
     implementation=gaussian_miss,
     mutants={
         "√ᾱ for ᾱ": lambda left, m, variance: gaussian_miss(math.sqrt(left), m, variance),
@@ -296,10 +284,8 @@ def area_between(p, q, power=1.0):
     return np.trapezoid(np.abs(p.cdf(grid) - q.cdf(grid)) ** power, grid)
 
 
-@equation(
+@exact(
     "eq:wasserstein",
-    how="exact",
-    where=None,
     implementation=area_between,
     mutants={
         "area squared": lambda p, q: area_between(p, q, power=2.0),
@@ -328,10 +314,8 @@ def x0_error(t, error):
     return after - before
 
 
-@equation(
+@exact(
     "eq:noise-error-amplified",
-    how="exact",
-    where=None,
     implementation=x0_error,
     mutants={
         "sign": lambda t, error: -x0_error(t, error),
@@ -357,10 +341,8 @@ def zero_terminal(root):
     return (root - root[-1]) * root[0] / (root[0] - root[-1])
 
 
-@equation(
+@exact(
     "eq:zero-terminal-rescaling",
-    how="exact",
-    where=None,
     implementation=zero_terminal,
     mutants={
         "shifted only": lambda root: root - root[-1],
@@ -410,10 +392,8 @@ def test_block_average_snr(formula):
             assert formula(PAPER, t, b, kept) == approx(powers[0] / powers[1], rel=4 * bar)
 
 
-@equation(
+@exact(
     "eq:resolution-shift",
-    how="exact",
-    where=None,
     implementation=lambda lam, b: torch.sigmoid(lam - 2 * math.log(b)).item(),
     mutants={
         "log b for 2 log b": lambda lam, b: torch.sigmoid(lam - math.log(b)).item(),

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from ddpm import GaussianDiffusion, NoiseSchedule
 from ddpm.gaussians import condition, log_density, product
-from tests.equations.ledger import equation
+from tests.equations.ledger import exact, quadrature
 from tests.networks import Constant, diffusion_of, pixel, schedule_64
 
 approx = pytest.approx
@@ -95,10 +95,8 @@ def reverse_log_density(
     )
 
 
-@equation(
+@exact(
     "eq:reverse-bayes",
-    how="exact",
-    where=None,
     implementation=reverse_log_density,
     mutants={
         "no prior": lambda _, schedule, t, x_t: reverse_log_density(torch.zeros_like, schedule, t, x_t),
@@ -134,9 +132,8 @@ def posterior_log_density(schedule: NoiseSchedule, t: int, x_prev: Tensor, x_t: 
     return log_density(x_prev, mean.view(()), variance.log().view(()))
 
 
-@equation(
+@exact(
     "eq:posterior-bayes",
-    how="exact",
     where="ddpm.diffusion.GaussianDiffusion.q_posterior",
     implementation=posterior_log_density,
     mutants={
@@ -172,9 +169,8 @@ def log_product(x: Tensor, a: Tensor, variance_a: Tensor, b: Tensor, variance_b:
     return log_density(a, b, (variance_a + variance_b).log()) + log_density(x, mean, variance.log())
 
 
-@equation(
+@exact(
     "eq:gaussian-product",
-    how="exact",
     where="ddpm.gaussians.product",
     implementation=log_product,
     mutants={
@@ -201,9 +197,8 @@ def test_gaussian_product(formula):
     assert formula(x, a, variance_a, b, variance_b).numpy() == approx(expected, abs=1e-12)
 
 
-@equation(
+@quadrature(
     "eq:posterior-variance",
-    how="quadrature",
     where="ddpm.schedule.NoiseSchedule.posterior_variance",
     implementation=lambda schedule, t: schedule.posterior_variance[t],
     mutants={
@@ -225,9 +220,8 @@ def posterior_mean(schedule: NoiseSchedule, t: int, x_t: float, x_0: float) -> T
     return schedule.posterior_mean_coef_x0[t] * x_0 + schedule.posterior_mean_coef_xt[t] * x_t
 
 
-@equation(
+@quadrature(
     "eq:posterior-mean",
-    how="quadrature",
     where="ddpm.schedule.NoiseSchedule.posterior_mean_coef_x0",
     implementation=posterior_mean,
     mutants={
@@ -257,9 +251,8 @@ def package_noise_form(schedule: NoiseSchedule, t: int, x_t: Tensor, noise: floa
     return diffusion.p_mean_variance(x_t.view(1, 1, 1, 1), level(t), clip_denoised=False)[0].view(())
 
 
-@equation(
+@quadrature(
     "eq:posterior-mean-noise",
-    how="quadrature",
     where="ddpm.diffusion.GaussianDiffusion.p_mean_variance",
     implementation=package_noise_form,
     mutants={
@@ -279,10 +272,8 @@ def test_posterior_mean_noise(formula):
             assert formula(schedule, t, x_t, noise) == approx(expected, rel=1e-6)
 
 
-@equation(
+@exact(
     "eq:posterior-marginal",
-    how="exact",
-    where=None,
     implementation=lambda schedule, t, x_0: (
         posterior_mean(schedule, t, schedule.sqrt_alpha_bar[t] * x_0, x_0),
         schedule.posterior_variance[t] + (schedule.posterior_mean_coef_xt[t] * schedule.sigma[t]) ** 2,
@@ -309,10 +300,8 @@ def test_posterior_marginal(formula):
 # The true reverse step: mean and variance when x_0 is only guessed
 
 
-@equation(
+@quadrature(
     "eq:reverse-mean",
-    how="quadrature",
-    where=None,
     implementation=posterior_mean,
     mutants={
         "x_0 guessed as 0": lambda schedule, t, x_t, x_0: posterior_mean(schedule, t, x_t, 0 * x_0),
@@ -330,10 +319,8 @@ def test_reverse_mean(formula):
             assert formula(SHORT, t, x_t, guess) == approx(reverse_moments(SHORT, t, x_t).mean, abs=1e-8)
 
 
-@equation(
+@quadrature(
     "eq:reverse-variance",
-    how="quadrature",
-    where=None,
     implementation=lambda s, t, g: s.posterior_variance[t] + s.posterior_mean_coef_x0[t] ** 2 * g,
     mutants={
         "doubt about x_0 left out": lambda schedule, t, _: schedule.posterior_variance[t],
@@ -362,10 +349,8 @@ def average_reverse_variance(schedule: NoiseSchedule, t: int) -> float:
     return (weight * ((density @ grid**2) - mean**2)).sum().item()
 
 
-@equation(
+@quadrature(
     "eq:reverse-variance-bounds",
-    how="quadrature",
-    where=None,
     implementation=lambda schedule, t: (schedule.posterior_variance[t], schedule.beta[t]),
     mutants={
         "lower bound β_t": lambda schedule, t: (schedule.beta[t], schedule.beta[t]),
@@ -393,9 +378,8 @@ def package_step(schedule: NoiseSchedule, t: int, x_t: float, guess: float) -> t
     return mean.item(), variance.item()
 
 
-@equation(
+@quadrature(
     "eq:reverse-step",
-    how="quadrature",
     where="ddpm.diffusion.GaussianDiffusion.p_mean_variance",
     implementation=package_step,
     mutants={
@@ -421,9 +405,8 @@ def test_reverse_step(formula):
 # One vector, three coordinates
 
 
-@equation(
+@exact(
     "eq:three-coordinates",
-    how="exact",
     where="ddpm.diffusion.GaussianDiffusion.predict_start_from_v",
     implementation=lambda d, x_0, noise, t: (d.q_sample(x_0, t, noise), d.predict_v(x_0, t, noise)),
     mutants={
@@ -448,9 +431,8 @@ def test_three_coordinates(formula):
         assert diffusion.predict_noise_from_start(x_t, level(t), pixel(x_0)).item() == approx(noise, rel=1e-9)
 
 
-@equation(
+@exact(
     "eq:v",
-    how="exact",
     where="ddpm.diffusion.GaussianDiffusion.predict_v",
     implementation=lambda diffusion, x_0, noise, t: diffusion.predict_v(x_0, t, noise),
     mutants={
@@ -477,9 +459,8 @@ def package_score(schedule: NoiseSchedule, t: int, x_t: float, noise: float) -> 
     return diffusion_that_says(noise, "pred_noise", schedule).predict(pixel(x_t), level(t)).score.item()
 
 
-@equation(
+@quadrature(
     "eq:score",
-    how="quadrature",
     where="ddpm.diffusion.GaussianDiffusion.predict",
     implementation=package_score,
     mutants={

@@ -18,7 +18,7 @@ from ddpm.likelihood import VariationalBound, denoising_term, vlb_terms
 from ddpm.mixture_oracle import GaussianMixtureOracle
 from ddpm.prediction import full_timesteps
 from ddpm.reverse_process import OptimalVariance, ReverseStep, variance_rule
-from tests.equations.ledger import equation
+from tests.equations.ledger import equation, exact, quadrature
 from tests.networks import pixel, schedule_64, seeded
 
 approx = pytest.approx
@@ -64,10 +64,8 @@ def entropy(q: Gaussian) -> float:
     return 0.5 * math.log(2 * math.pi * math.e * q.variance)
 
 
-@equation(
+@quadrature(
     "eq:cross-entropy",
-    how="quadrature",
-    where=None,
     implementation=lambda q, p: entropy(q) + kl_divergence(*q.tensors, *p.tensors).item(),
     mutants={
         "divergence the other way round": lambda q, p: (
@@ -119,9 +117,8 @@ def kl_by_hand(q: Gaussian, p: Gaussian, *, one: float = 1, log: float = 1, dist
     return 0.5 * (ratio - one - log * math.log(ratio) + distance * (q.mean - p.mean) ** 2 / p.variance)
 
 
-@equation(
+@quadrature(
     "eq:kl-gaussians",
-    how="quadrature",
     where="ddpm.gaussians.kl_divergence",
     implementation=lambda q, p: kl_divergence(*q.tensors, *p.tensors).item(),
     mutants={
@@ -222,9 +219,8 @@ def per_pixel(nats: Tensor) -> tuple[float, float]:
     return nats.mean().item() / 1000, nats.std().item() / math.sqrt(len(nats)) / 1000
 
 
-@equation(
+@quadrature(
     "eq:variational-bound",
-    how="quadrature",
     error_bar="4.5 standard errors of 50,000 draws",
     where="ddpm.likelihood.VariationalBound.total",
     implementation=lambda: per_pixel(measured_bound().total),
@@ -248,11 +244,9 @@ def test_variational_bound(formula):
     assert mean > -WALKS.log_evidence + 0.1
 
 
-@equation(
+@quadrature(
     "eq:elbo-gap",
-    how="quadrature",
     error_bar="4.5 standard errors of 50,000 draws",
-    where=None,
     implementation=lambda: per_pixel(measured_bound().total + 1000 * WALKS.log_evidence),
     mutants={
         "no gap": lambda: (0.0, 0.0),
@@ -272,9 +266,8 @@ def test_elbo_gap(formula):
     assert abs(mean - WALKS.gap) <= ERROR_BARS * error
 
 
-@equation(
+@quadrature(
     "eq:elbo",
-    how="quadrature",
     error_bar="4.5 standard errors of 50,000 draws",
     where="ddpm.likelihood.VariationalBound.total",
     implementation=lambda bound: bound.total,
@@ -330,9 +323,8 @@ def package_optimal_variance(x_t: float, t: int) -> float:
     return OptimalVariance(HUMPS)(image, at, HUMPS.predict(image, at)).exp().item()
 
 
-@equation(
+@quadrature(
     "eq:optimal-variance",
-    how="quadrature",
     where="ddpm.reverse_process.OptimalVariance.__call__",
     implementation=package_optimal_variance,
     mutants={
@@ -374,9 +366,8 @@ def bin_by_quadrature(level: int, mean: float, std: float) -> float:
     return torch.trapezoid(log_normal(x, mean, std**2).exp(), x).item()
 
 
-@equation(
+@quadrature(
     "eq:decoder",
-    how="quadrature",
     where="ddpm.gaussians.discretized_log_likelihood",
     implementation=lambda mean, std: discretized_log_likelihood(
         LEVELS, torch.tensor(mean).double(), torch.tensor(std).double().log() * 2
@@ -464,9 +455,8 @@ def weighted_distance(
     return factor * ((truth.loc - guess.loc) ** 2).sum().item() / sigma2**power + constant * offset
 
 
-@equation(
+@exact(
     "eq:loss-t",
-    how="exact",
     where="ddpm.likelihood.denoising_term",
     implementation=package_term,
     mutants={
@@ -495,9 +485,8 @@ def drop(t: int) -> float:
     return (alpha_bar[t - 1] / (1 - alpha_bar[t - 1]) - alpha_bar[t] / (1 - alpha_bar[t])).item()
 
 
-@equation(
+@exact(
     "eq:loss-t-x0",
-    how="exact",
     where="ddpm.likelihood.denoising_term",
     implementation=lambda t: package_term(t, "fixed_small") / squared(TRUE_X0 - guessed_x0(t)),
     mutants={
@@ -527,9 +516,8 @@ def package_noise_weight(t: int, variance: str) -> float:
     return (package_term(t, variance) - offset) / squared(EPSILON - GUESSED_EPSILON)
 
 
-@equation(
+@exact(
     "eq:loss-t-noise",
-    how="exact",
     where="ddpm.likelihood.denoising_term",
     implementation=package_noise_weight,
     mutants={
@@ -570,9 +558,8 @@ def simple_by_hand(x0: Tensor, t: Tensor, noise: Tensor, *, target: str = "noise
     return total / len(x0)
 
 
-@equation(
+@exact(
     "eq:l-simple",
-    how="exact",
     where="ddpm.diffusion.GaussianDiffusion.loss",
     implementation=lambda x0, t, noise: (
         GaussianDiffusion(Straight(), image_size=2, timesteps=50).loss(x0, t, noise).item()
@@ -597,9 +584,8 @@ def terms_worth(nats: float, dimensions: int) -> VariationalBound:
     return VariationalBound(torch.full((2,), 0.25 * nats, dtype=torch.float64), steps, dimensions)
 
 
-@equation(
+@exact(
     "eq:bits-per-dim",
-    how="exact",
     where="ddpm.likelihood.VariationalBound.bits_per_dim",
     implementation=lambda bound: bound.bits_per_dim(bound.total).mean.item(),
     mutants={

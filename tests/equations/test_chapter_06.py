@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ddpm import Unet
 from ddpm.book.layer_costs import layer_costs
 from ddpm.unet import AttentionBlock, Downsample, ResidualBlock, SinusoidalEmbedding, Stage, Upsample
-from tests.equations.ledger import equation
+from tests.equations.ledger import equation, exact
 from tests.networks import drawn, randn, seeded
 
 # eq:time-embedding, eq:embedding-product, eq:embedding-shift
@@ -27,9 +27,8 @@ def waves(
     return angles.sin(), angles.cos()
 
 
-@equation(
+@exact(
     "eq:time-embedding",
-    how="exact",
     where="ddpm.unet.SinusoidalEmbedding.forward",
     implementation=lambda t, dim: SinusoidalEmbedding(dim)(t),
     mutants={
@@ -62,10 +61,8 @@ def speeds(half: int) -> Tensor:
     return SinusoidalEmbedding(2 * half).frequencies.double()
 
 
-@equation(
+@exact(
     "eq:embedding-product",
-    how="exact",
-    where=None,
     implementation=lambda half, t, s: (speeds(half) * (t - s)).cos().sum(),
     mutants={
         "sum of the levels": lambda half, t, s: (speeds(half) * (t + s)).cos().sum(),
@@ -89,10 +86,8 @@ def turned(sines: Tensor, cosines: Tensor, angles: Tensor) -> tuple[Tensor, Tens
     )
 
 
-@equation(
+@exact(
     "eq:embedding-shift",
-    how="exact",
-    where=None,
     implementation=turned,
     mutants={
         "backwards": lambda s, c, a: turned(s, c, -a),
@@ -131,9 +126,8 @@ def normalised(h: Tensor, norm: nn.GroupNorm, dims: tuple[int, ...] = (2, 3, 4),
     return scaled.flatten(1, 2) * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
-@equation(
+@exact(
     "eq:group-norm",
-    how="exact",
     where="torch.nn.functional.group_norm",
     implementation=lambda h, norm: norm(h),
     mutants={
@@ -199,9 +193,8 @@ def bent(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
 
-@equation(
+@exact(
     "eq:residual-block",
-    how="exact",
     where="ddpm.unet.ResidualBlock.forward",
     implementation=lambda x, time, block: block(x, time),
     mutants={
@@ -250,9 +243,8 @@ def attending(*, scale: float = 0.5, axis: int = -1, swap: bool = False, shortcu
     return run
 
 
-@equation(
+@exact(
     "eq:attention",
-    how="exact",
     where="ddpm.unet.AttentionBlock.forward",
     implementation=lambda x, block: block(x),
     mutants={
@@ -336,9 +328,8 @@ def attention_by_ledger(pixels: int, d: int) -> int:
     return attending.flops - plain.flops
 
 
-@equation(
+@exact(
     "eq:attention-flops",
-    how="exact",
     where="ddpm.book.layer_costs.layer_costs",
     implementation=attention_by_ledger,
     mutants={
@@ -400,9 +391,8 @@ def check_sums(got: Tensor, conv: nn.Conv2d, x: Tensor, place: Callable[[int, in
         np.testing.assert_allclose(got[picture, :, i, j].detach().numpy(), expected, atol=1e-12)
 
 
-@equation(
+@exact(
     "eq:downsample",
-    how="exact",
     where="ddpm.unet.Downsample.forward",
     implementation=lambda x, layer: layer(x),
     mutants={
@@ -423,9 +413,8 @@ def test_downsample(formula):
     check_sums(got, layer.conv, x, lambda i, m: 2 * i + m)
 
 
-@equation(
+@exact(
     "eq:upsample",
-    how="exact",
     where="ddpm.unet.Upsample.forward",
     implementation=lambda x, layer: layer(x),
     mutants={
@@ -473,10 +462,8 @@ def seen_wrongly(change: str):
     return size
 
 
-@equation(
+@exact(
     "eq:receptive-field",
-    how="exact",
-    where=None,
     implementation=seen,
     mutants={
         change: seen_wrongly(change)
@@ -514,10 +501,8 @@ def walk(network: Unet, pixel: int, change: str = "") -> tuple[int, int]:
     return first, last
 
 
-@equation(
+@exact(
     "eq:reach",
-    how="exact",
-    where=None,
     implementation=walk,
     mutants={
         change: (lambda network, pixel, change=change: walk(network, pixel, change))
@@ -561,9 +546,8 @@ def convolution_by_ledger(c_in: int, c_out: int, height: int, width: int) -> int
     return next(cost for cost in costs if cost.name == "first").flops
 
 
-@equation(
+@exact(
     "eq:conv-flops",
-    how="exact",
     where="ddpm.book.layer_costs.layer_costs",
     implementation=convolution_by_ledger,
     mutants={

@@ -10,15 +10,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddpm.evaluation.metrics import frechet_distance
 from ddpm.weighting import stratified_timesteps
-from tests.equations.ledger import equation
+from tests.equations.ledger import equation, exact
 from tests.networks import Constant, diffusion_of, schedule_64, seeded
 
 # eq:low-discrepancy
 
 
-@equation(
+@exact(
     "eq:low-discrepancy",
-    how="exact",
     where="ddpm.weighting.stratified_timesteps",
     implementation=lambda count, timesteps, shift: stratified_timesteps(count, timesteps, shift=shift),
     mutants={
@@ -128,9 +127,8 @@ def lag_weights(count: int, m: float) -> np.ndarray:
     return weights
 
 
-@equation(
+@exact(
     "eq:ema",
-    how="exact",
     where="torch.optim.swa_utils.get_ema_multi_avg_fn",
     implementation=averaged_by_torch,
     mutants={
@@ -154,10 +152,8 @@ def unrolled(values: Tensor, m: float) -> Tensor:
     return m**k * values[0] + (weights * values[1:]).sum()
 
 
-@equation(
+@exact(
     "eq:ema-unrolled",
-    how="exact",
-    where=None,
     implementation=unrolled,
     mutants={
         "exponent j": lambda v, m: (
@@ -207,9 +203,8 @@ def product_root(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.trace(root(root(a) @ b @ root(a))))
 
 
-@equation(
+@exact(
     "eq:frechet",
-    how="exact",
     where="ddpm.evaluation.metrics.frechet_distance",
     implementation=frechet_distance,
     mutants={

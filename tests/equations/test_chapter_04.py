@@ -1,13 +1,15 @@
 """Chapter 4, the posterior: every equation against quadrature, complex numbers, autograd or an exact Gaussian."""
 
 import cmath
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import pytest
-import scipy.stats
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
@@ -16,10 +18,12 @@ from ddpm.gaussians import condition, log_density, product
 from tests.equations.ledger import exact, quadrature
 from tests.networks import Constant, diffusion_of, pixel, schedule_64
 
-approx = pytest.approx
+approx, log_pdf = pytest.approx, stats.norm.logpdf
 LONG = schedule_64("linear", 1000)
 SHORT = schedule_64("linear", 50)  # long strides, in which mistakes show
 COSINE = schedule_64("cosine", 40)
+LEVELS = [*((LONG, t) for t in (2, 10, 400, 1000)), *((SHORT, t) for t in (2, 25, 50))]
+PLACES = list(itertools.product((2, 15, 30, 50), (-1.0, 0.2, 0.9)))
 WEIGHTS, MEANS, STD = (0.7, 0.3), (-0.6, 1.4), 0.4  # data of mean 0 and variance exactly 1
 GRID = torch.linspace(-12, 12, 240_001, dtype=torch.float64)
 
@@ -111,16 +115,11 @@ def reverse_log_density(
 )
 def test_reverse_bayes(formula):
     """With a Gaussian x_{t-1} the pair (x_{t-1}, x_t) is jointly Gaussian, and conditioning it is exact."""
-    mean, variance = 0.5, 0.3
+    mean, variance, value = 0.5, 0.3, torch.tensor([-0.7], dtype=torch.float64)
     for t in (10, 30, 50):
-        alpha, beta = SHORT.alpha[t], SHORT.beta[t]
-        cross = alpha.sqrt() * variance
-        covariance = torch.stack(
-            [torch.full_like(cross, variance), cross, cross, alpha * variance + beta]
-        ).view(2, 2)
-        joint_mean = torch.stack([torch.full_like(cross, mean), alpha.sqrt() * mean])
-        value = torch.tensor([-0.7], dtype=torch.float64)
-        expected = condition(joint_mean, covariance, torch.tensor([False, True]), value)
+        step = torch.tensor([[1.0], [SHORT.alpha[t].sqrt()]], dtype=torch.float64)
+        covariance = variance * step @ step.T + torch.diag(torch.stack([0 * SHORT.beta[t], SHORT.beta[t]]))
+        expected = condition(mean * step[:, 0], covariance, torch.tensor([False, True]), value)
         found = grid_moments(formula(lambda x: -((x - mean) ** 2) / (2 * variance), SHORT, t, -0.7))
         assert found == approx((expected[0].item(), expected[1].item()), rel=1e-7)
 
@@ -147,26 +146,26 @@ def posterior_log_density(schedule: NoiseSchedule, t: int, x_prev: Tensor, x_t: 
 )
 def test_posterior_bayes(formula):
     """The three densities of the right-hand side, by SciPy, at points across the posterior."""
-    x_t, x_0 = 0.9, -0.6
+    x_t, x_0, x_prev = 0.9, -0.6, np.linspace(-2, 2, 41)
     for t in (3, 20, 50):
-        alpha_bar, alpha_bar_prev = SHORT.alpha_bar[t].item(), SHORT.alpha_bar[t - 1].item()
-        x_prev = torch.linspace(-2, 2, 41, dtype=torch.float64)
-        root_alpha, root_beta = SHORT.alpha[t].sqrt().item(), SHORT.beta[t].sqrt().item()
-        future = scipy.stats.norm.logpdf(x_t, root_alpha * x_prev.numpy(), root_beta)
-        past = scipy.stats.norm.logpdf(
-            x_prev.numpy(), math.sqrt(alpha_bar_prev) * x_0, math.sqrt(1 - alpha_bar_prev)
-        )
-        evidence = scipy.stats.norm.logpdf(x_t, math.sqrt(alpha_bar) * x_0, math.sqrt(1 - alpha_bar))
-        assert formula(SHORT, t, x_prev, x_t, x_0).numpy() == approx(future + past - evidence, abs=1e-8)
+        now, before = SHORT.alpha_bar[t].item(), SHORT.alpha_bar[t - 1].item()
+        future = log_pdf(x_t, math.sqrt(now / before) * x_prev, math.sqrt(1 - now / before))
+        past = log_pdf(x_prev, math.sqrt(before) * x_0, math.sqrt(1 - before))
+        evidence = log_pdf(x_t, math.sqrt(now) * x_0, math.sqrt(1 - now))
+        found = formula(SHORT, t, torch.from_numpy(x_prev), x_t, x_0).numpy()
+        assert found == approx(future + past - evidence, abs=1e-8)
 
 
 # The product of two Gaussians, and what it says about the step back
 
 
+def in_logs(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    return log_density(x, mean, variance.log())
+
+
 def log_product(x: Tensor, a: Tensor, variance_a: Tensor, b: Tensor, variance_b: Tensor) -> Tensor:
     """log of the right-hand side of eq:gaussian-product, from the package's parts."""
-    mean, variance = product(a, variance_a, b, variance_b)
-    return log_density(a, b, (variance_a + variance_b).log()) + log_density(x, mean, variance.log())
+    return in_logs(a, b, variance_a + variance_b) + in_logs(x, *product(a, variance_a, b, variance_b))
 
 
 @exact(
@@ -175,25 +174,19 @@ def log_product(x: Tensor, a: Tensor, variance_a: Tensor, b: Tensor, variance_b:
     implementation=log_product,
     mutants={
         "means weighted by their own variance": lambda x, a, va, b, vb: (
-            log_density(a, b, (va + vb).log())
-            + log_density(x, (a * va + b * vb) / (va + vb), (va * vb / (va + vb)).log())
+            in_logs(a, b, va + vb) + in_logs(x, product(b, va, a, vb)[0], product(a, va, b, vb)[1])
         ),
         "variances averaged": lambda x, a, va, b, vb: (
-            log_density(a, b, (va + vb).log())
-            + log_density(x, product(a, va, b, vb)[0], ((va + vb) / 2).log())
+            in_logs(a, b, va + vb) + in_logs(x, product(a, va, b, vb)[0], (va + vb) / 2)
         ),
-        "scale dropped": lambda x, a, va, b, vb: log_density(
-            x, product(a, va, b, vb)[0], (va * vb / (va + vb)).log()
-        ),
+        "scale dropped": lambda x, a, va, b, vb: in_logs(x, *product(a, va, b, vb)),
     },
 )
 def test_gaussian_product(formula):
     """The sum of SciPy's two log-densities, at every point."""
     a, variance_a, b, variance_b = torch.tensor([0.4, 0.2, -1.3, 1.7], dtype=torch.float64)
     x = torch.linspace(-4, 4, 33, dtype=torch.float64)
-    expected = scipy.stats.norm.logpdf(x, a, variance_a.sqrt()) + scipy.stats.norm.logpdf(
-        x, b, variance_b.sqrt()
-    )
+    expected = log_pdf(x, a, variance_a.sqrt()) + log_pdf(x, b, variance_b.sqrt())
     assert formula(x, a, variance_a, b, variance_b).numpy() == approx(expected, abs=1e-12)
 
 
@@ -209,9 +202,8 @@ def test_gaussian_product(formula):
 )
 def test_posterior_variance(formula):
     """Second moment of q(x_t|x_{t-1}) q(x_{t-1}|x_0), normalised on a grid; and exactly 0 at t = 1."""
-    for schedule, levels in ((LONG, (2, 10, 400, 1000)), (SHORT, (2, 25, 50))):
-        for t in levels:
-            assert formula(schedule, t) == approx(product_moments(schedule, t, 0.8, -0.3).variance, rel=1e-7)
+    for schedule, t in LEVELS:
+        assert formula(schedule, t) == approx(product_moments(schedule, t, 0.8, -0.3).variance, rel=1e-7)
         assert formula(schedule, 1) == 0
 
 
@@ -232,11 +224,9 @@ def posterior_mean(schedule: NoiseSchedule, t: int, x_t: float, x_0: float) -> T
 )
 def test_posterior_mean(formula):
     """First moment of q(x_t|x_{t-1}) q(x_{t-1}|x_0), normalised on a grid; and exactly x_0 at t = 1."""
-    for schedule, levels in ((LONG, (2, 10, 400, 1000)), (SHORT, (2, 25, 50))):
-        for t in levels:
-            assert formula(schedule, t, 0.8, -0.3) == approx(
-                product_moments(schedule, t, 0.8, -0.3).mean, rel=1e-6
-            )
+    for schedule, t in LEVELS:
+        mean = product_moments(schedule, t, 0.8, -0.3).mean
+        assert formula(schedule, t, 0.8, -0.3) == approx(mean, rel=1e-6)
         assert formula(schedule, 1, 0.8, -0.3) == approx(-0.3, rel=1e-12)
 
 
@@ -264,12 +254,11 @@ def package_noise_form(schedule: NoiseSchedule, t: int, x_t: Tensor, noise: floa
 def test_posterior_mean_noise(formula):
     """Mean of the product on a grid, at the x_t that this x_0 and this noise make; the printed form agrees too."""
     x_0, noise = -0.3, 1.1
-    for schedule, levels in ((LONG, (2, 10, 400, 1000)), (SHORT, (2, 25, 50))):
-        for t in levels:
-            x_t = schedule.sqrt_alpha_bar[t] * x_0 + schedule.sigma[t] * noise
-            expected = product_moments(schedule, t, x_t.item(), x_0).mean
-            assert printed_noise_form(schedule, t, x_t, noise) == approx(expected, rel=1e-6)
-            assert formula(schedule, t, x_t, noise) == approx(expected, rel=1e-6)
+    for schedule, t in LEVELS:
+        x_t = schedule.sqrt_alpha_bar[t] * x_0 + schedule.sigma[t] * noise
+        expected = product_moments(schedule, t, x_t.item(), x_0).mean
+        assert printed_noise_form(schedule, t, x_t, noise) == approx(expected, rel=1e-6)
+        assert formula(schedule, t, x_t, noise) == approx(expected, rel=1e-6)
 
 
 @exact(
@@ -306,17 +295,16 @@ def test_posterior_marginal(formula):
     mutants={
         "x_0 guessed as 0": lambda schedule, t, x_t, x_0: posterior_mean(schedule, t, x_t, 0 * x_0),
         "guess not weighted": lambda schedule, t, x_t, x_0: x_0 + schedule.posterior_mean_coef_xt[t] * x_t,
-        "x_0 put in at its most likely value": lambda schedule, t, x_t, x_0: posterior_mean(
-            schedule, t, x_t, MEANS[0] if x_0 < 0.4 else MEANS[1]
+        "x_0 put in at its most likely value": lambda s, t, x_t, x_0: posterior_mean(
+            s, t, x_t, MEANS[0] if x_0 < 0.4 else MEANS[1]
         ),
     },
 )
 def test_reverse_mean(formula):
     """E[x_{t-1}|x_t] by Bayes' rule without x_0, against the posterior's mean at E[x_0|x_t]."""
-    for t in (2, 15, 30, 50):
-        for x_t in (-1.0, 0.2, 0.9):
-            guess = guess_moments(SHORT, t, x_t).mean
-            assert formula(SHORT, t, x_t, guess) == approx(reverse_moments(SHORT, t, x_t).mean, abs=1e-8)
+    for t, x_t in PLACES:
+        guess = guess_moments(SHORT, t, x_t).mean
+        assert formula(SHORT, t, x_t, guess) == approx(reverse_moments(SHORT, t, x_t).mean, abs=1e-8)
 
 
 @quadrature(
@@ -330,12 +318,9 @@ def test_reverse_mean(formula):
 )
 def test_reverse_variance(formula):
     """Var[x_{t-1}|x_t] by Bayes' rule without x_0, against the law of total variance."""
-    for t in (2, 15, 30, 50):
-        for x_t in (-1.0, 0.2, 0.9):
-            guess_variance = guess_moments(SHORT, t, x_t).variance
-            assert formula(SHORT, t, guess_variance) == approx(
-                reverse_moments(SHORT, t, x_t).variance, rel=1e-7
-            )
+    for t, x_t in PLACES:
+        unknown = guess_moments(SHORT, t, x_t).variance
+        assert formula(SHORT, t, unknown) == approx(reverse_moments(SHORT, t, x_t).variance, rel=1e-7)
 
 
 def average_reverse_variance(schedule: NoiseSchedule, t: int) -> float:
@@ -365,10 +350,8 @@ def test_reverse_variance_bounds(formula):
         assert lower < average_reverse_variance(SHORT, t) < upper
         # Gaussian data of unit variance: Var[x_0|x_t] = 1 − ᾱ_t. Known data: no variance is left.
         coef, spread = SHORT.posterior_mean_coef_x0[t] ** 2, 1 - SHORT.alpha_bar[t]
-        assert upper == approx(
-            product_moments(SHORT, t, 0.5, 0.0).variance + (coef * spread).item(), rel=1e-7
-        )
-        assert lower == approx(product_moments(SHORT, t, 0.5, 0.0).variance, rel=1e-7)
+        known = product_moments(SHORT, t, 0.5, 0.0).variance
+        assert (lower, upper) == approx((known, known + (coef * spread).item()), rel=1e-7)
 
 
 def package_step(schedule: NoiseSchedule, t: int, x_t: float, guess: float) -> tuple[float, float]:
@@ -385,21 +368,17 @@ def package_step(schedule: NoiseSchedule, t: int, x_t: float, guess: float) -> t
     mutants={
         "β_t for β̃_t": lambda s, t, x_t, guess: (package_step(s, t, x_t, guess)[0], s.beta[t]),
         "asked one level too low": lambda schedule, t, x_t, guess: package_step(schedule, t - 1, x_t, guess),
-        "x_t forgotten": lambda schedule, t, _, guess: (
-            (schedule.sqrt_alpha_bar[t - 1] * guess).item(),
-            schedule.posterior_variance[t].item(),
-        ),
+        "x_t forgotten": lambda s, t, _, guess: (s.sqrt_alpha_bar[t - 1] * guess, s.posterior_variance[t]),
         "guess and x_t swapped": lambda schedule, t, x_t, guess: package_step(schedule, t, guess, x_t),
     },
 )
 def test_reverse_step(formula):
     """Given the mean guess, the mean of the true step back; given a certain x_0, its variance as well."""
-    for t in (2, 15, 30, 50):
-        for x_t in (-1.0, 0.2, 0.9):
-            guess = guess_moments(SHORT, t, x_t).mean
-            mean, variance = formula(SHORT, t, x_t, guess)
-            assert mean == approx(reverse_moments(SHORT, t, x_t).mean, abs=1e-7)
-            assert variance == approx(product_moments(SHORT, t, x_t, guess).variance, rel=1e-7)
+    for t, x_t in PLACES:
+        guess = guess_moments(SHORT, t, x_t).mean
+        mean, variance = formula(SHORT, t, x_t, guess)
+        assert mean == approx(reverse_moments(SHORT, t, x_t).mean, abs=1e-7)
+        assert variance == approx(product_moments(SHORT, t, x_t, guess).variance, rel=1e-7)
 
 
 # One vector, three coordinates
@@ -412,9 +391,9 @@ def test_reverse_step(formula):
     mutants={
         "turned the other way": lambda d, x_0, e, t: (d.q_sample(x_0, t, -e), d.predict_v(-x_0, t, e)),
         "mirrored": lambda d, x_0, noise, t: (d.q_sample(x_0, t, noise), -d.predict_v(x_0, t, noise)),
-        "ᾱ without its root": lambda diffusion, x_0, noise, t: (
-            diffusion.q_sample(diffusion.schedule.at("sqrt_alpha_bar", t, x_0) * x_0, t, noise),
-            diffusion.predict_v(x_0, t, noise),
+        "ᾱ without its root": lambda d, x_0, e, t: (
+            d.q_sample(d.schedule.sqrt_alpha_bar[t] * x_0, t, e),
+            d.predict_v(x_0, t, e),
         ),
     },
 )
@@ -439,9 +418,7 @@ def test_three_coordinates(formula):
         "sign": lambda diffusion, x_0, noise, t: -diffusion.predict_v(x_0, t, noise),
         "plus for minus": lambda diffusion, x_0, noise, t: diffusion.predict_v(-x_0, t, noise),
         "coefficients swapped": lambda diffusion, x_0, noise, t: diffusion.q_sample(-x_0, t, noise),
-        "shrunk as by DDIM's direction": lambda diffusion, x_0, noise, t: (
-            diffusion.schedule.at("sigma", t, x_0) * diffusion.predict_v(x_0, t, noise)
-        ),
+        "shrunk as by DDIM's direction": lambda d, x_0, e, t: d.schedule.sigma[t] * d.predict_v(x_0, t, e),
     },
 )
 def test_v(formula):
@@ -471,14 +448,12 @@ def package_score(schedule: NoiseSchedule, t: int, x_t: float, noise: float) -> 
 )
 def test_score(formula):
     """E[ε|x_t] by quadrature over x_0, against the gradient of the exact log q(x_t) by autograd."""
-    for t in (2, 15, 30):
-        for value in (-1.0, 0.2, 0.9):
-            x_t = torch.tensor(value, dtype=torch.float64, requires_grad=True)
-            (slope,) = torch.autograd.grad(noisy_data(SHORT.alpha_bar[t]).log_prob(x_t), x_t)
-            noise = (
-                value - SHORT.sqrt_alpha_bar[t].item() * guess_moments(SHORT, t, value).mean
-            ) / SHORT.sigma[t]
-            assert formula(SHORT, t, value, noise.item()) == approx(slope.item(), rel=1e-6, abs=1e-7)
+    for t, value in PLACES[:-3]:
+        x_t = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        (slope,) = torch.autograd.grad(noisy_data(SHORT.alpha_bar[t]).log_prob(x_t), x_t)
+        guess = guess_moments(SHORT, t, value).mean
+        noise = (value - SHORT.sqrt_alpha_bar[t].item() * guess) / SHORT.sigma[t].item()
+        assert formula(SHORT, t, value, noise) == approx(slope.item(), rel=1e-6, abs=1e-7)
 
 
 def test_the_two_bump_data_have_mean_zero_and_variance_one() -> None:

@@ -3,23 +3,23 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as torch_kl
 
-from ddpm import GaussianDiffusion, NoiseSchedule, linear_betas
+from ddpm import NoiseSchedule, linear_betas
 from ddpm.gaussians import discretized_log_likelihood, kl_divergence, log_density
 from ddpm.likelihood import VariationalBound, denoising_term, vlb_terms
 from ddpm.mixture_oracle import GaussianMixtureOracle
-from ddpm.prediction import full_timesteps
 from ddpm.reverse_process import OptimalVariance, ReverseStep, variance_rule
 from tests.equations.ledger import equation, exact, quadrature
-from tests.networks import pixel, schedule_64, seeded
+from tests.networks import diffusion_of, pixel, schedule_64, seeded
 
 approx = pytest.approx
 ERROR_BARS = 4.5  # how many standard errors a Monte Carlo mean may be off
@@ -64,15 +64,17 @@ def entropy(q: Gaussian) -> float:
     return 0.5 * math.log(2 * math.pi * math.e * q.variance)
 
 
+def kl(q: Gaussian, p: Gaussian) -> float:
+    return kl_divergence(*q.tensors, *p.tensors).item()
+
+
 @quadrature(
     "eq:cross-entropy",
-    implementation=lambda q, p: entropy(q) + kl_divergence(*q.tensors, *p.tensors).item(),
+    implementation=lambda q, p: entropy(q) + kl(q, p),
     mutants={
-        "divergence the other way round": lambda q, p: (
-            entropy(q) + kl_divergence(*p.tensors, *q.tensors).item()
-        ),
-        "entropy of the belief": lambda q, p: entropy(p) + kl_divergence(*q.tensors, *p.tensors).item(),
-        "divergence subtracted": lambda q, p: entropy(q) - kl_divergence(*q.tensors, *p.tensors).item(),
+        "divergence the other way round": lambda q, p: entropy(q) + kl(p, q),
+        "entropy of the belief": lambda q, p: entropy(p) + kl(q, p),
+        "divergence subtracted": lambda q, p: entropy(q) - kl(q, p),
     },
 )
 def test_cross_entropy(formula):
@@ -120,7 +122,7 @@ def kl_by_hand(q: Gaussian, p: Gaussian, *, one: float = 1, log: float = 1, dist
 @quadrature(
     "eq:kl-gaussians",
     where="ddpm.gaussians.kl_divergence",
-    implementation=lambda q, p: kl_divergence(*q.tensors, *p.tensors).item(),
+    implementation=kl,
     mutants={
         "arguments swapped": lambda q, p: kl_by_hand(p, q),
         "without the −1": lambda q, p: kl_by_hand(q, p, one=0),
@@ -167,6 +169,10 @@ class Walks(NamedTuple):
 
     def mean_under_q(self, values: Tensor) -> float:
         return (self.log_q.exp() * values).sum().item() * self.cell
+
+    def mean_under_p(self, values: Tensor) -> float:
+        """The walks of the model that end in x_0."""
+        return ((self.log_p - self.log_evidence).exp() * values).sum().item() * self.cell
 
     @property
     def log_evidence(self) -> float:
@@ -228,11 +234,7 @@ def per_pixel(nats: Tensor) -> tuple[float, float]:
         "q left out of the ratio": lambda: (WALKS.mean_under_q(-WALKS.log_p), 0.0),
         "the logarithm of the mean": lambda: (-WALKS.log_evidence, 0.0),
         "sign": lambda: (-WALKS.bound, 0.0),
-        "averaged over the model's walks": lambda: (
-            ((WALKS.log_p - WALKS.log_evidence).exp() * (WALKS.log_q - WALKS.log_p)).sum().item()
-            * WALKS.cell,
-            0.0,
-        ),
+        "averaged over the model's walks": lambda: (WALKS.mean_under_p(WALKS.log_q - WALKS.log_p), 0.0),
     },
 )
 def test_variational_bound(formula):
@@ -251,10 +253,7 @@ def test_variational_bound(formula):
     mutants={
         "no gap": lambda: (0.0, 0.0),
         "arguments swapped": lambda: (
-            ((WALKS.log_p - WALKS.log_evidence).exp() * (WALKS.log_p - WALKS.log_evidence - WALKS.log_q))
-            .sum()
-            .item()
-            * WALKS.cell,
+            WALKS.mean_under_p(WALKS.log_p - WALKS.log_evidence - WALKS.log_q),
             0.0,
         ),
         "joint for conditional": lambda: (WALKS.bound, 0.0),
@@ -398,6 +397,9 @@ EPSILON = torch.tensor([1.1, -0.4, 0.3, -1.7], dtype=torch.float64).view(1, 4, 1
 GUESSED_EPSILON = torch.tensor([0.9, -0.7, 0.8, -1.2], dtype=torch.float64).view(1, 4, 1, 1)
 
 
+TERMS = list(product((2, 3, 11, 25, 40), ("fixed_small", "fixed_large")))
+
+
 class Fixed(NamedTuple):
     """A model whose guess is given."""
 
@@ -420,10 +422,9 @@ def guessed_x0(t: int) -> Tensor:
 
 def package_term(t: int, variance: str) -> float:
     """L_{t−1} by `denoising_term`, for one draw of the noise."""
-    model, x_t, at = Fixed(CHAIN, guessed_x0(t)), noisy(t, EPSILON), full_timesteps(t, TRUE_X0)
-    mean, log_variance, _ = ReverseStep(model, variance_rule(model, variance), None, clip_x0=False).moments(
-        x_t, at
-    )
+    model, x_t, at = Fixed(CHAIN, guessed_x0(t)), noisy(t, EPSILON), torch.tensor([t])
+    step = ReverseStep(model, variance_rule(model, variance), None, clip_x0=False)
+    mean, log_variance, _ = step.moments(x_t, at)
     return denoising_term(CHAIN, TRUE_X0, x_t, at, mean, log_variance).sum().item()
 
 
@@ -468,11 +469,10 @@ def weighted_distance(
 )
 def test_loss_t(formula):
     """The divergence of the two Gaussians that Bayes' rule gives; the formula on the page must agree as well."""
-    for t in (2, 3, 11, 25, 40):
-        for variance in ("fixed_small", "fixed_large"):
-            exact = exact_term(t, variance)
-            assert formula(t, variance) == approx(exact, rel=1e-9)
-            assert weighted_distance(t, variance) == approx(exact, rel=1e-9)
+    for t, variance in TERMS:
+        exact = exact_term(t, variance)
+        assert formula(t, variance) == approx(exact, rel=1e-9)
+        assert weighted_distance(t, variance) == approx(exact, rel=1e-9)
 
 
 def squared(error: Tensor) -> float:
@@ -529,31 +529,23 @@ def package_noise_weight(t: int, variance: str) -> float:
 )
 def test_loss_t_noise(formula):
     """The exact divergence, less its constant, per squared noise error; the formula on the page must agree as well."""
-    for t in (2, 3, 11, 25, 40):
-        for variance in ("fixed_small", "fixed_large"):
-            offset = weighted_distance(t, variance, factor=0)
-            exact = (exact_term(t, variance) - offset) / squared(EPSILON - GUESSED_EPSILON)
-            assert formula(t, variance) == approx(exact, rel=1e-8)
-            assert noise_weight(t, variance) == approx(exact, rel=1e-8)
+    for t, variance in TERMS:
+        offset = weighted_distance(t, variance, factor=0)
+        exact = (exact_term(t, variance) - offset) / squared(EPSILON - GUESSED_EPSILON)
+        assert formula(t, variance) == approx(exact, rel=1e-8)
+        assert noise_weight(t, variance) == approx(exact, rel=1e-8)
 
 
-class Straight(nn.Module):
-    """A network that can be written down: half of the image plus its level."""
-
-    channels = 1
-
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        del labels
-        return 0.5 * x_t + 0.01 * t.view(-1, 1, 1, 1)
-
-
-def simple_by_hand(x0: Tensor, t: Tensor, noise: Tensor, *, target: str = "noise", shift: int = 0) -> float:
-    """Mean over pixels and images of ‖ε − ε_θ‖², one image at a time, with knobs for mistakes."""
+def simple_by_hand(
+    x0: Tensor, t: Tensor, noise: Tensor, *, target: str = "noise", shift: int = 0, scaled: bool = True
+) -> float:
+    """Mean over pixels and images of ‖ε − ε_θ‖², one image at a time, for `Pointwise`; with knobs for mistakes."""
     schedule, total = NoiseSchedule(linear_betas(50)), 0.0
     for image, level, epsilon in zip(x0, t.tolist(), noise, strict=True):
         alpha_bar = schedule.exact_alpha_bar[level].item()
-        x_t = math.sqrt(alpha_bar) * image + math.sqrt(1 - alpha_bar) * epsilon
-        output = 0.5 * x_t + 0.01 * (level - shift)
+        signal, sigma = (math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)) if scaled else (1, 1)
+        x_t = signal * image + sigma * epsilon
+        output = torch.sin(0.7 * x_t) + 0.01 * math.log(level - shift + 1e-9)
         total += ((output - (epsilon if target == "noise" else image)) ** 2).mean().item()
     return total / len(x0)
 
@@ -561,13 +553,11 @@ def simple_by_hand(x0: Tensor, t: Tensor, noise: Tensor, *, target: str = "noise
 @exact(
     "eq:l-simple",
     where="ddpm.diffusion.GaussianDiffusion.loss",
-    implementation=lambda x0, t, noise: (
-        GaussianDiffusion(Straight(), image_size=2, timesteps=50).loss(x0, t, noise).item()
-    ),
+    implementation=lambda x0, t, noise: diffusion_of(image_size=2).loss(x0, t, noise).item(),
     mutants={
         "clean image as the target": lambda x0, t, noise: simple_by_hand(x0, t, noise, target="x0"),
         "network asked one level below": lambda x0, t, noise: simple_by_hand(x0, t, noise, shift=1),
-        "noise not scaled": lambda x0, _, noise: ((0.5 * (x0 + noise) - noise) ** 2).mean().item(),
+        "noise not scaled": lambda x0, t, noise: simple_by_hand(x0, t, noise, scaled=False),
     },
 )
 def test_l_simple(formula):

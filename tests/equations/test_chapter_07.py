@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ddpm.evaluation.metrics import frechet_distance
 from ddpm.weighting import stratified_timesteps
 from tests.equations.ledger import equation, exact
-from tests.networks import Constant, diffusion_of, schedule_64, seeded
+from tests.networks import Constant, diffusion_of, randn, schedule_64, seeded
 
 # eq:low-discrepancy
 
@@ -139,7 +139,7 @@ def lag_weights(count: int, m: float) -> np.ndarray:
 )
 def test_ema(average):
     """Torch's average is the geometric weighting of the past, by the impulse response of the filter."""
-    values = torch.randn(200, generator=seeded(0), dtype=torch.float64)
+    values = randn(200, dtype=torch.float64)
     for m in (0.9, 0.995):
         expected = float(lag_weights(len(values), m) @ values.numpy())
         assert math.isclose(float(average(values, m)), expected, rel_tol=1e-9)
@@ -167,7 +167,7 @@ def unrolled(values: Tensor, m: float) -> Tensor:
 )
 def test_ema_unrolled(formula):
     """The sum equals what torch's step-by-step average arrives at."""
-    values = torch.randn(120, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values = randn(120, seed=1, dtype=torch.float64)
     for m in (0.9, 0.99):
         assert math.isclose(float(formula(values, m)), float(averaged_by_torch(values, m)), rel_tol=1e-9)
 

@@ -97,31 +97,26 @@ def test_forward_step(formula):
             assert share == approx(math.exp(sum(math.log1p(-b) for b in betas[:t].tolist())), rel=1e-10)
 
 
+def chain_density(schedule, path, *, first=1, shift=0, back=lambda path, t: path[t - 1]):
+    """log q(x_1, x_2, …|x_0), step by step; the options are for mutants."""
+    steps = range(first, len(path))
+    betas = {t: schedule.beta[max(t - shift, 1)] for t in steps}
+    parts = (log_density(path[t], schedule.alpha[t].sqrt() * back(path, t), betas[t].log()) for t in steps)
+    return sum(parts)
+
+
 @exact(
     "eq:forward-chain",
-    implementation=lambda schedule, path: sum(
-        log_density(path[t], schedule.alpha[t].sqrt() * path[t - 1], schedule.beta[t].log())
-        for t in range(1, len(path))
-    ),
+    implementation=chain_density,
     mutants={
-        "first step forgotten": lambda schedule, path: sum(
-            log_density(path[t], schedule.alpha[t].sqrt() * path[t - 1], schedule.beta[t].log())
-            for t in range(2, len(path))
-        ),
-        "every step from x_0": lambda schedule, path: sum(
-            log_density(path[t], schedule.alpha[t].sqrt() * path[0], schedule.beta[t].log())
-            for t in range(1, len(path))
-        ),
-        "β of the step before": lambda schedule, path: sum(
-            log_density(path[t], schedule.alpha[t].sqrt() * path[t - 1], schedule.beta[max(t - 1, 1)].log())
-            for t in range(1, len(path))
-        ),
+        "first step forgotten": lambda schedule, path: chain_density(schedule, path, first=2),
+        "every step from x_0": lambda s, path: chain_density(s, path, back=lambda path, _: path[0]),
+        "β of the step before": lambda schedule, path: chain_density(schedule, path, shift=1),
     },
 )
 def test_forward_chain(formula):
     """The joint Gaussian of (x_1, …, x_4): its covariance is J Jᵀ, with J the Jacobian of the loop by autograd."""
     betas = torch.tensor([0.1, 0.3, 0.05, 0.4], dtype=torch.float64)
-    PAPER = NoiseSchedule(betas, dtype=torch.float64)
 
     def walk(noise):
         x, path = torch.tensor(0.8, dtype=torch.float64), []
@@ -130,11 +125,11 @@ def test_forward_chain(formula):
             path.append(x)
         return torch.stack(path)
 
-    zero = torch.zeros(4, dtype=torch.float64)
+    zero, schedule = torch.zeros(4, dtype=torch.float64), NoiseSchedule(betas, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(walk, zero)
     joint = stats.multivariate_normal(walk(zero).numpy(), (jacobian @ jacobian.T).numpy())
     for path in np.random.default_rng(0).normal(size=(5, 4)):
-        ours = formula(PAPER, torch.tensor([0.8, *path], dtype=torch.float64))
+        ours = formula(schedule, torch.tensor([0.8, *path], dtype=torch.float64))
         assert float(ours) == approx(joint.logpdf(path), rel=1e-9)
 
 
@@ -154,8 +149,8 @@ def test_variance_preserved(formula):
     for t in (1, 300, 1000):
         signal, noise = math.sqrt(PAPER.alpha[t].item()), math.sqrt(PAPER.beta[t].item())
         for scale in (0.3, math.sqrt(0.5), 1.2):
-            pixel = torch.from_numpy(stats.laplace.pdf(grid.numpy(), scale=scale))
-            squares = [integral(pixel * (signal * grid + noise * node) ** 2, grid) for node in nodes]
+            density = torch.from_numpy(stats.laplace.pdf(grid.numpy(), scale=scale))
+            squares = [integral(density * (signal * grid + noise * node) ** 2, grid) for node in nodes]
             truth = np.average(squares, weights=weights)
             assert float(formula(PAPER, t, 2 * scale**2)) == approx(truth, rel=1e-6)
 

@@ -1,6 +1,8 @@
 """The equations of chapter 3, schedules and the signal-to-noise ratio, against mpmath, quadrature and composition."""
 
 import math
+from functools import partial
+from itertools import product
 
 import mpmath
 import numpy as np
@@ -22,6 +24,11 @@ PAPER = schedule_64("linear", 1000)
 SHORT = NoiseSchedule(torch.linspace(1e-4, 0.02, 200), dtype=torch.float64)  # stops too early
 
 
+def exact_betas():
+    """β_1 … β_1000 of the paper, to as many digits as mpmath works with."""
+    return [mpmath.mpf("0.0001") + mpmath.mpf("0.0199") * k / 999 for k in range(1000)]
+
+
 @exact(
     "eq:log-snr",
     where="ddpm.schedule.NoiseSchedule.log_snr",
@@ -37,8 +44,7 @@ def test_log_snr(formula):
     """Power of the signal against power of the noise, the chain composed step by step with 40 digits."""
     with mpmath.workdps(40):
         signal, noise = mpmath.mpf(1), mpmath.mpf(0)
-        for t in range(1, 1001):
-            beta = mpmath.mpf("0.0001") + mpmath.mpf("0.0199") * (t - 1) / 999
+        for t, beta in enumerate(exact_betas(), start=1):
             signal, noise = (1 - beta) * signal, (1 - beta) * noise + beta
             if t in (1, 10, 400, 1000):
                 truth = float(mpmath.log(signal / noise))
@@ -62,19 +68,18 @@ def test_alpha_bar_from_log_snr(formula):
         assert noise.numpy() == approx(schedule.sigma[1:].square().numpy(), rel=1e-9)
 
 
+line = partial(torch.linspace, dtype=torch.float64)
+
+
 @exact(
     "eq:linear-betas",
     where="ddpm.schedule.linear_betas",
     implementation=linear_betas,
     mutants={
-        "not rescaled": lambda T: torch.linspace(1e-4, 0.02, T, dtype=torch.float64),
-        "rescaled by T/1000": lambda T: torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * T / 1000,
-        "line in the roots": lambda T: (
-            1000 / T * torch.linspace(1e-2, 0.02**0.5, T, dtype=torch.float64) ** 2
-        ),
-        "first step at the second level": lambda T: (
-            1000 / T * torch.linspace(1e-4, 0.02, T + 1, dtype=torch.float64)[1:]
-        ),
+        "not rescaled": lambda T: line(1e-4, 0.02, T),
+        "rescaled by T/1000": lambda T: line(1e-4, 0.02, T) * T / 1000,
+        "line in the roots": lambda T: 1000 / T * line(1e-2, 0.02**0.5, T) ** 2,
+        "first step at the second level": lambda T: 1000 / T * line(1e-4, 0.02, T + 1)[1:],
     },
 )
 def test_linear_betas(formula):
@@ -103,10 +108,10 @@ def test_betas_from_curve(formula):
     """The product of 1 − β is the curve again, and a curve that ends at zero ends at β = 0.999."""
     curve = torch.tensor([1.0, 0.9, 0.5, 0.3, 0.0], dtype=torch.float64)
     betas = formula(curve)
-    product = 1.0
+    left = 1.0
     for beta, target in zip(betas[:-1].tolist(), (0.9, 0.5, 0.3), strict=True):
-        product *= 1 - beta
-        assert product == approx(target, rel=1e-12)
+        left *= 1 - beta
+        assert left == approx(target, rel=1e-12)
     assert betas[-1].item() == approx(0.999, rel=1e-12)
 
 
@@ -116,7 +121,7 @@ def table(betas):
 
 
 def cosine_table(timesteps, *, power=2, offset=0.008, quarter=math.pi / 2):
-    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    time = line(0, 1, timesteps + 1)
     curve = torch.cos((time + offset) / (1 + offset) * quarter).abs() ** power
     return table(betas_from_alpha_bar(curve, 0.999))
 
@@ -148,7 +153,7 @@ def sigmoid_table(timesteps, **options):
 
 
 def unstretched_sigmoid(timesteps):
-    time = torch.linspace(-3, 3, timesteps + 1, dtype=torch.float64)
+    time = line(-3, 3, timesteps + 1)
     return 1 - torch.sigmoid(time).numpy()
 
 
@@ -279,9 +284,11 @@ def test_gaussian_miss(formula):
         assert float(formula(alpha_bar[-1], m, variance)) == approx(mean, rel=1e-9)
 
 
+WIDE = np.linspace(-20, 20, 400_001)
+
+
 def area_between(p, q, power=1.0):
-    grid = np.linspace(-20, 20, 400_001)
-    return np.trapezoid(np.abs(p.cdf(grid) - q.cdf(grid)) ** power, grid)
+    return np.trapezoid(np.abs(p.cdf(WIDE) - q.cdf(WIDE)) ** power, WIDE)
 
 
 @exact(
@@ -290,8 +297,7 @@ def area_between(p, q, power=1.0):
     mutants={
         "area squared": lambda p, q: area_between(p, q, power=2.0),
         "densities for distribution functions": lambda p, q: np.trapezoid(
-            np.abs(p.pdf(np.linspace(-20, 20, 400_001)) - q.pdf(np.linspace(-20, 20, 400_001))),
-            np.linspace(-20, 20, 400_001),
+            np.abs(p.pdf(WIDE) - q.pdf(WIDE)), WIDE
         ),
         "absolute value forgotten": lambda p, q: p.mean() - q.mean(),
     },
@@ -327,14 +333,10 @@ def test_noise_error_amplified(formula):
     """Two noises that explain the same x_t: the pictures that go with them, found by solving with mpmath."""
     for t in (1, 300, 1000):
         with mpmath.workdps(30):
-            alpha_bar = mpmath.mpf(1)
-            for s in range(1, t + 1):
-                alpha_bar *= 1 - (mpmath.mpf("0.0001") + mpmath.mpf("0.0199") * (s - 1) / 999)
+            alpha_bar = mpmath.fprod(1 - beta for beta in exact_betas()[:t])
             signal, noise = mpmath.sqrt(alpha_bar), mpmath.sqrt(1 - alpha_bar)
-            solved = [
-                (mpmath.mpf("0.5") - noise * e) / signal for e in (mpmath.mpf("0.2"), mpmath.mpf("0.21"))
-            ]
-        assert formula(t, 0.01) == approx(float(solved[1] - solved[0]), rel=1e-6)
+            before, after = ((mpmath.mpf("0.5") - noise * mpmath.mpf(e)) / signal for e in ("0.2", "0.21"))
+        assert formula(t, 0.01) == approx(float(after - before), rel=1e-6)
 
 
 def zero_terminal(root):
@@ -354,8 +356,8 @@ def test_zero_terminal_rescaling(formula):
     """The straight line through (r_1, r_1) and (r_T, 0): an interpolation that knows no algebra."""
     for schedule in (SHORT, PAPER, NoiseSchedule(torch.full((50,), 0.02), dtype=torch.float64)):
         root = schedule.sqrt_alpha_bar[1:]
-        line = np.polynomial.Polynomial.fit([root[0].item(), root[-1].item()], [root[0].item(), 0.0], 1)
-        assert formula(root).numpy() == approx(line(root.numpy()), abs=1e-10)
+        straight = np.polynomial.Polynomial.fit([root[0].item(), root[-1].item()], [root[0].item(), 0.0], 1)
+        assert formula(root).numpy() == approx(straight(root.numpy()), abs=1e-10)
 
 
 @equation(
@@ -381,15 +383,11 @@ def test_block_average_snr(formula):
     def blocks(x, b):
         return x.reshape(side // b, b, side // b, b).mean((1, 3))
 
-    for t in (300, 800):
-        for b in (2, 8):
-            kept = (blocks(picture, b) ** 2).mean()
-            powers = (
-                PAPER.alpha_bar[t].item() * kept,
-                PAPER.sigma[t].item() ** 2 * (blocks(noise, b) ** 2).mean(),
-            )
-            bar = math.sqrt(2) * b / side  # relative, of a variance from (side/b)² draws
-            assert formula(PAPER, t, b, kept) == approx(powers[0] / powers[1], rel=4 * bar)
+    for t, b in product((300, 800), (2, 8)):
+        kept, left = ((blocks(x, b) ** 2).mean() for x in (picture, noise))
+        ratio = PAPER.alpha_bar[t].item() * kept / (PAPER.sigma[t].item() ** 2 * left)
+        bar = math.sqrt(2) * b / side  # relative, of a variance from (side/b)² draws
+        assert formula(PAPER, t, b, kept) == approx(ratio, rel=4 * bar)
 
 
 @exact(

@@ -113,15 +113,3 @@ def test_ddim_trajectories_agree(objective, eta):
     assert theirs.model.asked == list(range(1000, 0, -20))
     for state, their_state in zip(states, their_states[1:], strict=True):
         torch.testing.assert_close(state.x, their_state, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_ancestral_step_agrees(objective):
-    ours, theirs = pair(Mixing(), objective=objective)
-    for t in (1, 2, 3, 10, 100, 500, 999, 1000):
-        x_t = randn(2, 2, 8, 8, seed=t)
-        torch.manual_seed(t)
-        their_step, _ = theirs.p_sample(x_t, t - 1)
-        torch.manual_seed(t)
-        our_step = ours.p_sample(x_t, torch.full((2,), t))
-        torch.testing.assert_close(our_step, their_step, rtol=0, atol=1e-5)

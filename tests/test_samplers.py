@@ -14,7 +14,6 @@ from tests.networks import (
     GaussianDenoiser,
     SelfConditioned,
     diffusion_of,
-    exact_diffusion_of,
     randn,
     schedule_64,
     seeded,
@@ -96,20 +95,6 @@ def test_ddim_has_the_moments_of_its_recursion(name, steps, eta):
     draws = len(grid) - 2 if eta else 0
     got = output_moments(lambda x, **how: ddim(exact, x, steps, eta=eta, clip_x0=False, **how), draws)
     assert got == approx(propagate(exact, ddim_steps(exact.schedule, grid, eta)), rel=1e-9)
-
-
-@pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
-def test_ddim_with_all_the_noise_is_ancestral_sampling(objective, clip):
-    """η = 1 on the full grid: the same path. Both use the clipped x_0, and DDIM the noise that belongs to it."""
-    diffusion = exact_diffusion_of(None, "cosine", 50, objective=objective)
-    x_T = 2 * randn(3, 1, 4, 4, dtype=torch.float64)
-    one = ancestral(diffusion, x_T, clip_x0=clip, generator=seeded(1))
-    other = ddim(diffusion, x_T, 50, eta=1.0, clip_x0=clip, generator=seeded(1))
-    for ours, theirs in zip(one, other, strict=True):
-        assert ours.t == theirs.t
-        torch.testing.assert_close(ours.x, theirs.x, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(ours.x0, theirs.x0, rtol=1e-9, atol=1e-9)
 
 
 def test_ddim_survives_the_rounding_of_a_chain_that_leaves_no_signal():

@@ -162,16 +162,10 @@ def block_variant(change: str):
     def run(x, time, block):
         told = block.time(time)[:, :, None, None]
         bend = torch.relu if change == "another bend" else F.silu
-        u = block.conv1(bend(block.norm1(x)))
-        u = u + (0 if change in ("time forgotten", "time at the end") else told)
-        if change == "bend before the norm":
-            y = block.conv2(block.norm2(bend(u)))
-        elif change == "second norm forgotten":
-            y = block.conv2(bend(u))
-        else:
-            y = block.conv2(bend(block.norm2(u)))
-        if change == "time at the end":
-            y = y + told
+        u = block.conv1(bend(block.norm1(x))) + (0 if change.startswith("time") else told)
+        y = bend(u if change == "second norm forgotten" else block.norm2(u))
+        y = block.conv2(block.norm2(bend(u)) if change == "bend before the norm" else y)
+        y = y + told if change == "time at the end" else y
         return y if change == "no shortcut" else y + block.shortcut(x)
 
     return run
@@ -300,32 +294,37 @@ class Tally:
 
     done = 0
 
-    def __mul__(self, other: "Tally") -> "Tally":
+    def count(self, _: "Tally") -> "Tally":
         Tally.done += 1
         return self
 
-    def __add__(self, other: "Tally") -> "Tally":
-        Tally.done += 1
-        return self
+    __mul__ = __add__ = count
 
 
-def multiply(rows: int, inner: int, columns: int) -> None:
-    """A product of matrices, each sum begun with what is there already (zero, or a bias)."""
-    number = Tally()
-    for _ in range(rows * columns):
-        total = Tally()
-        for _ in range(inner):
-            total = total + number * number
+def counted(products: list[tuple[int, int, int]]) -> int:
+    """Operations of products of matrices, (rows, inner, columns), each sum begun with what is there already."""
+    number, Tally.done = Tally(), 0
+    for rows, inner, columns in products:
+        for _ in range(rows * columns):
+            total = Tally()
+            for _ in range(inner):
+                total = total + number * number
+    return Tally.done
+
+
+def charged(layer: str, network: Unet, size: tuple[int, int]) -> int:
+    """What the package's ledger charges for a layer."""
+    return next(cost.flops for cost in layer_costs(network, size) if cost.name == layer)
+
+
+ONE_STAGE = {"dim_mults": (1,), "resnet_block_groups": 1, "num_res_blocks": 1}
 
 
 def attention_by_ledger(pixels: int, d: int) -> int:
     """What the package's ledger charges for attention in one stage: with it, less without it."""
-    options = {"dim_mults": (1,), "channels": 1, "resnet_block_groups": 1, "num_res_blocks": 1}
-    pair = [
-        layer_costs(Unet(d, attention_resolutions=levels, **options), (1, pixels)) for levels in ((1,), ())
-    ]
-    attending, plain = (next(cost for cost in costs if cost.name == "down.0") for costs in pair)
-    return attending.flops - plain.flops
+    pair = (Unet(d, attention_resolutions=levels, channels=1, **ONE_STAGE) for levels in ((1,), ()))
+    attending, plain = (charged("down.0", network, (1, pixels)) for network in pair)
+    return attending - plain
 
 
 @exact(
@@ -342,12 +341,8 @@ def attention_by_ledger(pixels: int, d: int) -> int:
 def test_attention_flops(formula):
     """Multiplications and additions, one by one: four projections, all queries with all keys, weights with values."""
     for pixels, d in ((3, 4), (6, 8)):
-        Tally.done = 0
-        for _ in range(4):
-            multiply(pixels, d, d)
-        multiply(pixels, d, pixels)
-        multiply(pixels, pixels, d)
-        assert formula(pixels, d) == Tally.done
+        products = [*[(pixels, d, d)] * 4, (pixels, d, pixels), (pixels, pixels, d)]
+        assert formula(pixels, d) == counted(products)
 
 
 # eq:downsample and eq:upsample
@@ -358,18 +353,9 @@ def strided(shift: int, stride: int = 2):
 
     def run(x, layer):
         height, width = x.shape[2] // 2, x.shape[3] // 2
-        padded = F.pad(x, (2, 2, 2, 2))
-        terms = [
-            torch.einsum(
-                "oc,bcij->boij",
-                layer.conv.weight[:, :, m, n],
-                padded[:, :, 2 + m + shift :, 2 + n + shift :][:, :, ::stride, ::stride][
-                    :, :, :height, :width
-                ],
-            )
-            for m, n in product(range(3), range(3))
-        ]
-        return sum(terms) + layer.conv.bias[:, None, None]
+        padded = F.pad(x, (2, 2, 2, 2))[:, :, 2 + shift :, 2 + shift :]
+        out = F.conv2d(padded, layer.conv.weight, layer.conv.bias, stride=stride)
+        return out[:, :, :height, :width]
 
     return run
 
@@ -449,14 +435,14 @@ def seen(layers: list[tuple[int, int]]) -> int:
 
 def seen_wrongly(change: str):
     """The sum with one mistake."""
+    own = change == "own stride counted"
 
     def size(layers):
         total, jump = 0 if change == "the pixel itself forgotten" else 1, 1
         for kernel, stride in layers:
-            jump = jump * stride if change == "own stride counted" else jump
-            total += (kernel if change == "k for k − 1" else kernel - 1) * jump
-            jump = jump if change == "own stride counted" else jump * stride
-            jump = 1 if change == "jumps ignored" else jump
+            following = 1 if change == "jumps ignored" else jump * stride
+            total += (kernel if change == "k for k − 1" else kernel - 1) * (following if own else jump)
+            jump = following
         return total
 
     return size
@@ -519,9 +505,8 @@ def test_reach(formula):
     """Gradients of U-Nets of convolutions alone, with positive weights, at several pixels of a wide picture."""
     for levels, blocks, size in ((2, 1, 96), (3, 1, 160)):
         torch.manual_seed(0)
-        network = Unet(
-            4, dim_mults=[1] * levels, num_res_blocks=blocks, channels=1, resnet_block_groups=1
-        ).double()
+        options = ONE_STAGE | {"dim_mults": [1] * levels, "num_res_blocks": blocks, "channels": 1}
+        network = Unet(4, **options).double()
         for module in list(network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.GroupNorm | AttentionBlock):
@@ -541,9 +526,7 @@ def test_reach(formula):
 
 def convolution_by_ledger(c_in: int, c_out: int, height: int, width: int) -> int:
     """What the package's ledger charges for the first convolution of a network, which is 3×3."""
-    options = {"dim_mults": (1,), "resnet_block_groups": 1, "num_res_blocks": 1}
-    costs = layer_costs(Unet(c_out, channels=c_in, **options), (height, width))
-    return next(cost for cost in costs if cost.name == "first").flops
+    return charged("first", Unet(c_out, channels=c_in, **ONE_STAGE), (height, width))
 
 
 @exact(
@@ -561,7 +544,4 @@ def convolution_by_ledger(c_in: int, c_out: int, height: int, width: int) -> int
 def test_conv_flops(formula):
     """Multiplications and additions of a 3×3 convolution, counted one by one."""
     for c_in, c_out, height, width in ((1, 4, 2, 3), (3, 8, 3, 2)):
-        Tally.done = 0
-        for _ in range(height * width):
-            multiply(1, 9 * c_in, c_out)
-        assert formula(c_in, c_out, height, width) == Tally.done
+        assert formula(c_in, c_out, height, width) == counted([(1, 9 * c_in, c_out)] * height * width)

@@ -32,6 +32,15 @@ def test_q_sample_gives_half_precision_images_their_noise(dtype):
     assert (x_t - diffusion.q_sample(x0.double(), t, noise.double())).abs().max() < 1e-6
 
 
+def test_q_posterior_at_the_first_step_is_x0_itself():
+    x0, x_t = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=1)
+    mean, variance, log_variance = diffusion_of().q_posterior(x0, x_t, torch.tensor([1, 2]))
+    torch.testing.assert_close(mean[0], x0[0], rtol=1e-6, atol=0)
+    assert variance.shape == (2, 1, 1, 1)
+    assert variance[0] == 0
+    torch.testing.assert_close(log_variance, variance[[1, 1]].log())
+
+
 def test_p_mean_variance_is_the_posterior_of_the_predicted_image():
     """Clipped unless told not to; labels and the previous estimate reach the network."""
     diffusion = diffusion_of(SelfConditioned(), objective="pred_v", beta_schedule="cosine")

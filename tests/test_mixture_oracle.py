@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from ddpm import GaussianMixtureOracle, NoiseSchedule, gaussians
+from ddpm import GaussianMixtureOracle, NoiseSchedule
 from ddpm.mixture_oracle import choose
 from ddpm.prediction import full_timesteps
 from tests.networks import randn, seeded
@@ -41,16 +41,14 @@ def mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> MixtureSameF
 
 
 def earlier(s: int, t: int, x: Tensor) -> MixtureSameFamily:
-    """q(x_s | x_t), s < t: the joint Gaussian of both, of six dimensions, conditioned by linear algebra."""
-    a, observed, given, log_weights = math.sqrt(alpha_bar(t) / alpha_bar(s)), torch.arange(6) >= 3, [], []
-    for weight, *parts in zip(WEIGHTS, *components(s), *components(t), strict=True):
-        mean, covariance, later_mean, later_covariance = parts
-        joint = torch.cat([covariance, a * covariance, a * covariance, later_covariance]).view(2, 2, 3, 3)
-        joint = joint.transpose(1, 2).reshape(6, 6)
-        given.append(gaussians.condition(torch.cat([mean, later_mean]), joint, observed, x))
-        log_weights.append(weight.log() + MultivariateNormal(later_mean, later_covariance).log_prob(x))
-    means, covariances = (torch.stack(part) for part in zip(*given, strict=True))
-    return mixture(torch.stack(log_weights).softmax(0), means, covariances)
+    """q(x_s | x_t), s < t: each component's joint Gaussian of both, conditioned by linear algebra."""
+    (means, covariances), (later_means, later) = components(s), components(t)
+    a = math.sqrt(alpha_bar(t) / alpha_bar(s))
+    gain = a * covariances @ later.inverse()
+    given = means + (gain @ (x - later_means)[..., None]).squeeze(-1)
+    left = covariances - a * gain @ covariances
+    log_weights = WEIGHTS.log() + MultivariateNormal(later_means, later).log_prob(x)
+    return mixture(log_weights.softmax(0), given, (left + left.mT) / 2)
 
 
 def assert_same_distribution(ours: Tensor, theirs: Tensor) -> None:

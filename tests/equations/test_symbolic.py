@@ -265,22 +265,19 @@ def turned(sign: int = 1) -> tuple[Expr, Expr]:
     return signal * x_0 + spread * noise, signal * noise - sign * spread * x_0
 
 
+def turned_back(x_t: Expr, v: Expr, *, sign: int = 1, signal: Expr | None = None) -> tuple[Expr, Expr]:
+    """x_0 and ε from x_t and v, with knobs for mistakes."""
+    signal, spread = signal or sqrt(after), sign * sqrt(1 - after)
+    return signal * x_t - spread * v, spread * x_t + signal * v
+
+
 @derivation(
     "eq:three-coordinates",
-    formula=lambda x_t, v: (sqrt(after) * x_t - sqrt(1 - after) * v, sqrt(1 - after) * x_t + sqrt(after) * v),
+    formula=turned_back,
     mutants={
-        "turned the same way again": lambda x_t, v: (
-            sqrt(after) * x_t + sqrt(1 - after) * v,
-            -sqrt(1 - after) * x_t + sqrt(after) * v,
-        ),
-        "ᾱ without its root": lambda x_t, v: (
-            after * x_t - sqrt(1 - after) * v,
-            sqrt(1 - after) * x_t + after * v,
-        ),
-        "x_0 and ε exchanged": lambda x_t, v: (
-            sqrt(1 - after) * x_t + sqrt(after) * v,
-            sqrt(after) * x_t - sqrt(1 - after) * v,
-        ),
+        "turned the same way again": lambda x_t, v: turned_back(x_t, v, sign=-1),
+        "ᾱ without its root": lambda x_t, v: turned_back(x_t, v, signal=after),
+        "x_0 and ε exchanged": lambda x_t, v: turned_back(x_t, v)[::-1],
     },
 )
 def test_round_trip(formula):

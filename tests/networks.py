@@ -29,6 +29,19 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
     return torch.randn(shape, generator=seeded(seed), dtype=dtype)
 
 
+def drawn(network: nn.Module, std: float, seed: int = 0) -> nn.Module:
+    """The network in evaluation mode with every weight drawn, as a fresh one answers zero."""
+    generator = seeded(seed)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=std, generator=generator)
+    return network.eval()
+
+
+def pixel(value: float) -> Tensor:
+    """A batch of one image of one pixel, in double precision."""
+    return torch.full((1, 1, 1, 1), value, dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class GaussianDenoiser:
     """The exact denoiser of pixels that are independently N(mean, variance); meets `ddpm.prediction.Denoiser`."""

@@ -2,29 +2,19 @@
 
 import copy
 import json
-import math
 from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 import ddpm
 from ddpm import GaussianDiffusion, MinSNR, Unet, ancestral, ddim, to_image_scale, to_model_scale
-from tests.networks import BETAS, Constant, Pointwise, SelfConditioned, diffusion_of, randn, seeded
+from tests.networks import BETAS, Constant, Pointwise, SelfConditioned, diffusion_of, drawn, randn, seeded
 
 approx = pytest.approx
 SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4}
 X, X0, NOISE = torch.zeros(2, 1, 4, 4), randn(4, 1, 4, 4), randn(4, 1, 4, 4, seed=1)
 MASK = torch.tensor([True, False, True, False])
-
-
-def drawn_unet(**options):
-    network = Unet(**SMALL, **options)
-    generator = seeded(0)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.2, generator=generator)
-    return network
 
 
 # Construction
@@ -53,7 +43,7 @@ def test_config_builds_a_twin(name):
 
 
 def test_save_pretrained_and_from_pretrained_are_the_packages(tmp_path, monkeypatch):
-    diffusion = GaussianDiffusion(drawn_unet(), image_size=8, timesteps=30)
+    diffusion = GaussianDiffusion(drawn(Unet(**SMALL), 0.2), image_size=8, timesteps=30)
     diffusion.save_pretrained(tmp_path / "model")
     again = GaussianDiffusion.from_pretrained(tmp_path / "model")
     assert again.config == diffusion.config
@@ -61,30 +51,6 @@ def test_save_pretrained_and_from_pretrained_are_the_packages(tmp_path, monkeypa
     monkeypatch.setattr(ddpm, "load_pretrained", lambda *names, **options: (names, options))
     assert GaussianDiffusion.from_pretrained("digits", weights="model") == (("digits",), {"weights": "model"})
     assert GaussianDiffusion.from_pretrained("digits") == (("digits",), {})
-
-
-@pytest.mark.parametrize(
-    ("option", "values", "message"),
-    [
-        ("objective", ["pred_eps", None], "unknown objective .* one of 'pred_noise', 'pred_x0', 'pred_v'$"),
-        ("loss_type", ["huber"], "unknown loss_type 'huber'; choose one of 'l1', 'l2'"),
-        (
-            "beta_schedule",
-            ["quadratic"],
-            "unknown beta_schedule 'quadratic'; .* 'linear', 'cosine', 'sigmoid'",
-        ),
-        ("timesteps", [0, 10.5], "timesteps must be a whole number of at least 1, but got"),
-        ("sampling_timesteps", [0, 51], "sampling_timesteps must be a whole number in 1 … 50, but got"),
-        ("ddim_sampling_eta", [-0.1, 1.1], r"eta must lie in \[0, 1\].*but got"),
-        ("image_size", [(8, 0)], r"image_size must be .* but got \(8, 0\)"),
-        ("network", [nn.Identity(), Pointwise(channels=0)], "in an attribute `channels`"),
-        ("loss_weighting", [{"name": "MinSNR"}], "must be None or a weighting .* weighting_from_config"),
-    ],
-)
-def test_init_refuses_options_out_of_range(option, values, message):
-    for value in values:
-        with pytest.raises(TypeError if option == "loss_weighting" else ValueError, match=message):
-            diffusion_of(**{option: value})
 
 
 # The network behind `predict` and `loss`
@@ -101,15 +67,13 @@ def test_another_form_of_the_network_is_called_in_its_place(kind, calls):
     assert diffusion.network.calls == []
 
 
-def test_output_of_another_shape_and_images_of_another_type_are_refused():
+def test_loss_and_predict_refuse_an_output_of_another_shape():
     """PyTorch would only warn, and train on broadcast nonsense."""
 
     class OneChannel(Pointwise):
         def forward(self, x_t, t, labels=None):
             return super().forward(x_t, t, labels)[:, :1]
 
-    with pytest.raises(ValueError, match="x0 must be a floating-point tensor"):
-        diffusion_of().loss(X.byte())
     diffusion = diffusion_of(OneChannel(channels=3))
     for call in (diffusion.loss, diffusion.predict):
         with pytest.raises(ValueError, match=r"must return shape \(2, 3, 4, 4\), but returned \(2, 1, 4"):
@@ -153,21 +117,6 @@ def test_forward_takes_images_in_0_1():
     assert not torch.equal(drawn(diffusion, images), drawn(diffusion, images, torch.arange(5)))
 
 
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (torch.zeros(2, 1, 4, 5), r"shape \(B, 1, 4, 4\), but got torch.float32 of shape \(2, 1, 4, 5\)"),
-        (torch.zeros(0, 1, 4, 4), "images must hold at least one image"),
-        (X.byte(), "images must be a floating-point tensor .*, but got torch.uint8"),
-        (X - 1, r"images must lie in \[0, 1\], but ranges from -1 to -1; `loss` takes"),
-        (torch.cat([X, X + math.nan]), "ranges from nan"),
-    ],
-)
-def test_forward_refuses_images_of_another_shape_or_scale(images, message):
-    with pytest.raises(ValueError, match=message):
-        diffusion_of()(images)
-
-
 def test_scales_undo_each_other_and_clip():
     images = torch.linspace(0, 1, 101)
     assert to_model_scale(images).aminmax() == (-1, 1)
@@ -204,7 +153,7 @@ def test_loss_hands_the_first_prediction_to_the_images_of_the_mask(objective):
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_loss_trains_every_weight_of_a_self_conditioned_unet(precision):
     """Also under autocast, where some versions of torch would keep what the first pass cast, without gradients."""
-    diffusion = GaussianDiffusion(drawn_unet(self_condition=True), image_size=8, timesteps=50)
+    diffusion = GaussianDiffusion(drawn(Unet(**SMALL, self_condition=True), 0.2), image_size=8, timesteps=50)
     x0, t = randn(4, 1, 8, 8).clamp(-1, 1), torch.tensor([5, 20, 40, 50])
     with torch.autocast("cpu", torch.bfloat16, enabled=precision != torch.float32):
         loss = diffusion.loss(x0, t, randn(4, 1, 8, 8, seed=1), self_condition_mask=MASK)
@@ -215,31 +164,21 @@ def test_loss_trains_every_weight_of_a_self_conditioned_unet(precision):
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_self_conditioning_refuses_what_does_not_fit():
-    plain, conditioned, t = diffusion_of(), diffusion_of(SelfConditioned()), torch.tensor([1, 2])
-    assert (plain.self_condition, conditioned.self_condition) == (False, True)
-    with pytest.raises(ValueError, match="x_self_cond is for a network with self-conditioning"):
-        plain.predict(X, t, x_self_cond=X)
-    with pytest.raises(ValueError, match="x_t and x_self_cond must have one shape"):
-        conditioned.predict(X, t, x_self_cond=X[:1])
-    with pytest.raises(ValueError, match="self_condition_mask is for a network with self-conditioning"):
-        plain.loss(X, self_condition_mask=MASK[:2])
-    for mask in (MASK, MASK[:2].float(), MASK[:2, None]):
-        with pytest.raises(ValueError, match=r"one truth value per image, bool of shape \(2,\), but got"):
-            conditioned.loss(X, self_condition_mask=mask)
-
-
 # Sampling
 
 
-@pytest.mark.parametrize(("steps", "calls"), [(None, 30), (30, 30), (7, 7), (1, 1)])
-def test_sample_over_all_timesteps_is_ancestral_and_over_fewer_is_ddim(steps, calls):
+@pytest.mark.parametrize(
+    ("sampler", "steps", "calls"),
+    [(None, None, 30), (None, 30, 30), ("ancestral", 30, 30), (None, 7, 7), (None, 1, 1), ("ddim", 30, 30)],
+)
+def test_sample_over_all_timesteps_is_ancestral_and_over_fewer_is_ddim(sampler, steps, calls):
+    """If nothing else is said."""
     diffusion = diffusion_of(timesteps=30, beta_schedule="cosine", ddim_sampling_eta=0.3)
-    images = diffusion.sample(3, steps, generator=seeded(4))
+    images = diffusion.sample(3, steps, sampler=sampler, generator=seeded(4))
     assert len(diffusion.network.calls) == calls
     generator = seeded(4)
     x = torch.randn(3, 1, 4, 4, generator=generator)
-    walk = ancestral if calls == 30 else partial(ddim, steps=calls, eta=0.3)
+    walk = partial(ddim, steps=calls, eta=0.3) if calls < 30 or sampler == "ddim" else ancestral
     *_, last = walk(diffusion, x, generator=generator)
     assert torch.equal(images, to_image_scale(last.x))
 
@@ -259,11 +198,6 @@ def test_sample_depends_on_an_images_own_seed_and_label_alone(steps, kind):
     diffusion = diffusion_of(kind(), timesteps=30, beta_schedule="cosine", ddim_sampling_eta=1.0)
     before = torch.get_rng_state()
     together = diffusion.sample(3, steps, seeds=[11, 12, 13])
-    if diffusion.self_condition:
-        first, *estimates = diffusion.network.estimates
-        assert first is None
-        assert len(estimates) == steps - 1
-        assert all(estimate.shape == together.shape and estimate.abs().max() <= 1 for estimate in estimates)
     for i, seed in enumerate([11, 12, 13]):
         assert torch.equal(diffusion.sample(1, steps, seeds=[seed])[0], together[i])
     assert torch.equal(diffusion.sample(2, steps, seeds=[13, 11]), together[[2, 0]])
@@ -280,37 +214,18 @@ def test_sample_shows_progress_only_when_asked(capsys):
     assert "4/4" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"sampling_timesteps": 51}, "sampling_timesteps must be a whole number in 1 … 50, but got 51"),
-        ({"eta": 1.1}, r"eta must lie in \[0, 1\].*but got 1.1"),
-        ({"sampler": "heun"}, "unknown sampler 'heun'; choose one of 'ancestral', 'ddim'"),
-        ({"sampler": "ancestral", "sampling_timesteps": 5}, "ancestral sampling takes all T = 50 timesteps"),
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, but got 0"),
-        ({"seeds": [1, 2, 3]}, "batch_size is 2, but got 3 seeds"),
-    ],
-)
-def test_sample_refuses_arguments_out_of_range(arguments, message):
-    diffusion = diffusion_of()
-    with pytest.raises(ValueError, match=message):
-        diffusion.sample(**{"batch_size": 2, **arguments})
-    assert diffusion.training
-    assert diffusion.network.calls == []
-
-
 # The module
 
 
 def test_double_precision_all_the_way():
-    diffusion = GaussianDiffusion(drawn_unet(), image_size=8, timesteps=30).double()
+    diffusion = GaussianDiffusion(drawn(Unet(**SMALL), 0.2), image_size=8, timesteps=30).double()
     diffusion(torch.rand(2, 1, 8, 8, dtype=torch.float64)).backward()
     assert diffusion.network.last.weight.grad.dtype == torch.float64
     assert diffusion.sample(2, 3).dtype == torch.float64
 
 
 def test_state_dict_holds_the_networks_weights_and_nothing_else():
-    first = GaussianDiffusion(drawn_unet(), image_size=8, timesteps=30)
+    first = GaussianDiffusion(drawn(Unet(**SMALL), 0.2), image_size=8, timesteps=30)
     second = GaussianDiffusion(Unet(**SMALL), image_size=8, timesteps=30)
     assert all(name.startswith("network.") for name in first.state_dict())
     second.load_state_dict(first.state_dict())

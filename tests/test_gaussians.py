@@ -7,8 +7,6 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 from ddpm import to_model_scale
@@ -20,6 +18,7 @@ from ddpm.gaussians import (
     log_density,
     product,
 )
+from tests.networks import randn
 
 approx = pytest.approx
 GREY = torch.arange(256, dtype=torch.float64) / 127.5 - 1
@@ -41,40 +40,19 @@ def test_elementwise_functions_broadcast():
 # Conditioning
 
 
-@given(seed=st.integers(0, 10_000), dimensions=st.integers(2, 7))
-def test_condition_agrees_with_the_precision_matrix(seed, dimensions):
+@pytest.mark.parametrize("observed", [[True, False], [False, True, False, True], [True] * 6 + [False]])
+def test_condition_agrees_with_the_precision_matrix(observed):
     """With Λ = Σ⁻¹ the conditional of a given b is N(μ_a − Λ_aa⁻¹ Λ_ab (b − μ_b), Λ_aa⁻¹)."""
-    rng = np.random.default_rng(seed)
-    root = rng.normal(size=(dimensions, dimensions + 2))
-    covariance = root @ root.T
-    mean = rng.normal(size=dimensions)
-    known = int(rng.integers(1, dimensions))
-    observed = np.zeros(dimensions, dtype=bool)
-    observed[rng.choice(dimensions, known, replace=False)] = True
-    value = rng.normal(size=known)
-
-    precision = np.linalg.inv(covariance)
-    inner = np.linalg.inv(precision[np.ix_(~observed, ~observed)])
-    expected = mean[~observed] - inner @ precision[np.ix_(~observed, observed)] @ (value - mean[observed])
-    got = condition(*(torch.from_numpy(part) for part in (mean, covariance, observed, value)))
-    np.testing.assert_allclose(got[0].numpy(), expected, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(got[1].numpy(), inner, rtol=1e-6, atol=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("covariance", "observed", "value", "message"),
-    [
-        (torch.eye(2), [True, False, False], [0.0], r"covariance of shape \(3, 3\).*but got \(2, 2\)"),
-        (torch.eye(3), [True, False], [0.0], r"boolean mask of shape \(3,\).*of shape \(2,\)"),
-        (torch.eye(3), [1, 0, 0], [0.0], r"boolean mask of shape \(3,\).*torch.int64"),
-        (torch.eye(3), [False] * 3, [], "got 0 observed"),
-        (torch.eye(3), [True] * 3, [0.0] * 3, "got 3 observed"),
-        (torch.eye(3), [True, False, False], [0.0, 1.0], r"got 1 observed and values of shape \(2,\)"),
-    ],
-)
-def test_condition_refuses_shapes_that_do_not_fit(covariance, observed, value, message):
-    with pytest.raises(ValueError, match=message):
-        condition(torch.zeros(3), covariance, torch.tensor(observed), torch.tensor(value))
+    dimensions, observed = len(observed), torch.tensor(observed)
+    root, mean = (
+        randn(dimensions, dimensions + 2, dtype=GREY.dtype),
+        randn(dimensions, seed=1, dtype=GREY.dtype),
+    )
+    value = randn(int(observed.sum()), seed=2, dtype=GREY.dtype)
+    precision = (root @ root.T).inverse()
+    inner = precision[~observed][:, ~observed].inverse()
+    expected = mean[~observed] - inner @ precision[~observed][:, observed] @ (value - mean[observed])
+    torch.testing.assert_close(condition(mean, root @ root.T, observed, value), (expected, inner))
 
 
 # The likelihood of 8-bit pixels
@@ -157,9 +135,7 @@ def test_gradient_pulls_the_mean_to_the_pixel():
 
 
 def test_8_bit_images_survive_the_way_through_float32():
-    """What `ToTensor` and the scale of the maths make of bytes is accepted; what lies between is not."""
+    """What `ToTensor` and the scale of the maths make of bytes is accepted."""
     pixels = to_model_scale(torch.arange(256, dtype=torch.uint8).float() / 255)
     assert discretized_log_likelihood(pixels, pixels, torch.tensor(-4.0)).isfinite().all()
     assert discretized_log_likelihood(pixels[:0], pixels[:0], torch.tensor(-4.0)).shape == (0,)
-    with pytest.raises(ValueError, match="x must hold exact 8-bit pixels"):
-        discretized_log_likelihood(torch.zeros(1), torch.zeros(1), torch.zeros(1))

@@ -56,17 +56,3 @@ def test_image_streams_are_seeded_in_turn_by_the_generator():
     assert draws(3, generator=seeded(1), seeds=None) == draws(3, generator=None, seeds=seeds)
     assert len({tuple(draw) for draw in draws(3, generator=seeded(1), seeds=None)}) == 3
     assert draws(2, generator=None, seeds=[5, 6]) == draws(2, generator=None, seeds=range(5, 7))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, but got 0"),
-        ({"seeds": [1, 2], "generator": seeded(0)}, "either `generator` .* or `seeds` .* not both"),
-        ({"seeds": [1, 2, 3]}, "batch_size is 2, but got 3 seeds"),
-        ({"seeds": []}, "batch_size is 2, but got 0 seeds"),
-    ],
-)
-def test_image_generators_refuse_what_does_not_fit(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        image_generators(**{"batch_size": 2, **arguments})

@@ -8,14 +8,12 @@ import pytest
 import torch
 
 from ddpm import NoiseSchedule, State, ancestral, ddim, timestep_grid
-from ddpm.samplers import choose
 from tests.networks import (
     BETAS,
     Constant,
     GaussianDenoiser,
     SelfConditioned,
     diffusion_of,
-    exact_diffusion_of,
     randn,
     schedule_64,
     seeded,
@@ -99,39 +97,6 @@ def test_ddim_has_the_moments_of_its_recursion(name, steps, eta):
     assert got == approx(propagate(exact, ddim_steps(exact.schedule, grid, eta)), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", BETAS)
-def test_deterministic_ddim_converges_to_the_probability_flow(name):
-    """The flow carries N(√ᾱ_T m, ᾱ_T s² + 1 − ᾱ_T) to N(m, s²) by the increasing straight line between them.
-
-    DDIM is Euler's method for it: halving the step halves the error.
-    """
-    errors = []
-    for T in (500, 1000, 2000):
-        exact = GaussianDenoiser(schedule_64(name, T), 0.3, 0.25)
-        mean, variance = propagate(exact, ddim_steps(exact.schedule, range(T, -1, -1), 0.0))
-        start_mean, start_variance = exact.marginal(T)
-        slope = 0.5 / math.sqrt(start_variance)
-        ends = [(mean + z * variance**0.5) - (0.3 + slope * (z - start_mean)) for z in (-3, 3)]
-        errors.append(max(map(abs, ends)))
-    assert errors[2] < 0.01
-    assert 1.7 < errors[0] / errors[1] < 2.3
-    assert 1.7 < errors[1] / errors[2] < 2.3
-
-
-@pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
-def test_ddim_with_all_the_noise_is_ancestral_sampling(objective, clip):
-    """η = 1 on the full grid: the same path. Both use the clipped x_0, and DDIM the noise that belongs to it."""
-    diffusion = exact_diffusion_of(None, "cosine", 50, objective=objective)
-    x_T = 2 * randn(3, 1, 4, 4, dtype=torch.float64)
-    one = ancestral(diffusion, x_T, clip_x0=clip, generator=seeded(1))
-    other = ddim(diffusion, x_T, 50, eta=1.0, clip_x0=clip, generator=seeded(1))
-    for ours, theirs in zip(one, other, strict=True):
-        assert ours.t == theirs.t
-        torch.testing.assert_close(ours.x, theirs.x, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(ours.x0, theirs.x0, rtol=1e-9, atol=1e-9)
-
-
 def test_ddim_survives_the_rounding_of_a_chain_that_leaves_no_signal():
     """At η = 1 no noise of x_t is kept; the square of its factor comes out just below 0."""
     exact = GaussianDenoiser(NoiseSchedule([0.3] + 6 * [0.999], dtype=torch.float64), 0.3, 0.25)
@@ -167,18 +132,6 @@ def test_every_state_is_yielded_on_the_way_down(name):
     torch.testing.assert_close(states[-1].x, states[-1].x0)
 
 
-def test_choose_takes_the_sampler_by_name_number_of_steps_and_eta():
-    x = randn(2, 1, 4, 4)
-    for chosen, expected in (
-        (choose("ddim", 30, 30, 0.4), lambda d, x, **how: ddim(d, x, 30, eta=0.4, **how)),
-        (choose(None, 4, 30, 0.4), lambda d, x, **how: ddim(d, x, 4, eta=0.4, **how)),
-        (choose("ancestral", 30, 30, 0.4), ancestral),
-        (choose(None, 30, 30, 0.4), ancestral),
-    ):
-        got, want = (last_of(sample(small(), x, generator=seeded(0))) for sample in (chosen, expected))
-        assert torch.equal(got, want)
-
-
 @pytest.mark.parametrize("name", ["ancestral", "ddim"])
 def test_clipping_is_done_unless_turned_off(name):
     """A network that shouts: with clipping the predicted images stay in [-1, 1], and so does the last state."""
@@ -188,21 +141,6 @@ def test_clipping_is_done_unless_turned_off(name):
     assert all((state.x0 == 1).all() for state in clipped)
     assert all((state.x0 == 3).all() for state in free)
     torch.testing.assert_close(clipped[-1].x, torch.ones(2, 1, 4, 4))
-
-
-@pytest.mark.parametrize("name", ["ancestral", "ddim"])
-def test_an_image_depends_on_its_own_label_and_seed_alone(name):
-    sample, _ = CHAINS[name]
-    x, labels, seeds = randn(3, 1, 4, 4), torch.tensor([0, 1, 2]), (5, 6, 7)
-    diffusion = diffusion_of(SelfConditioned(), timesteps=30)
-    together = last_of(sample(diffusion, x, labels=labels, generator=[seeded(seed) for seed in seeds]))
-    for i in range(3):
-        one = slice(i, i + 1)
-        alone = last_of(sample(diffusion, x[one], labels=labels[one], generator=[seeded(seeds[i])]))
-        assert torch.equal(alone[0], together[i])
-    free = last_of(sample(diffusion, x, generator=[seeded(seed) for seed in seeds]))
-    assert torch.equal(free[0], together[0])
-    assert not torch.equal(free[1], together[1])
 
 
 @pytest.mark.parametrize("clip", [False, True])
@@ -230,20 +168,6 @@ def test_no_gradients_inside_and_none_lost_outside(name):
     assert not any(grad for _, grad in diffusion.network.modes)
 
 
-@pytest.mark.parametrize("start", [1, 7, 29, 30])
-def test_a_chain_that_starts_in_the_middle_is_the_tail_of_the_whole(start):
-    """From the state at t = `start` of the whole chain, with the source of noise as it stood there: the same states."""
-    diffusion, x, noise = small(), randn(3, 1, 4, 4), seeded(1)
-    chain = ancestral(diffusion, x, generator=noise)
-    for _ in range(30 - start):
-        x = next(chain).x
-    again = noise.clone_state()
-    for ours, whole in zip(ancestral(diffusion, x, generator=again, start=start), chain, strict=True):
-        assert ours.t == whole.t
-        assert torch.equal(ours.x, whole.x)
-        assert torch.equal(ours.x0, whole.x0)
-
-
 def test_timestep_grid_is_the_exact_floor_for_every_number_of_steps():
     """⌊T (S − i)/S⌋ by rational arithmetic, for all S of 1 … T: from T, strictly down, to 0."""
     for T in (1, 2, 7, 100, 260):
@@ -251,45 +175,3 @@ def test_timestep_grid_is_the_exact_floor_for_every_number_of_steps():
             expected = [math.floor(Fraction(T * (steps - i), steps)) for i in range(steps + 1)]
             assert timestep_grid(T, steps) == expected
             assert (expected[0], expected[-1], sorted(set(expected), reverse=True)) == (T, 0, expected)
-
-
-WHOLE = "sampling_timesteps must be a whole number in 1 … 30, but got"
-SHORT = [[], [30], [0], [30, 10], [29, 10, 0], [31, 10, 0]]
-NOT_FALLING = [[30, 10, 10, 0], [30, 10, 20, 0], [0, 10, 30], [30, 10, 0, -1], [30, -5, 0]]
-CALLS = {
-    "start": lambda value: ancestral(small(), randn(1, 1, 4, 4), start=value),
-    "variance": lambda value: ancestral(small(), randn(1, 1, 4, 4), variance=value),
-    "steps": lambda value: ddim(small(), randn(1, 1, 4, 4), value),
-    "eta": lambda value: ddim(small(), randn(1, 1, 4, 4), 5, eta=value),
-    "timestep_grid": lambda value: timestep_grid(30, value),
-    "chosen steps": lambda value: choose(None, value, 30, 0.0),
-    "chosen eta": lambda value: choose(None, 30, 30, value),
-    "chosen sampler": lambda value: choose(value, 30, 30, 0.0),
-    "chosen ancestral": lambda value: choose("ancestral", value, 30, 0.0),
-}
-
-
-@pytest.mark.parametrize(
-    ("call", "values", "message"),
-    [
-        ("start", [0, 31, -1, True, 2.5, "5"], "start must be a whole number in 1 … 30, but got"),
-        ("variance", ["learned"], "unknown variance 'learned'; choose one of 'fixed_small', 'fixed_large'"),
-        ("steps", [0, 31, True, 2.5], WHOLE),
-        ("steps", SHORT + NOT_FALLING, r"the timesteps must fall strictly from 30 \(T\) to 0, but got"),
-        ("eta", [-0.1, 1.1, math.nan, math.inf], r"eta must lie in \[0, 1\]: 0 is deterministic, 1 is"),
-        ("timestep_grid", [0, -1, 31, True, 2.5, 10.0, "5", None], WHOLE),
-        ("chosen steps", [0, 31, True, 2.5], WHOLE),
-        ("chosen eta", [-0.1, 1.1], r"eta must lie in \[0, 1\]"),
-        ("chosen sampler", ["euler"], "unknown sampler 'euler'; choose one of 'ancestral', 'ddim'"),
-        ("chosen ancestral", [29], "all T = 30 timesteps, but 29 steps were asked for"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(call, values, message):
-    for value in values:
-        with pytest.raises(ValueError, match=message):
-            next(CALLS[call](value))
-
-
-def test_a_grid_of_fractions_is_refused():
-    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
-        next(ddim(small(), randn(1, 1, 4, 4), [30, 10.5, 0]))

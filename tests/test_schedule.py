@@ -1,4 +1,4 @@
-"""`ddpm.schedule` in extended precision, and against everything that is no schedule."""
+"""`ddpm.schedule` beyond its formulas: what is stored, the ends of the tables, and how a schedule is built."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 
 from ddpm import NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
 from ddpm.schedule import default_schedule
-from tests.networks import BETAS, schedule_64
+from tests.networks import schedule_64
 
 VALID = [(name, T) for name in ("cosine", "sigmoid") for T in (1, 2, 10, 50, 1000, 4000)]
 VALID += [("linear", T) for T in (21, 50, 1000, 4000)]
@@ -16,65 +16,19 @@ TABLES = ["beta", "alpha", "alpha_bar", "sqrt_alpha_bar", "sigma", "snr", "log_s
 TABLES += ["posterior_mean_coef_x0", "posterior_mean_coef_xt"]
 
 
-def reference_betas(name, T):
-    """β_1 … β_T from the papers' formulas, in extended precision."""
-    time = np.arange(T + 1, dtype=np.longdouble) / T
-    if name == "linear":
-        return np.longdouble(1000) / T * (1e-4 + (0.02 - 1e-4) * np.arange(T, dtype=np.longdouble) / (T - 1))
-    if name == "cosine":
-        curve = np.cos((time + 0.008) / 1.008 * np.longdouble(np.pi) / 2) ** 2
-    else:
-        logistic = 1 / (1 + np.exp(3 - 6 * time))
-        curve = (logistic[-1] - logistic) / (logistic[-1] - logistic[0])
-    return np.minimum(1 - curve[1:] / curve[:-1], 0.999)
-
-
-def reference(name, T):
-    """Every table at t = 1 … T. The posterior comes from Bayes' rule with precisions, not from the closed form."""
-    beta = reference_betas(name, T)
-    alpha_bar = np.cumprod(1 - beta)
-    before = np.concatenate([[1], alpha_bar[:-1]])
-    with np.errstate(divide="ignore"):
-        variance = 1 / ((1 - beta) / beta + 1 / (1 - before))
-        log_variance = np.log(variance)
-    log_variance[0] = log_variance[1] if T > 1 else np.log(beta[0])
-    return {
-        "beta": beta,
-        "alpha": 1 - beta,
-        "alpha_bar": alpha_bar,
-        "sqrt_alpha_bar": np.sqrt(alpha_bar),
-        "sigma": np.sqrt(1 - alpha_bar),
-        "snr": alpha_bar / (1 - alpha_bar),
-        "log_snr": np.log(alpha_bar / (1 - alpha_bar)),
-        "posterior_variance": variance,
-        "posterior_log_variance_clipped": log_variance,
-        "posterior_mean_coef_x0": np.sqrt(before) / ((1 - beta) / beta * (1 - before) + 1),
-        "posterior_mean_coef_xt": variance * np.sqrt(1 - beta) / beta,
-    }
-
-
 @pytest.mark.parametrize(("name", "T"), VALID)
-def test_tables_agree_with_extended_precision(name, T):
-    """To 1e-6 relative in the float32 buffers, and to 1e-9 in float64.
-
-    log SNR passes through 0 (exactly, half-way along the sigmoid schedule); its error is measured as the relative error
-    of the SNR that it stands for.
-    """
+def test_stored_tables_are_those_of_double_precision_rounded(name, T):
+    """The tables themselves are proved in `tests/equations/`, but for the logarithm that begins with t = 2."""
     stored, full = NoiseSchedule.from_name(name, T), schedule_64(name, T)
     assert stored.timesteps == T
-    for table, truth in reference(name, T).items():
-        absolute = 1.0 if table == "log_snr" else 0.0
-        for schedule, dtype, accuracy in ((stored, torch.float32, 1e-6), (full, torch.float64, 1e-9)):
-            values = getattr(schedule, table)
-            assert values.dtype == dtype
-            assert values.shape == (T + 1,)
-            np.testing.assert_allclose(
-                values[1:].double().numpy(),
-                truth.astype(float),
-                rtol=accuracy,
-                atol=accuracy * absolute,
-                err_msg=table,
-            )
+    for table in [*TABLES, "posterior_log_variance_clipped"]:
+        rounded, exact = getattr(stored, table), getattr(full, table)
+        assert (rounded.dtype, exact.dtype) == (torch.float32, torch.float64)
+        assert exact.shape == (T + 1,)
+        assert torch.equal(rounded, exact.float())
+    variance = full.posterior_variance[2:] if T > 1 else full.beta[1:]
+    expected = torch.cat([variance[:1], variance[:1], variance])[: T + 1].log()
+    torch.testing.assert_close(full.posterior_log_variance_clipped, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("name", "T"), VALID)
@@ -128,36 +82,6 @@ def test_buffers_move_but_are_not_saved():
     assert "timesteps=10" in repr(NoiseSchedule.from_name("cosine", 10))
 
 
-@pytest.mark.parametrize(
-    ("betas", "message"),
-    [
-        ([], r"shape \(T,\) with T >= 1, but got shape \(0,\)"),
-        (0.1, r"but got shape \(\)"),
-        ([[0.1, 0.2]], r"but got shape \(1, 2\)"),
-        ([0.1, 0.0, 0.2], r"beta\[2\] is 0 \(T = 3\)"),
-        ([1.0], r"beta\[1\] is 1 "),
-        ([-0.1, 2.0], r"beta\[1\] is -0.1 "),
-        ([0.5, math.nan], r"beta\[2\] is nan"),
-        ([math.inf], r"beta\[1\] is inf"),
-    ],
-)
-def test_betas_that_are_no_schedule_are_refused(betas, message):
-    with pytest.raises(ValueError, match=message):
-        NoiseSchedule(betas)
-
-
-@pytest.mark.parametrize("name", list(BETAS))
-def test_timesteps_that_are_no_number_of_steps_are_refused(name):
-    for build in (BETAS[name], lambda T: NoiseSchedule.from_name(name, T), default_schedule):
-        with pytest.raises(
-            ValueError, match=r"timesteps must be a whole number of at least 1, but got 10\.0"
-        ):
-            build(10.0)
-
-
 def test_default_schedule_is_linear_exactly_where_that_exists():
     NoiseSchedule(linear_betas(21))
-    for T in (1, 2, 20):
-        with pytest.raises(ValueError, match=rf"strictly between 0 and 1, but beta\[{T}\] is .*T > 20"):
-            NoiseSchedule(linear_betas(T))
     assert [default_schedule(T) for T in (1, 20, 21, 1000)] == ["cosine", "cosine", "linear", "linear"]

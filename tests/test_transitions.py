@@ -1,4 +1,4 @@
-"""`ddpm.transitions` beyond its formulas: precision, the ends of the chain, draws, and what is refused.
+"""`ddpm.transitions` beyond its formulas: precision, draws, and what is refused.
 
 The formulas themselves are checked in `tests/equations/`.
 """
@@ -6,21 +6,17 @@ The formulas themselves are checked in `tests/equations/`.
 import pytest
 import torch
 
-from tests.networks import BETAS, SelfConditioned, diffusion_of, randn, seeded
+from tests.networks import SelfConditioned, diffusion_of, randn, seeded
 
 X, T_OF_X = torch.zeros(2, 1, 4, 4), torch.tensor([1, 2])
+WITH_PARTNER = ["q_sample", "predict_start_from_noise", "predict_noise_from_start", "predict_v"]
+WITH_PARTNER += ["predict_start_from_v", "loss"]
+ALONE = ["predict", "p_mean_variance", "p_sample"]
 # Every public method that takes images and timesteps, as a function of (diffusion, images, partner, t).
 METHODS = {
-    "q_sample": lambda d, a, b, t: d.q_sample(a, t, b),
     "q_posterior": lambda d, a, b, t: d.q_posterior(a, b, t),
-    "predict_start_from_noise": lambda d, a, b, t: d.predict_start_from_noise(a, t, b),
-    "predict_noise_from_start": lambda d, a, b, t: d.predict_noise_from_start(a, t, b),
-    "predict_v": lambda d, a, b, t: d.predict_v(a, t, b),
-    "predict_start_from_v": lambda d, a, b, t: d.predict_start_from_v(a, t, b),
-    "loss": lambda d, a, b, t: d.loss(a, t, b),
-    "predict": lambda d, a, _, t: d.predict(a, t),
-    "p_mean_variance": lambda d, a, _, t: d.p_mean_variance(a, t),
-    "p_sample": lambda d, a, _, t: d.p_sample(a, t),
+    **{name: lambda d, a, b, t, name=name: getattr(d, name)(a, t, b) for name in WITH_PARTNER},
+    **{name: lambda d, a, _, t, name=name: getattr(d, name)(a, t) for name in ALONE},
 }
 
 
@@ -36,39 +32,13 @@ def test_q_sample_gives_half_precision_images_their_noise(dtype):
     assert (x_t - diffusion.q_sample(x0.double(), t, noise.double())).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("name", list(BETAS))
-def test_q_posterior_at_the_first_step_is_x0_itself(name):
-    diffusion = diffusion_of(beta_schedule=name)
+def test_q_posterior_at_the_first_step_is_x0_itself():
     x0, x_t = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=1)
-    mean, variance, log_variance = diffusion.q_posterior(x0, x_t, torch.tensor([1, 2]))
+    mean, variance, log_variance = diffusion_of().q_posterior(x0, x_t, torch.tensor([1, 2]))
     torch.testing.assert_close(mean[0], x0[0], rtol=1e-6, atol=0)
-    assert variance.shape == log_variance.shape == (2, 1, 1, 1)
+    assert variance.shape == (2, 1, 1, 1)
     assert variance[0] == 0
     torch.testing.assert_close(log_variance, variance[[1, 1]].log())
-
-
-@pytest.mark.parametrize("name", list(BETAS))
-def test_round_trips_in_float32(name):
-    """To 1e-5 where float32 allows it, and within the conditioning of the formula everywhere.
-
-    x_0 = (x_t − σ_t ε)/√ᾱ_t multiplies the rounding of x_t, about 2⁻²⁴ (|x_t| + |ε|), by 1/√ᾱ_t: 2 × 10⁴ at the end of
-    the cosine schedule, where 1e-5 is out of reach for any float32 code. ε from x_0 does the same with 1/σ_t. v is a
-    rotation and loses nothing.
-    """
-    T = 1000
-    diffusion, t = diffusion_of(timesteps=T, beta_schedule=name), torch.arange(1, T + 1)
-    x0, noise = randn(T, 1, 2, 2).clamp(-1, 1), randn(T, 1, 2, 2, seed=1)
-    x_t, v = diffusion.q_sample(x0, t, noise), diffusion.predict_v(x0, t, noise)
-    rounding = 4 * 2.0**-24 * (x0.abs() + noise.abs() + x_t.abs()).amax((1, 2, 3))
-    for got, expected, condition in (
-        (diffusion.predict_start_from_noise(x_t, t, noise), x0, 1 / diffusion.schedule.sqrt_alpha_bar[1:]),
-        (diffusion.predict_noise_from_start(x_t, t, x0), noise, 1 / diffusion.schedule.sigma[1:]),
-        (diffusion.predict_start_from_v(x_t, t, v), x0, torch.ones(T)),
-    ):
-        error = (got - expected).abs().amax((1, 2, 3))
-        assert (error <= rounding * condition).all()
-        assert (condition <= 5).sum() > 0.5 * T
-        assert (error[condition <= 5] < 1e-5).all()
 
 
 def test_p_mean_variance_is_the_posterior_of_the_predicted_image():
@@ -99,11 +69,7 @@ def test_p_sample_adds_noise_to_the_mean_except_at_the_first_step():
 @pytest.mark.parametrize(
     ("images", "t", "message"),
     [
-        (X, torch.tensor([0, 1]), r"t must lie in 1 … 50 .* but got values from 0 to 1"),
-        (X, torch.tensor([51, 1]), "values from 1 to 51"),
-        (X, torch.tensor([1.0, 2.0]), r"one whole number per image, shape \(2,\), but got torch.float32"),
-        (X, torch.tensor([1]), r"but got torch.int64 of shape \(1,\)"),
-        (X[:, 0], T_OF_X, r"must be a floating-point tensor of shape \(B, C, H, W\), but got"),
+        (X, torch.tensor([51, 1]), r"t must lie in 1 … 50 .* but got values from 1 to 51"),
         (X.byte(), T_OF_X, r"must be a floating-point tensor of shape \(B, C, H, W\), but got"),
     ],
 )

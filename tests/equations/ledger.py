@@ -10,6 +10,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Literal
@@ -78,6 +79,11 @@ def equation(
             f'{label} is checked by Monte Carlo: say error_bar="5 standard errors of 20,000 draws"'
         )
     return enter_in(LEDGER, label, (how, implementation, mutants), (where, error_bar))
+
+
+# For a formula of the page alone, if nothing else is said.
+exact = partial(equation, how="exact", where=None)
+quadrature = partial(equation, how="quadrature", where=None)
 
 
 def derivation(

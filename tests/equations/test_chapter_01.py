@@ -14,7 +14,8 @@ from scipy.special import xlogy
 
 from ddpm import NoiseSchedule
 from ddpm.oracle import EmpiricalOracle
-from tests.equations.ledger import equation
+from tests.equations.ledger import exact, quadrature
+from tests.networks import pixel
 
 approx = pytest.approx
 GRID = np.linspace(-10, 10, 20_001)
@@ -30,16 +31,13 @@ def weighted_mean(alpha_bar, x_t, *, signal=np.sqrt, spread=lambda alpha_bar: 1 
 
 def oracle_mean(alpha_bar, x_t):
     """The same from the package: one step of noise that leaves this much of the signal."""
-    pictures = torch.from_numpy(DATA).view(-1, 1, 1, 1)
-    oracle = EmpiricalOracle(
-        NoiseSchedule([1 - alpha_bar], dtype=torch.float64), pictures, dtype=torch.float64
-    )
-    return oracle.expected_x0(torch.full((1, 1, 1, 1), x_t, dtype=torch.float64), torch.tensor([1])).item()
+    schedule = NoiseSchedule([1 - alpha_bar], dtype=torch.float64)
+    oracle = EmpiricalOracle(schedule, torch.from_numpy(DATA).view(-1, 1, 1, 1), dtype=torch.float64)
+    return oracle.expected_x0(pixel(x_t), torch.tensor([1])).item()
 
 
-@equation(
+@quadrature(
     "eq:best-guess",
-    how="quadrature",
     where="ddpm.oracle.EmpiricalOracle.expected_x0",
     implementation=oracle_mean,
     mutants={
@@ -81,10 +79,8 @@ def gan_value(verdict, p, q):
     return np.trapezoid(xlogy(p, verdict) + xlogy(q, 1 - verdict), GRID)
 
 
-@equation(
+@quadrature(
     "eq:gan-optimum",
-    how="quadrature",
-    where=None,
     implementation=lambda p, q: p / (p + q),
     mutants={
         "the other way round": lambda p, q: q / (p + q),
@@ -116,10 +112,8 @@ def bound(x, mean, std, *, reconstruction=1.0, divergence=1.0):
     return reconstruction * expected - divergence * kl
 
 
-@equation(
+@exact(
     "eq:vae-bound",
-    how="exact",
-    where=None,
     implementation=bound,
     mutants={
         "KL added": lambda x, mean, std: bound(x, mean, std, divergence=-1.0),
@@ -146,10 +140,8 @@ def flow_log_density(x, *, slope_sign=1.0, slope=lambda x: 1 + x**2):
     return stats.norm.logpdf(x + x**3 / 3) + slope_sign * np.log(slope(x))
 
 
-@equation(
+@quadrature(
     "eq:change-of-variables",
-    how="quadrature",
-    where=None,
     implementation=flow_log_density,
     mutants={
         "slope dropped": lambda x: flow_log_density(x, slope_sign=0.0),

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from ddpm import Unet
 from ddpm.book.layer_costs import layer_costs
 from ddpm.unet import AttentionBlock, Downsample, ResidualBlock, SinusoidalEmbedding, Stage, Upsample
-from tests.equations.ledger import equation
+from tests.equations.ledger import equation, exact
+from tests.networks import drawn, randn, seeded
 
 # eq:time-embedding, eq:embedding-product, eq:embedding-shift
 
@@ -26,9 +27,8 @@ def waves(
     return angles.sin(), angles.cos()
 
 
-@equation(
+@exact(
     "eq:time-embedding",
-    how="exact",
     where="ddpm.unet.SinusoidalEmbedding.forward",
     implementation=lambda t, dim: SinusoidalEmbedding(dim)(t),
     mutants={
@@ -61,10 +61,8 @@ def speeds(half: int) -> Tensor:
     return SinusoidalEmbedding(2 * half).frequencies.double()
 
 
-@equation(
+@exact(
     "eq:embedding-product",
-    how="exact",
-    where=None,
     implementation=lambda half, t, s: (speeds(half) * (t - s)).cos().sum(),
     mutants={
         "sum of the levels": lambda half, t, s: (speeds(half) * (t + s)).cos().sum(),
@@ -88,10 +86,8 @@ def turned(sines: Tensor, cosines: Tensor, angles: Tensor) -> tuple[Tensor, Tens
     )
 
 
-@equation(
+@exact(
     "eq:embedding-shift",
-    how="exact",
-    where=None,
     implementation=turned,
     mutants={
         "backwards": lambda s, c, a: turned(s, c, -a),
@@ -111,26 +107,14 @@ def test_embedding_shift(formula):
 # eq:group-norm and eq:residual-block
 
 
-def drawn(module: nn.Module) -> nn.Module:
-    """The module in double precision, with every parameter drawn, also those that start at zero or one."""
-    generator = torch.Generator().manual_seed(1)
-    module = module.double().eval()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
-    return module
-
-
 def maps(*shape: int, seed: int = 0) -> Tensor:
     """Random maps in double precision."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return randn(*shape, seed=seed, dtype=torch.float64)
 
 
-def block_of(dim: int, dim_out: int) -> ResidualBlock:
+def block_of(dim: int, dim_out: int) -> nn.Module:
     """A block with weights that are not zero."""
-    block = drawn(ResidualBlock(dim, dim_out, time_dim=6, groups=2, dropout=0.5))
-    assert isinstance(block, ResidualBlock)
-    return block
+    return drawn(ResidualBlock(dim, dim_out, time_dim=6, groups=2, dropout=0.5).double(), 0.4)
 
 
 def normalised(h: Tensor, norm: nn.GroupNorm, dims: tuple[int, ...] = (2, 3, 4), **change: float) -> Tensor:
@@ -142,9 +126,8 @@ def normalised(h: Tensor, norm: nn.GroupNorm, dims: tuple[int, ...] = (2, 3, 4),
     return scaled.flatten(1, 2) * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
-@equation(
+@exact(
     "eq:group-norm",
-    how="exact",
     where="torch.nn.functional.group_norm",
     implementation=lambda h, norm: norm(h),
     mutants={
@@ -179,16 +162,10 @@ def block_variant(change: str):
     def run(x, time, block):
         told = block.time(time)[:, :, None, None]
         bend = torch.relu if change == "another bend" else F.silu
-        u = block.conv1(bend(block.norm1(x)))
-        u = u + (0 if change in ("time forgotten", "time at the end") else told)
-        if change == "bend before the norm":
-            y = block.conv2(block.norm2(bend(u)))
-        elif change == "second norm forgotten":
-            y = block.conv2(bend(u))
-        else:
-            y = block.conv2(bend(block.norm2(u)))
-        if change == "time at the end":
-            y = y + told
+        u = block.conv1(bend(block.norm1(x))) + (0 if change.startswith("time") else told)
+        y = bend(u if change == "second norm forgotten" else block.norm2(u))
+        y = block.conv2(block.norm2(bend(u)) if change == "bend before the norm" else y)
+        y = y + told if change == "time at the end" else y
         return y if change == "no shortcut" else y + block.shortcut(x)
 
     return run
@@ -210,9 +187,8 @@ def bent(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
 
-@equation(
+@exact(
     "eq:residual-block",
-    how="exact",
     where="ddpm.unet.ResidualBlock.forward",
     implementation=lambda x, time, block: block(x, time),
     mutants={
@@ -261,9 +237,8 @@ def attending(*, scale: float = 0.5, axis: int = -1, swap: bool = False, shortcu
     return run
 
 
-@equation(
+@exact(
     "eq:attention",
-    how="exact",
     where="ddpm.unet.AttentionBlock.forward",
     implementation=lambda x, block: block(x),
     mutants={
@@ -276,7 +251,7 @@ def attending(*, scale: float = 0.5, axis: int = -1, swap: bool = False, shortcu
 )
 def test_attention(formula):
     """One pixel after the other: scores, their exponentials, the weighted mean of the values."""
-    block = drawn(AttentionBlock(4, groups=2))
+    block = drawn(AttentionBlock(4, groups=2).double(), 0.4)
     x = 2 * maps(2, 4, 2, 3)
     got = formula(x, block).detach().numpy()
     with torch.no_grad():
@@ -308,7 +283,7 @@ def test_dot_product_variance(formula):
     count = 40_000
     for d in (3, 16, 100):
         q = maps(count, d, seed=d)
-        k = math.sqrt(12) * (torch.rand(count, d, generator=torch.Generator().manual_seed(d)).double() - 0.5)
+        k = math.sqrt(12) * (torch.rand(count, d, generator=seeded(d)).double() - 0.5)
         scores = (q * k).sum(1)
         error = ((scores - scores.mean()) ** 2).std() / math.sqrt(count)
         assert abs(scores.var() - formula(d)) < 5 * error
@@ -319,37 +294,41 @@ class Tally:
 
     done = 0
 
-    def __mul__(self, other: "Tally") -> "Tally":
+    def count(self, _: "Tally") -> "Tally":
         Tally.done += 1
         return self
 
-    def __add__(self, other: "Tally") -> "Tally":
-        Tally.done += 1
-        return self
+    __mul__ = __add__ = count
 
 
-def multiply(rows: int, inner: int, columns: int) -> None:
-    """A product of matrices, each sum begun with what is there already (zero, or a bias)."""
-    number = Tally()
-    for _ in range(rows * columns):
-        total = Tally()
-        for _ in range(inner):
-            total = total + number * number
+def counted(products: list[tuple[int, int, int]]) -> int:
+    """Operations of products of matrices, (rows, inner, columns), each sum begun with what is there already."""
+    number, Tally.done = Tally(), 0
+    for rows, inner, columns in products:
+        for _ in range(rows * columns):
+            total = Tally()
+            for _ in range(inner):
+                total = total + number * number
+    return Tally.done
+
+
+def charged(layer: str, network: Unet, size: tuple[int, int]) -> int:
+    """What the package's ledger charges for a layer."""
+    return next(cost.flops for cost in layer_costs(network, size) if cost.name == layer)
+
+
+ONE_STAGE = {"dim_mults": (1,), "resnet_block_groups": 1, "num_res_blocks": 1}
 
 
 def attention_by_ledger(pixels: int, d: int) -> int:
     """What the package's ledger charges for attention in one stage: with it, less without it."""
-    options = {"dim_mults": (1,), "channels": 1, "resnet_block_groups": 1, "num_res_blocks": 1}
-    pair = [
-        layer_costs(Unet(d, attention_resolutions=levels, **options), (1, pixels)) for levels in ((1,), ())
-    ]
-    attending, plain = (next(cost for cost in costs if cost.name == "down.0") for costs in pair)
-    return attending.flops - plain.flops
+    pair = (Unet(d, attention_resolutions=levels, channels=1, **ONE_STAGE) for levels in ((1,), ()))
+    attending, plain = (charged("down.0", network, (1, pixels)) for network in pair)
+    return attending - plain
 
 
-@equation(
+@exact(
     "eq:attention-flops",
-    how="exact",
     where="ddpm.book.layer_costs.layer_costs",
     implementation=attention_by_ledger,
     mutants={
@@ -362,12 +341,8 @@ def attention_by_ledger(pixels: int, d: int) -> int:
 def test_attention_flops(formula):
     """Multiplications and additions, one by one: four projections, all queries with all keys, weights with values."""
     for pixels, d in ((3, 4), (6, 8)):
-        Tally.done = 0
-        for _ in range(4):
-            multiply(pixels, d, d)
-        multiply(pixels, d, pixels)
-        multiply(pixels, pixels, d)
-        assert formula(pixels, d) == Tally.done
+        products = [*[(pixels, d, d)] * 4, (pixels, d, pixels), (pixels, pixels, d)]
+        assert formula(pixels, d) == counted(products)
 
 
 # eq:downsample and eq:upsample
@@ -378,18 +353,9 @@ def strided(shift: int, stride: int = 2):
 
     def run(x, layer):
         height, width = x.shape[2] // 2, x.shape[3] // 2
-        padded = F.pad(x, (2, 2, 2, 2))
-        terms = [
-            torch.einsum(
-                "oc,bcij->boij",
-                layer.conv.weight[:, :, m, n],
-                padded[:, :, 2 + m + shift :, 2 + n + shift :][:, :, ::stride, ::stride][
-                    :, :, :height, :width
-                ],
-            )
-            for m, n in product(range(3), range(3))
-        ]
-        return sum(terms) + layer.conv.bias[:, None, None]
+        padded = F.pad(x, (2, 2, 2, 2))[:, :, 2 + shift :, 2 + shift :]
+        out = F.conv2d(padded, layer.conv.weight, layer.conv.bias, stride=stride)
+        return out[:, :, :height, :width]
 
     return run
 
@@ -411,9 +377,8 @@ def check_sums(got: Tensor, conv: nn.Conv2d, x: Tensor, place: Callable[[int, in
         np.testing.assert_allclose(got[picture, :, i, j].detach().numpy(), expected, atol=1e-12)
 
 
-@equation(
+@exact(
     "eq:downsample",
-    how="exact",
     where="ddpm.unet.Downsample.forward",
     implementation=lambda x, layer: layer(x),
     mutants={
@@ -428,15 +393,14 @@ def check_sums(got: Tensor, conv: nn.Conv2d, x: Tensor, place: Callable[[int, in
 )
 def test_downsample(formula):
     """The sum on the page, place by place."""
-    layer, x = drawn(Downsample(2)), maps(2, 2, 6, 4)
+    layer, x = drawn(Downsample(2).double(), 0.4), maps(2, 2, 6, 4)
     got = formula(x, layer)
     assert got.shape == (2, 2, 3, 2)
     check_sums(got, layer.conv, x, lambda i, m: 2 * i + m)
 
 
-@equation(
+@exact(
     "eq:upsample",
-    how="exact",
     where="ddpm.unet.Upsample.forward",
     implementation=lambda x, layer: layer(x),
     mutants={
@@ -452,7 +416,7 @@ def test_downsample(formula):
 )
 def test_upsample(formula):
     """The two lines on the page, place by place."""
-    layer, x = drawn(Upsample(2)), maps(2, 2, 3, 2)
+    layer, x = drawn(Upsample(2).double(), 0.4), maps(2, 2, 3, 2)
     got = formula(x, layer)
     assert got.shape == (2, 2, 6, 4)
     check_sums(got, layer.conv, x, lambda i, m: (i + m - 1) // 2)
@@ -471,23 +435,21 @@ def seen(layers: list[tuple[int, int]]) -> int:
 
 def seen_wrongly(change: str):
     """The sum with one mistake."""
+    own = change == "own stride counted"
 
     def size(layers):
         total, jump = 0 if change == "the pixel itself forgotten" else 1, 1
         for kernel, stride in layers:
-            jump = jump * stride if change == "own stride counted" else jump
-            total += (kernel if change == "k for k − 1" else kernel - 1) * jump
-            jump = jump if change == "own stride counted" else jump * stride
-            jump = 1 if change == "jumps ignored" else jump
+            following = 1 if change == "jumps ignored" else jump * stride
+            total += (kernel if change == "k for k − 1" else kernel - 1) * (following if own else jump)
+            jump = following
         return total
 
     return size
 
 
-@equation(
+@exact(
     "eq:receptive-field",
-    how="exact",
-    where=None,
     implementation=seen,
     mutants={
         change: seen_wrongly(change)
@@ -525,10 +487,8 @@ def walk(network: Unet, pixel: int, change: str = "") -> tuple[int, int]:
     return first, last
 
 
-@equation(
+@exact(
     "eq:reach",
-    how="exact",
-    where=None,
     implementation=walk,
     mutants={
         change: (lambda network, pixel, change=change: walk(network, pixel, change))
@@ -545,9 +505,8 @@ def test_reach(formula):
     """Gradients of U-Nets of convolutions alone, with positive weights, at several pixels of a wide picture."""
     for levels, blocks, size in ((2, 1, 96), (3, 1, 160)):
         torch.manual_seed(0)
-        network = Unet(
-            4, dim_mults=[1] * levels, num_res_blocks=blocks, channels=1, resnet_block_groups=1
-        ).double()
+        options = ONE_STAGE | {"dim_mults": [1] * levels, "num_res_blocks": blocks, "channels": 1}
+        network = Unet(4, **options).double()
         for module in list(network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.GroupNorm | AttentionBlock):
@@ -567,14 +526,11 @@ def test_reach(formula):
 
 def convolution_by_ledger(c_in: int, c_out: int, height: int, width: int) -> int:
     """What the package's ledger charges for the first convolution of a network, which is 3×3."""
-    options = {"dim_mults": (1,), "resnet_block_groups": 1, "num_res_blocks": 1}
-    costs = layer_costs(Unet(c_out, channels=c_in, **options), (height, width))
-    return next(cost for cost in costs if cost.name == "first").flops
+    return charged("first", Unet(c_out, channels=c_in, **ONE_STAGE), (height, width))
 
 
-@equation(
+@exact(
     "eq:conv-flops",
-    how="exact",
     where="ddpm.book.layer_costs.layer_costs",
     implementation=convolution_by_ledger,
     mutants={
@@ -588,7 +544,4 @@ def convolution_by_ledger(c_in: int, c_out: int, height: int, width: int) -> int
 def test_conv_flops(formula):
     """Multiplications and additions of a 3×3 convolution, counted one by one."""
     for c_in, c_out, height, width in ((1, 4, 2, 3), (3, 8, 3, 2)):
-        Tally.done = 0
-        for _ in range(height * width):
-            multiply(1, 9 * c_in, c_out)
-        assert formula(c_in, c_out, height, width) == Tally.done
+        assert formula(c_in, c_out, height, width) == counted([(1, 9 * c_in, c_out)] * height * width)

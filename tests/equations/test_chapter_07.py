@@ -8,17 +8,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddpm import GaussianDiffusion
 from ddpm.evaluation.metrics import frechet_distance
 from ddpm.weighting import stratified_timesteps
-from tests.equations.ledger import equation
+from tests.equations.ledger import equation, exact
+from tests.networks import Constant, diffusion_of, randn, schedule_64, seeded
 
 # eq:low-discrepancy
 
 
-@equation(
+@exact(
     "eq:low-discrepancy",
-    how="exact",
     where="ddpm.weighting.stratified_timesteps",
     implementation=lambda count, timesteps, shift: stratified_timesteps(count, timesteps, shift=shift),
     mutants={
@@ -47,18 +46,11 @@ def test_low_discrepancy(levels):
 # eq:initial-loss
 
 
-class Silent(nn.Module):
-    """A network that has learnt nothing and answers zero."""
-
-    channels = 1
-
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        return torch.zeros_like(x_t)
-
-
 def silent_loss(x0: Tensor, t: Tensor, noise: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
     """The package's loss of a silent network, and the formula for it, at each level."""
-    diffusion = GaussianDiffusion(Silent(), image_size=8, objective="pred_v", beta_schedule="cosine")
+    diffusion = diffusion_of(
+        Constant(0.0), timesteps=1000, image_size=8, objective="pred_v", beta_schedule="cosine"
+    )
     alpha_bar = diffusion.schedule.alpha_bar[t[0]]
     return diffusion.loss(x0, t, noise), alpha_bar + (1 - alpha_bar) * power
 
@@ -67,8 +59,9 @@ def with_formula(formula):
     """`silent_loss` with another formula beside the package's loss."""
 
     def both(x0, t, noise, power):
-        alpha_bar = GaussianDiffusion(Silent(), image_size=8, beta_schedule="cosine").schedule.alpha_bar[t[0]]
-        return silent_loss(x0, t, noise, power)[0], formula(alpha_bar, power)
+        return silent_loss(x0, t, noise, power)[0], formula(
+            schedule_64("cosine", 1000).alpha_bar[t[0]], power
+        )
 
     return both
 
@@ -88,7 +81,7 @@ def with_formula(formula):
 )
 def test_initial_loss(loss_and_formula):
     """Loss of a network that answers zero, on 20,000 images of known power; within 5 standard errors."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     count, power = 20_000, torch.tensor(0.3)
     x0 = power.sqrt() * (2 * torch.randint(0, 2, (count, 1, 8, 8), generator=generator) - 1).float()
     noise = torch.randn(x0.shape, generator=generator)
@@ -126,21 +119,16 @@ def recursion(step):
 
 def lag_weights(count: int, m: float) -> np.ndarray:
     """How much each of `count` values counts, by the impulse response of a first-order filter."""
-    impulse = np.zeros(count)
-    impulse[0] = 1
-    response = np.zeros(count)
-    previous = 0.0
-    for k in range(count):
-        previous = m * previous + (1 - m) * impulse[k]
-        response[k] = previous
-    weights = response[::-1].copy()
+    response = [1 - m]
+    for _ in range(count - 1):
+        response.append(m * response[-1])
+    weights = np.array(response[::-1])
     weights[0] = 1 - weights[1:].sum()  # the first value was copied and keeps what the others leave
     return weights
 
 
-@equation(
+@exact(
     "eq:ema",
-    how="exact",
     where="torch.optim.swa_utils.get_ema_multi_avg_fn",
     implementation=averaged_by_torch,
     mutants={
@@ -151,7 +139,7 @@ def lag_weights(count: int, m: float) -> np.ndarray:
 )
 def test_ema(average):
     """Torch's average is the geometric weighting of the past, by the impulse response of the filter."""
-    values = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = randn(200, dtype=torch.float64)
     for m in (0.9, 0.995):
         expected = float(lag_weights(len(values), m) @ values.numpy())
         assert math.isclose(float(average(values, m)), expected, rel_tol=1e-9)
@@ -164,10 +152,8 @@ def unrolled(values: Tensor, m: float) -> Tensor:
     return m**k * values[0] + (weights * values[1:]).sum()
 
 
-@equation(
+@exact(
     "eq:ema-unrolled",
-    how="exact",
-    where=None,
     implementation=unrolled,
     mutants={
         "exponent j": lambda v, m: (
@@ -181,7 +167,7 @@ def unrolled(values: Tensor, m: float) -> Tensor:
 )
 def test_ema_unrolled(formula):
     """The sum equals what torch's step-by-step average arrives at."""
-    values = torch.randn(120, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values = randn(120, seed=1, dtype=torch.float64)
     for m in (0.9, 0.99):
         assert math.isclose(float(formula(values, m)), float(averaged_by_torch(values, m)), rel_tol=1e-9)
 
@@ -217,9 +203,8 @@ def product_root(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.trace(root(root(a) @ b @ root(a))))
 
 
-@equation(
+@exact(
     "eq:frechet",
-    how="exact",
     where="ddpm.evaluation.metrics.frechet_distance",
     implementation=frechet_distance,
     mutants={
@@ -235,7 +220,7 @@ def test_frechet(distance):
     Then the cost is the mean of ‖x − Ax − c‖², which needs no matrix root. On a few points the assignment problem,
     solved exactly, confirms that no other pairing is cheaper.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     shape = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     cloud = torch.randn(400, 3, generator=generator, dtype=torch.float64) @ shape
     stretch = torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 0.6]], dtype=torch.float64)

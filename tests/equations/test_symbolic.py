@@ -9,9 +9,10 @@ import sympy
 import torch
 from sympy import Expr, Rational, Symbol, exp, log, sqrt, symbols
 
-from ddpm import GaussianDiffusion, NoiseSchedule
+from ddpm import NoiseSchedule
 from ddpm.gaussians import kl_divergence
 from tests.equations.ledger import derivation
+from tests.networks import diffusion_of, pixel
 
 # ᾱ_{t−1} and β_t are free; everything else at t follows from them.
 before, beta = symbols("before beta", positive=True)
@@ -258,34 +259,25 @@ def test_x0_form_of_a_term(formula):
 # Three coordinates
 
 
-class NoNetwork(torch.nn.Module):
-    """Stands where the network stands: the three coordinates ask it nothing."""
-
-    channels = 1
-
-
 def turned(sign: int = 1) -> tuple[Expr, Expr]:
     """x_t and v from x_0 and ε, with a knob for a mistake."""
     signal, spread = sqrt(after), sqrt(1 - after)
     return signal * x_0 + spread * noise, signal * noise - sign * spread * x_0
 
 
+def turned_back(x_t: Expr, v: Expr, *, sign: int = 1, signal: Expr | None = None) -> tuple[Expr, Expr]:
+    """x_0 and ε from x_t and v, with knobs for mistakes."""
+    signal, spread = signal or sqrt(after), sign * sqrt(1 - after)
+    return signal * x_t - spread * v, spread * x_t + signal * v
+
+
 @derivation(
     "eq:three-coordinates",
-    formula=lambda x_t, v: (sqrt(after) * x_t - sqrt(1 - after) * v, sqrt(1 - after) * x_t + sqrt(after) * v),
+    formula=turned_back,
     mutants={
-        "turned the same way again": lambda x_t, v: (
-            sqrt(after) * x_t + sqrt(1 - after) * v,
-            -sqrt(1 - after) * x_t + sqrt(after) * v,
-        ),
-        "ᾱ without its root": lambda x_t, v: (
-            after * x_t - sqrt(1 - after) * v,
-            sqrt(1 - after) * x_t + after * v,
-        ),
-        "x_0 and ε exchanged": lambda x_t, v: (
-            sqrt(1 - after) * x_t + sqrt(after) * v,
-            sqrt(after) * x_t - sqrt(1 - after) * v,
-        ),
+        "turned the same way again": lambda x_t, v: turned_back(x_t, v, sign=-1),
+        "ᾱ without its root": lambda x_t, v: turned_back(x_t, v, signal=after),
+        "x_0 and ε exchanged": lambda x_t, v: turned_back(x_t, v)[::-1],
     },
 )
 def test_round_trip(formula):
@@ -293,10 +285,9 @@ def test_round_trip(formula):
     clean, drawn = formula(*turned())
     assert vanishes(clean - x_0)
     assert vanishes(drawn - noise)
-    diffusion = GaussianDiffusion(NoNetwork(), image_size=1, timesteps=4, beta_schedule="cosine")
+    diffusion = diffusion_of(timesteps=4)
     diffusion.schedule = SCHEDULE
-    pixels = [torch.tensor(value, dtype=torch.float64).view(1, 1, 1, 1) for value in (0.8, -1.3)]
-    package = diffusion.predict_start_from_v(pixels[0], torch.tensor([3]), pixels[1]).item()
+    package = diffusion.predict_start_from_v(pixel(0.8), torch.tensor([3]), pixel(-1.3)).item()
     there, across = symbols("there across", real=True)
     assert number(formula(there, across)[0], 3, there=0.8, across=-1.3) == pytest.approx(package, rel=1e-12)
 

@@ -1,0 +1,233 @@
+"""What the method's entry points refuse, one row for each of their arguments: that they ask the guard.
+
+What a guard refuses is in `test_checks`; here are all values of those refusals that an entry point words itself.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ddpm import (
+    P2,
+    EmpiricalOracle,
+    GaussianMixtureOracle,
+    MinSNR,
+    NoiseSchedule,
+    Unet,
+    ancestral,
+    ddim,
+    linear_betas,
+    stratified_timesteps,
+    timestep_grid,
+)
+from ddpm.gaussians import condition, discretized_log_likelihood
+from ddpm.likelihood import vlb_terms
+from ddpm.randomness import image_generators
+from ddpm.reverse_process import variance_rule
+from ddpm.samplers import choose
+from ddpm.schedule import default_schedule
+from ddpm.unet_blocks import SinusoidalEmbedding
+from ddpm.weighting import weighting_from_config
+from tests.networks import BETAS, Pointwise, SelfConditioned, diffusion_of, seeded
+
+nan, inf = math.nan, math.inf
+X, T, MASK = torch.zeros(2, 1, 4, 4), torch.tensor([1, 50]), torch.tensor([True, False])
+NETWORKS = [Pointwise(), SelfConditioned()]
+PLAIN, CONDITIONED = map(diffusion_of, NETWORKS)
+SCHEDULE = NoiseSchedule([0.1, 0.2])
+SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4}
+SMALL_WITH = {"learned_sinusoidal_cond": True, **SMALL}
+ONES, ONE = torch.ones(2, 2, 2), torch.tensor([True, False, False])
+CLASSES = torch.tensor([0, 2])
+
+
+def given(function, **good):
+    """The function with arguments that it takes, of which a row replaces one."""
+    return lambda **bad: function(**(good | bad))
+
+
+CALLS = {
+    "diffusion": diffusion_of,
+    "forward": given(PLAIN, images=X),
+    "predict": given(PLAIN.predict, x_t=X, t=T),
+    "told predict": given(CONDITIONED.predict, x_t=X, t=T),
+    "loss": given(PLAIN.loss, x0=X),
+    "told loss": given(CONDITIONED.loss, x0=X),
+    "sample": given(PLAIN.sample, batch_size=2),
+    "sample with seeds": given(PLAIN.sample, batch_size=2, seeds=[1, 2]),
+    "interpolate": given(PLAIN.interpolate, x1=X, x2=X),
+    "vlb_terms": given(vlb_terms, diffusion=PLAIN, x0=torch.ones(2, 1, 4, 4)),
+    "vlb_terms, density": given(vlb_terms, diffusion=PLAIN, x0=X, decoder="continuous"),
+    "ancestral": lambda **bad: next(ancestral(PLAIN, X, **bad)),
+    "ddim": lambda **bad: next(ddim(PLAIN, X, **({"steps": 5} | bad))),
+    "timestep_grid": given(timestep_grid, timesteps=50),
+    "choose": given(choose, sampler=None, steps=50, timesteps=50, eta=0.0),
+    "choose ancestral": given(choose, sampler="ancestral", timesteps=50, eta=0.0),
+    "variance": given(variance_rule, diffusion=PLAIN),
+    "generators": given(image_generators, batch_size=2),
+    "seeds": given(image_generators, batch_size=2, seeds=[1, 2]),
+    "MinSNR": MinSNR,
+    "P2": P2,
+    "weighting": weighting_from_config,
+    "stratified": given(stratified_timesteps, count=4, timesteps=10),
+    "condition": given(
+        condition, mean=torch.zeros(3), covariance=torch.eye(3), observed=ONE, value=torch.zeros(1)
+    ),
+    "bins": given(discretized_log_likelihood, mean=X, log_variance=X),
+    "schedule": NoiseSchedule,
+    "linear schedule": lambda timesteps: NoiseSchedule(linear_betas(timesteps)),
+    "from_name": given(NoiseSchedule.from_name, name="cosine", timesteps=10),
+    "default_schedule": default_schedule,
+    **{name: given(betas) for name, betas in BETAS.items()},
+    "empirical": given(EmpiricalOracle, schedule=SCHEDULE, images=X),
+    "mixture": given(
+        GaussianMixtureOracle, schedule=SCHEDULE, means=[[0.0, 0.0], [1.0, 1.0]], covariances=[0.1, 0.1]
+    ),
+    "marginal": GaussianMixtureOracle(SCHEDULE, [[0.0]], [0.1]).marginal,
+    "sample_data": GaussianMixtureOracle(SCHEDULE, [[0.0]], [0.1]).sample_data,
+    "SinusoidalEmbedding": SinusoidalEmbedding,
+    "Unet": given(Unet, **SMALL_WITH),
+    "Unet.forward": given(Unet(**SMALL), x_t=X, t=T),
+    "told Unet.forward": given(Unet(**SMALL, self_condition=True), x_t=X, t=T),
+    "Unet.forward with classes": given(Unet(**SMALL, num_classes=3), x_t=X, t=T),
+}
+FIXED = "unknown variance 'learned'; .* 'fixed_small', 'fixed_large'$"
+WHOLE = "must be a whole number of at least 1, but got"
+STEPS = "sampling_timesteps must be a whole number in 1 … 50, but got"
+IMAGES = r"must be a floating-point tensor of shape \(B, "
+NO_COVARIANCE = [[0.1, nan], [[0.1, 0.1], [0.1, inf]], nan * ONES]
+NO_LABELS = [None, CLASSES[:1], CLASSES[:, None], CLASSES.float(), CLASSES.byte(), CLASSES + 1, CLASSES - 1]
+ROWS = [
+    ("diffusion", "objective", ["pred_eps"], "objective .*'pred_noise', 'pred_x0', 'pred_v'$"),
+    ("diffusion", "loss_type", ["huber"], "unknown loss_type 'huber'; .* 'l1', 'l2'$"),
+    ("diffusion", "beta_schedule", ["cubic"], "schedule .*'linear', 'cosine', 'sigmoid'$"),
+    ("diffusion", "timesteps", [0, 10.5], f"timesteps {WHOLE}"),
+    ("diffusion", "sampling_timesteps", [0, 51], STEPS),
+    ("diffusion", "ddim_sampling_eta", [-0.1, 1.1], r"eta must lie in \[0, 1\].*but got"),
+    ("diffusion", "image_size", [(8, 0)], r"image_size must be .* but got \(8, 0\)"),
+    ("diffusion", "network", [nn.Identity(), Pointwise(channels=0)], "in an attribute `channels`"),
+    ("forward", "images", [X[..., :3]], r"shape \(B, 1, 4, 4\), but got .*\(2, 1, 4, 3\)"),
+    ("forward", "images", [X[:0]], "images must hold at least one image"),
+    ("forward", "images", [X.byte()], f"images {IMAGES}.*but got torch.uint8"),
+    ("forward", "images", [X - 1], r"must lie in \[0, 1\], but .* -1 to -1; `loss` takes"),
+    ("predict", "x_self_cond", [X], "x_self_cond is for a network with self-conditioning"),
+    ("told predict", "x_self_cond", [X[:1]], "x_t and x_self_cond must have one shape"),
+    ("loss", "self_condition_mask", [MASK], "mask is for a network with self-conditioning"),
+    ("told loss", "self_condition_mask", [MASK.float(), MASK[:1]], "one truth value per image"),
+    ("loss", "x0", [X.byte()], "x0 must be a floating-point tensor"),
+    ("sample", "sampling_timesteps", [51], STEPS),
+    ("sample", "eta", [1.1], r"eta must lie in \[0, 1\].*but got 1.1"),
+    ("sample", "sampler", ["heun"], "unknown sampler 'heun'; .* 'ancestral', 'ddim'"),
+    ("sample", "batch_size", [0], f"batch_size {WHOLE} 0"),
+    ("sample", "seeds", [[1, 2, 3]], "batch_size is 2, but got 3 seeds"),
+    ("sample with seeds", "generator", [seeded(0)], "not both"),
+    ("interpolate", "t", [0, 51], "t must be a whole number in 1 … 50, but got"),
+    ("interpolate", "lam", [1.1], r"lam must lie in \[0, 1\]: 0 is all x1, 1 is all x2; but got 1.1"),
+    ("interpolate", "x2", [X[:1]], "x1 and x2 must have one shape"),
+    ("vlb_terms", "x0", [X[0]], f"x0 {IMAGES}C, H, W"),
+    ("vlb_terms", "x0", [X[:0]], "at least one image"),
+    ("vlb_terms", "x0", [X + 127], r"scaled to \[-1, 1\]"),
+    ("vlb_terms", "x0", [X + 0.5], "exact 8-bit pixels"),
+    ("vlb_terms, density", "x0", [X + nan, X + inf], "only finite values"),
+    ("vlb_terms, density", "x0", [X - 1.5], "give clip_x0=False"),
+    ("vlb_terms", "timesteps_per_image", [0, 50], "_per_image must be a whole number in 1 … 49"),
+    ("vlb_terms", "decoder", ["4-bit"], "unknown decoder '4-bit'; .* '8-bit', 'continuous'$"),
+    ("vlb_terms", "variance", ["learned"], FIXED),
+    ("vlb_terms", "labels", [torch.zeros(3, dtype=torch.long)], r"labels must have shape \(2,\)"),
+    ("vlb_terms", "batch_size", [0], f"batch_size {WHOLE} 0"),
+    ("vlb_terms", "seeds", [[1]], "seeds must hold one number per image"),
+    ("ancestral", "start", [0, 51, 2.5], "start must be a whole number in 1 … 50, but got"),
+    ("ancestral", "variance", ["learned"], FIXED),
+    ("ddim", "steps", [0, 51, 2.5], STEPS),
+    ("ddim", "steps", [[], [50], [0], [50, 9], [49, 9, 0], [51, 9, 0]], r"strictly from 50 \(T\) to 0"),
+    ("ddim", "steps", [[50, 9, 9, 0], [50, 9, 20, 0], [0, 9, 50], [50, 0, -1], [50, -5, 0]], "fall strictly"),
+    ("ddim", "eta", [-0.1, 1.1, nan, inf], r"eta must lie in \[0, 1\]: 0 is deterministic, 1 is"),
+    ("timestep_grid", "steps", [0, 51, 10.0], STEPS),
+    ("choose", "steps", [0, 51, True], STEPS),
+    ("choose", "eta", [-0.1, 1.1], r"eta must lie in \[0, 1\]"),
+    ("choose", "sampler", ["euler"], "unknown sampler 'euler'; .* 'ancestral', 'ddim'"),
+    ("choose ancestral", "steps", [49], "all T = 50 timesteps, but 49 steps were asked for"),
+    ("variance", "variance", ["learned"], FIXED),
+    ("variance", "variance", [T.float()], r"shape \(51,\), that is T\+1,.* but got shape \(2,\)"),
+    ("variance", "variance", [torch.arange(51) * torch.eye(51)[7]], r"positive and finite for t = 1 … 50"),
+    ("variance", "variance", [-torch.ones(51), torch.ones(51) * nan, torch.ones(51) * inf], "positive and"),
+    ("variance", "variance", [1 / (50 - torch.arange(51.0))], "positive and finite"),
+    ("generators", "batch_size", [0], f"batch_size {WHOLE} 0"),
+    ("seeds", "generator", [seeded(0)], "either `generator` .* or `seeds` .* not both"),
+    ("generators", "seeds", [[1, 2, 3], []], "batch_size is 2, but got [30] seeds"),
+    ("MinSNR", "gamma", [0, nan], "MinSNR needs gamma > 0, but got"),
+    ("P2", "gamma", [-1.0, nan], "P2 needs gamma >= 0 and k >= 0, but got"),
+    ("P2", "k", [-1.0], "P2 needs gamma >= 0 and k >= 0, but got"),
+    ("weighting", "config", [{"name": "SNR"}, {"k": 5.0}, {"name": ["P2"]}], "unknown .*MinSNR, P2"),
+    ("weighting", "config", [{"name": "MinSNR", "gamma": -1.0}], "needs gamma > 0, but got -1.0"),
+    ("weighting", "config", [{"name": "MinSNR", "k": 1.0}], r"MinSNR takes gamma, but got \['k'\]"),
+    ("weighting", "config", [{"name": "P2", "gama": 1.0}], r"gamma and k, but got \['gama'\]"),
+    ("stratified", "count", [0], f"count {WHOLE}"),
+    ("stratified", "timesteps", [0], f"timesteps {WHOLE}"),
+    ("stratified", "shift", [1.0, -0.1], r"shift must lie in \[0,"),
+    ("condition", "covariance", [torch.eye(2)], r"covariance of shape \(3, 3\).*but got \(2, 2\)"),
+    ("condition", "observed", [MASK, ONE.long()], r"boolean mask of shape \(3,\).*but got"),
+    ("condition", "observed", [ONE | True, ONE & False], "got [03] observed"),
+    ("condition", "value", [torch.zeros(2)], r"got 1 observed and values of shape \(2,\)"),
+    ("bins", "x", [X], "x must hold exact 8-bit pixels"),
+    ("schedule", "betas", [[], 0.1, [[0.1, 0.2]]], r"shape \(T,\) with T >= 1, but got shape \("),
+    ("schedule", "betas", [[0.1, 0.0, 0.2]], r"beta\[2\] is 0 \(T = 3\)"),
+    ("schedule", "betas", [[1.0], [inf], [nan], [-0.1, 2.0]], r"beta\[1\] is (1|inf|nan|-0.1) "),
+    *(("linear schedule", "timesteps", [t], rf"beta\[{t}\] is .*T > 20") for t in (1, 2, 20)),
+    *((name, "timesteps", [10.0], f"timesteps {WHOLE} 10.0") for name in [*BETAS, "from_name"]),
+    ("default_schedule", "timesteps", [10.0], f"timesteps {WHOLE} 10.0"),
+    ("empirical", "images", [X[0], X.byte()], f"images {IMAGES}C, H, W"),
+    ("empirical", "images", [X + 1.01, X - 255, X + nan], r"images must lie in \[-1, 1\]"),
+    ("empirical", "images", [X[:0]], "must be at least one"),
+    ("empirical", "chunk_size", [0], f"chunk_size {WHOLE}"),
+    ("mixture", "means", [[0.0, 1.0], [[0.0, nan], [1.0, 1.0]]], r"finite .* shape \(K, D"),
+    ("mixture", "covariances", [[0.1], torch.ones(2, 3)], r"shape \(2, 2, 2\).*but got \("),
+    ("mixture", "covariances", NO_COVARIANCE, "need finite covariances of shape"),
+    ("mixture", "covariances", [[0.1, 0.0]], "positive definite.*component 1 is 0;.*multiple of"),
+    ("mixture", "covariances", [[0.1, -0.1], 0 * ONES, ONES], "positive definite.*component"),
+    ("mixture", "covariances", [[[[1.0, 2.0], [2.0, 1.0]]] * 2], "component 0 is -1;"),
+    ("mixture", "covariances", [[[[1.0, 0.5], [0.4, 1.0]]] * 2], "symmetric, .* by up to 0.1"),
+    ("mixture", "weights", [[0.5, 0.4], [1.5, -0.5], [nan, 1.0]], "not negative and of sum 1"),
+    ("mixture", "weights", [[1.0], [0.5, 0.25, 0.25]], "must be 2 numbers, one per mean"),
+    ("mixture", "shape", [(1, 3, 1), (2,), (-1, -2, 1)], r"\(C, H, W\) with C·H·W = 2"),
+    ("marginal", "t", [-1, 3], "t must be a whole number in 0 … 2, but got"),
+    ("sample_data", "count", [0], f"count {WHOLE}"),
+    ("SinusoidalEmbedding", "dim", [0, 2, 7], "an even dimension of at least 4, but got [027]"),
+    ("Unet", "dim_mults", [()], "dim_mults must name at least one resolution"),
+    ("Unet", "resnet_block_groups", [0, 3, 16], r"multiple of resnet_block_groups=[0-9]+, but"),
+    ("Unet", "init_dim", [6, 0], r"multiple of resnet_block_groups=4, but \[[60]\] are not"),
+    ("Unet", "dim_mults", [(1, 0)], r"but \[0\] are not"),
+    ("Unet", "attention_resolutions", [(4, 1), (4,)], r"\[4\] do not exist here.* factors \[1, 2\]"),
+    ("Unet", "dropout", [1.0, -0.1, nan], r"dropout must lie in \[0, 1\), but got"),
+    ("Unet", "learned_sinusoidal_dim", [0, 1, 7], "_dim must be even and at least 2, but got"),
+    ("Unet", "random_fourier_features", [True], "_cond and random_fourier_features are two .* choose one"),
+    *(
+        ("Unet", name, [0], f"{name} {WHOLE}")
+        for name in ("num_res_blocks", "channels", "out_dim", "num_classes")
+    ),
+    ("Unet.forward", "x_t", [X[..., :3], X[:, :, :3], X[:, [0, 0]], X[0]], r"\(B, 1, H, W\).*divisible by 2"),
+    ("Unet.forward", "t", [T[:1], T[:, None], T[0]], r"one timestep per image, shape \(2,\), but got \("),
+    ("Unet.forward", "x_self_cond", [X], "built without self_condition and takes no x_self_cond"),
+    ("told Unet.forward", "x_self_cond", [X[:1], X[..., :2]], r"must be shaped like x_t, \(2, 1"),
+    ("Unet.forward", "labels", [CLASSES], "built without num_classes and takes no labels"),
+    ("Unet.forward with classes", "labels", NO_LABELS, r"labels of shape \(2,\), whole numbers in 0 … 2"),
+]
+
+
+@pytest.mark.parametrize(("call", "argument", "values", "message"), ROWS)
+def test_what_does_not_fit_is_refused_before_a_network_is_asked(call, argument, values, message):
+    for value in values:
+        with pytest.raises(ValueError, match=message):
+            CALLS[call](**{argument: value})
+    assert [network.calls for network in NETWORKS] == [[], []]
+    assert PLAIN.training
+    assert CONDITIONED.training
+
+
+def test_what_is_of_another_type_is_a_type_error():
+    with pytest.raises(TypeError, match=r"must be None or a weighting .* weighting_from_config"):
+        diffusion_of(loss_weighting={"name": "MinSNR"})
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        CALLS["ddim"](steps=[50, 10.5, 0])

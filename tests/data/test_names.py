@@ -46,10 +46,8 @@ def test_torchvision_table_is_what_the_classes_say():
 @pytest.mark.parametrize(
     ("word", "name"),
     [
-        *(
-            (word, "FashionMNIST")
-            for word in ("FashionMNIST", "fashion-mnist", "Fashion MNIST", "fashion_mnist")
-        ),
+        ("FashionMNIST", "FashionMNIST"),
+        ("fashion_m-nist", "FashionMNIST"),
         ("Digits", "digits"),
         ("pictures", None),
         ("", None),

@@ -91,6 +91,8 @@ def test_train_leaves_a_run_that_is_under_way_alone(ddpm, finished, tmp_path):
 def test_train_begins_a_run_again_that_has_no_checkpoint(ddpm, finished, tmp_path):
     (tmp_path / "run").mkdir()
     shutil.copy(finished / "run.json", tmp_path / "run")
+    out, _ = ddpm("info", tmp_path / "run")
+    assert out.startswith(f"{tmp_path / 'run'}: no checkpoint yet\n  data       name_or_path=digits")
     _, err = ddpm("resume", tmp_path / "run", code=1)
     again = f"begin again with `ddpm train digits --out {tmp_path}"
     assert f"holds no checkpoint yet, so there is nothing to resume: {again}" in err
@@ -126,33 +128,24 @@ def test_train_takes_a_folder_from_home_and_leaves_out_what_is_broken(ddpm, tmp_
 # resume
 
 
-def test_resume_extends_a_run_and_records_it(ddpm, run):
+def test_resume_extends_a_run_and_info_says_what_it_is_and_which_checkpoint_is_damaged(ddpm, run):
     out, err = ddpm("resume", run, "--train-steps", "6")
     assert f"resuming {run} at step 4 of 6" in out
     assert "done: 6 steps" in out
     assert "train_num_steps was 4 and is 6" in err
     assert RunConfig.load(run).training["train_num_steps"] == 6
-    assert "step 6 of 6" in ddpm("info", run)[0]
     out, _ = ddpm("resume", run)
     assert out == f"{run} is finished, at step 6; to train on: `ddpm resume {run} --train-steps 12`\n"
 
-
-# info
-
-
-def test_info_says_what_a_run_is(ddpm, finished):
-    out, _ = ddpm("info", finished)
-    count = sum(parameter.numel() for parameter in load_pretrained(finished).network.parameters())
-    assert out.startswith(f"{finished}: step 4 of 4\n")
+    out, _ = ddpm("info", run)
+    count = sum(parameter.numel() for parameter in load_pretrained(run).network.parameters())
+    assert out.startswith(f"{run}: step 6 of 6\n")
     assert f"{count:,} parameters; dim=8" in out
     assert "name_or_path=digits" in out
     assert re.search(r"trained +.* on cpu, 1 process; ", out)
-    assert re.search(r"metrics +step 4: loss \d\.\d{4}, [\d,]+ images/s\n", out)
-    assert out.endswith("step-00000004 whole\n")
+    assert re.search(r"metrics +step 6: loss \d\.\d{4}, [\d,]+ images/s\n", out)
+    assert out.endswith("step-00000004 whole\n  step-00000006 whole\n")
 
-
-def test_info_says_which_checkpoint_is_damaged(ddpm, run):
-    ddpm("resume", run, "--steps", "6")
     spoil(run / "checkpoints/step-00000006")
     out, _ = ddpm("info", run)
     assert out.startswith(f"{run}: step 4 of 6\n")
@@ -164,12 +157,6 @@ def test_info_says_which_checkpoint_is_damaged(ddpm, run):
     assert "step-00000004 damaged: the checksum of state.json does not hold\n" in out
     _, err = ddpm("resume", run, code=1)
     assert f"error: every checkpoint in {run} is damaged" in err
-
-
-def test_info_of_a_run_without_checkpoint(ddpm, finished, tmp_path):
-    shutil.copy(finished / "run.json", tmp_path)
-    out, _ = ddpm("info", tmp_path)
-    assert out.startswith(f"{tmp_path}: no checkpoint yet\n  data       name_or_path=digits")
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(ddpm, tmp_path):

@@ -69,19 +69,13 @@ def test_count_flops_knows_attention_on_every_device():
     assert count_flops(lambda: block(x)) == projections + pairs
 
 
-def test_measure_cost_times_an_image_and_a_slow_network_on_few(monkeypatch):
-    monkeypatch.setattr(costs, "_LONGEST_STEP", 0.1)
+@pytest.mark.parametrize(("longest", "pause", "counts"), [(0.1, 0.03, (2, 3)), (1000.0, 0.001, (64,))])
+def test_measure_cost_times_an_image_and_a_slow_network_on_few(monkeypatch, longest, pause, counts):
+    monkeypatch.setattr(costs, "_LONGEST_STEP", longest)
     model = make_model(CHANNELS, CHANNELS)
-    model.network.pause = 0.03
-    cost = measure_cost(model, batch_size=64)
-    assert 0.03 < cost.seconds_per_image < 0.06
-    assert max(count for count, _ in model.network.seen) in (2, 3)
-    model.network.pause = 1.0
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    model.network.seen.clear()
-    monkeypatch.setattr(costs, "_LONGEST_STEP", 1000.0)
-    measure_cost(model, batch_size=64)
-    assert max(count for count, _ in model.network.seen) == 64
+    model.network.pause = pause
+    assert pause < measure_cost(model, batch_size=64).seconds_per_image < 2 * pause
+    assert max(count for count, _ in model.network.seen) in counts
 
 
 def test_measure_cost_leaves_the_model_as_it_was():

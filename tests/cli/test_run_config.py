@@ -27,14 +27,24 @@ def test_load_refuses_a_file_that_was_spoiled(tmp_path, text, message):
         RunConfig.load(tmp_path)
 
 
-def test_completed_parts_agree():
-    run_config = with_overrides(
-        choose_preset("digits")[1], ["data.channels=3", "diffusion.image_size=[8, 12]"]
-    )
-    run_config = completed(run_config)
+def test_overrides_change_nothing_else_and_the_last_counts():
+    before = asdict(CIFAR10)
+    overrides = ["network.dropout=0.3", "training.seed=4", "network.num_classes=null", "network.dropout=0"]
+    after = asdict(with_overrides(CIFAR10, overrides))
+    assert asdict(CIFAR10) == before
+    before["network"] |= {"dropout": 0, "num_classes": None}
+    before["training"]["seed"] = 4
+    assert after == before
+
+
+@pytest.mark.parametrize("weighting", ["MinSNR", '{"name": "MinSNR"}', '{"name": "MinSNR", "gamma": 5}'])
+def test_completed_parts_agree_and_a_weighting_is_known_by_its_name(weighting):
+    overrides = ["data.channels=3", "diffusion.image_size=[8, 12]", f"diffusion.loss_weighting={weighting}"]
+    run_config = completed(with_overrides(choose_preset("digits")[1], overrides))
     run_config.check_size()
     model, dataset = run_config.build_diffusion(), run_config.load_data()
     assert model.image_shape == tuple(dataset[0][0].shape) == (3, 8, 12)
+    assert model.loss_weighting == MinSNR(5)
 
 
 @pytest.mark.parametrize(
@@ -54,22 +64,6 @@ def test_completed_gives_a_gpu_what_makes_it_fast(monkeypatch, on_gpu, bf16, wor
     chosen = with_overrides(choose_preset(word)[1], ["training.mixed_precision=no", "training.num_workers=1"])
     assert completed(chosen).training["mixed_precision"] == "no"
     assert completed(chosen).training["num_workers"] == 1
-
-
-def test_overrides_change_nothing_else_and_the_last_counts():
-    before = asdict(CIFAR10)
-    overrides = ["network.dropout=0.3", "training.seed=4", "network.num_classes=null", "network.dropout=0"]
-    after = asdict(with_overrides(CIFAR10, overrides))
-    assert asdict(CIFAR10) == before
-    before["network"] |= {"dropout": 0, "num_classes": None}
-    before["training"]["seed"] = 4
-    assert after == before
-
-
-@pytest.mark.parametrize("text", ["MinSNR", '{"name": "MinSNR"}', '{"name": "MinSNR", "gamma": 5}'])
-def test_overrides_take_a_weighting_by_its_name(text):
-    run_config = with_overrides(choose_preset("digits")[1], [f"diffusion.loss_weighting={text}"])
-    assert completed(run_config).build_diffusion().loss_weighting == MinSNR(5)
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,9 @@ def test_resizing_is_antialiased(tmp_path):
 
 # Colours
 
+GREYS = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+GREY = Image.fromarray(GREYS)
+RED = np.array([1.0, 0, 0])[:, None, None]
 DEEP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
 COLOURS = RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8)
 ALPHA = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
@@ -93,6 +96,10 @@ def with_clear_colour():
 @pytest.mark.parametrize(
     ("image", "name", "options", "channels", "expected", "levels"),
     [
+        (GREY, "x.png", {}, (3,), GREYS / 255, 1e-5),
+        (GREY.convert("P"), "x.png", {}, (3,), GREYS / 255, 1e-5),
+        (GREY.convert("1", dither=Image.Dither.NONE), "x.png", {}, (3,), (GREYS > 127) * 1.0, 1e-5),
+        (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "x.tiff", {}, (3,), RED, 1e-5),
         # 16 bits are scaled, not clipped, to the nearest of 256 levels; 1e-5: float32.
         (Image.fromarray(DEEP), "x.png", {}, (1, 3), DEEP / 65535, 0.5 + 1e-5),
         (Image.fromarray(DEEP), "x.tiff", {}, (1, 3), DEEP / 65535, 0.5 + 1e-5),
@@ -103,9 +110,7 @@ def with_clear_colour():
         (with_clear_colour(), "x.png", {"transparency": 0}, (1, 3), over_white(ON_OFF), 1.01),
     ],
 )
-def test_depth_colour_and_transparency_come_down_to_grey(
-    tmp_path, image, name, options, channels, expected, levels
-):
+def test_every_mode_becomes_grey_or_rgb(tmp_path, image, name, options, channels, expected, levels):
     image.save(tmp_path / name, **options)
     for count in channels:
         read = read_one(tmp_path, 8, channels=count)
@@ -123,20 +128,6 @@ def test_pixels_without_a_known_scale_are_refused(tmp_path, pixels):
     message = r"1 of 1 images .*depth.tiff \(pixels of mode .* no known black and white"
     with pytest.raises(ValueError, match=message):
         data.image_folder(tmp_path, 4)
-
-
-def test_grey_bilevel_palette_and_cmyk_become_rgb(tmp_path):
-    grey = Image.fromarray(np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8))
-    grey.save(tmp_path / "grey.png")
-    grey.convert("P").save(tmp_path / "palette.png")
-    grey.convert("1", dither=Image.Dither.NONE).save(tmp_path / "bilevel.png")
-    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "red.tiff")
-    bilevel, plain, palette, red = data.image_folder(tmp_path, 8)
-    expected = torch.arange(0, 256, 4).view(1, 8, 8).expand(3, -1, -1) / 255
-    assert torch.equal(plain, expected)
-    assert torch.equal(palette, expected)
-    assert torch.equal(bilevel, (expected > 127 / 255).float())
-    assert torch.equal(red, torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 8, 8))
 
 
 # Orientation

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from book_numbers import ROOT, number_of_chapter, page_files, read_targets
+from book_numbers import ROOT, page_files, read_targets
 from bs4 import BeautifulSoup, Tag
 
 # What a browser fetches by itself when it shows a page; links that a reader may follow are not among it.
@@ -95,19 +95,6 @@ def test_every_chapter_has_one_search_box_and_alt_text_for_its_pictures(
             assert not re.search(r"_images/|\.(png|svg|jpe?g|webp)$", alt), (name, alt)
             pictures += 1
     assert pictures
-
-
-def test_numbers_on_the_pages_are_those_of_the_file_names(chapters: dict[str, BeautifulSoup]) -> None:
-    for name, page in chapters.items():
-        chapter = number_of_chapter(name)
-        if chapter is None:
-            continue
-        places = "article .section-number, article .caption-number, .eqno"
-        numbers = [tag.get_text() for tag in page.select(places)]
-        titles = " ".join(title.get_text() for title in page.select("p.admonition-title"))
-        numbers += re.findall(r"Exercise [\dA-Z]+\.\d+", titles)
-        found = [re.search(r"\b(\d+|[A-Z])\.", number) for number in numbers]
-        assert {match.group(1) for match in found if match} == {chapter}, name
 
 
 def test_every_label_has_the_number_that_the_tools_give_it(chapters: dict[str, BeautifulSoup]) -> None:

@@ -41,31 +41,31 @@ def test_sample_draws_a_grid_from_a_model_that_ships(ddpm, tmp_path, monkeypatch
     assert (grid[0] == 255).all()
 
 
-def test_sample_draws_into_a_folder_and_each_image_is_its_seeds(ddpm, finished, tmp_path):
-    ddpm("sample", finished, "-n", "3", "--seed", "2", "--batch-size", "2", "--out", tmp_path / "a")
-    ddpm("sample", finished, "-n", "1", "--seed", "4", "--out", tmp_path / "b")
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [f"00000{i}.png" for i in (2, 3, 4)]
-    difference = pixels(tmp_path / "a/000004.png").astype(int) - pixels(tmp_path / "b/000004.png")
-    assert np.abs(difference).max() <= 1
-
-
 @pytest.mark.parametrize(
-    ("options", "drawn"),
+    ("options", "seeds", "drawn"),
     [
-        (["--sampling-steps", "7"], {"sampling_timesteps": 7}),
-        (["--sampler", "ancestral"], {"sampling_timesteps": 20, "sampler": "ancestral"}),
-        (["--eta", "0"], {"eta": 0.0}),
-        (["--steps", "20", "--eta", "0"], {"sampling_timesteps": 20, "sampler": "ddim", "eta": 0.0}),
-        (["--weights", "model"], {}),
+        (["-n", "3", "--seed", "2", "--batch-size", "2"], range(2, 5), {}),
+        (["-n", "1", "--sampling-steps", "7"], [0], {"sampling_timesteps": 7}),
+        (["-n", "1", "--sampler", "ancestral"], [0], {"sampling_timesteps": 20, "sampler": "ancestral"}),
+        (["-n", "1", "--eta", "0"], [0], {"eta": 0.0}),
+        (
+            ["-n", "1", "--steps", "20", "--eta", "0"],
+            [0],
+            {"sampling_timesteps": 20, "sampler": "ddim", "eta": 0.0},
+        ),
+        (["-n", "1", "--weights", "model"], [0], {}),
     ],
 )
-def test_sample_follows_its_options(ddpm, finished, tmp_path, options, drawn):
-    ddpm("sample", finished, "-n", "1", "--out", tmp_path, *options)
+def test_sample_follows_its_options_into_a_folder(ddpm, finished, tmp_path, options, seeds, drawn):
+    ddpm("sample", finished, "--out", tmp_path / "out", *options)
     model = load_pretrained(finished, weights="model" if "model" in options else "ema")
-    expected = draw_images(model, [0], **drawn)[0, 0].numpy()
-    assert np.abs(pixels(tmp_path / "000000.png") / 255 - expected).max() < 0.51 / 255
-    usual = draw_images(load_pretrained(finished), [0])[0, 0].numpy()
-    assert np.abs(usual - expected).max() > 1e-6
+    expected = draw_images(model, seeds, **drawn)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{seed:06d}.png" for seed in seeds}
+    for seed, image in zip(seeds, expected, strict=True):
+        shown = pixels(tmp_path / f"out/{seed:06d}.png") / 255
+        assert np.abs(shown - image[0].numpy()).max() < 0.51 / 255
+    usual = draw_images(load_pretrained(finished), [0])
+    assert (usual[0] - expected[0]).abs().max() > 1e-6
 
 
 def test_sample_from_a_damaged_model_is_an_error_in_words(ddpm, finished, tmp_path):

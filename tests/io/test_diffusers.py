@@ -1,20 +1,18 @@
-"""`ddpm.io.diffusers`: names, the shift of the noise levels, files and the Hub, without diffusers.
+"""`ddpm.io.diffusers`: the way there and back, old names, files and the Hub, without diffusers.
 
-`tests/peers/test_diffusers_unet.py` compares with diffusers' own network.
+That names and noise levels are theirs is seen in `tests/peers/test_diffusers_unet.py`, on diffusers' own network.
 """
 
 import math
 from pathlib import Path
 
 import huggingface_hub
-import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from ddpm import Unet, load_diffusers_unet, save_diffusers_unet, to_diffusers
-from ddpm.io.diffusers import rotate
 from tests.networks import randn
 
 # As published with the weights: google/ddpm-cifar10-32, and google/ddpm-celebahq-256 with its LSUN siblings.
@@ -93,61 +91,6 @@ def check_same_network(ours, other):
 
 # Names
 
-# Of a small network, written out by hand from the listing of a published file: theirs -> ours.
-MODULES = {
-    "conv_in": "first",
-    "time_embedding.linear_2": "time_embedding.3",
-    "down_blocks.0.downsamplers.0.conv": "down.1.conv",
-    "up_blocks.0.upsamplers.0.conv": "up.2.conv",
-    "conv_norm_out": "last_norm",
-    "conv_out": "last",
-}
-RESIDUAL_BLOCKS = {
-    "down_blocks.0.resnets.0": "down.0",
-    "down_blocks.1.resnets.0": "down.2",
-    "mid_block.resnets.0": "middle.0",
-    "mid_block.resnets.1": "middle.1",
-    "up_blocks.0.resnets.0": "up.0",
-    "up_blocks.0.resnets.1": "up.1",
-    "up_blocks.1.resnets.0": "up.3",
-    "up_blocks.1.resnets.1": "up.4",
-}
-ATTENTION_BLOCKS = {
-    "down_blocks.1.attentions.0": "down.2",
-    "mid_block.attentions.0": "middle.0",
-    "up_blocks.0.attentions.0": "up.0",
-    "up_blocks.0.attentions.1": "up.1",
-}
-
-
-def test_to_diffusers_puts_every_tensor_where_it_belongs():
-    ours = small()
-    theirs, _ = to_diffusers(ours)
-    modules = {name: ours.get_submodule(module) for name, module in MODULES.items()}
-    for name, stage in RESIDUAL_BLOCKS.items():
-        block = ours.get_submodule(stage).block
-        parts = ("norm1", "conv1", "norm2", "conv2")
-        modules |= {f"{name}.{part}": getattr(block, part) for part in parts}
-        modules |= {f"{name}.time_emb_proj": block.time, f"{name}.conv_shortcut": block.shortcut}
-    qkv = {}
-    for name, stage in ATTENTION_BLOCKS.items():
-        block = ours.get_submodule(stage).attention
-        modules |= {f"{name}.group_norm": block.norm, f"{name}.to_out.0": block.out}
-        for kind, tensor in block.qkv.named_parameters():
-            names = [f"{name}.{part}.{kind}" for part in ("to_q", "to_k", "to_v")]
-            qkv |= dict(zip(names, tensor.chunk(3), strict=True))
-    expected = {
-        f"{name}.{kind}": x for name, module in modules.items() for kind, x in module.named_parameters()
-    }
-    expected |= qkv | {"time_embedding.linear_1.bias": ours.time_embedding[1].bias}
-    expected |= {"class_embedding.weight": ours.label_embedding.weight}
-    assert theirs.keys() == expected.keys() | {"time_embedding.linear_1.weight"}  # that one is rotated
-    for name, tensor in expected.items():
-        torch.testing.assert_close(theirs[name], tensor.detach(), rtol=0, atol=0)
-    for tensor in theirs.values():  # copies: what happens to them is nothing to our network
-        tensor.zero_()
-    check_same_network(small(), ours)
-
 
 @pytest.mark.parametrize("matrix", [False, True], ids=["1x1 convolutions", "matrices"])
 def test_load_knows_the_old_names_of_attention_and_reads_halves_in_float32(matrix):
@@ -168,27 +111,6 @@ def test_load_knows_the_old_names_of_attention_and_reads_halves_in_float32(matri
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
     whole = {name: tensor.float() for name, tensor in tensors.items()}
     check_same_network(load_diffusers_unet(whole, config), loaded)
-
-
-# The shift of the noise levels
-
-
-def test_their_timestep_is_ours_minus_one():
-    """At every t: their layer on sines and cosines of t−1, by NumPy in float64, is our layer on those of t."""
-    ours = small().double()
-    theirs, _ = to_diffusers(ours)
-    t, half = np.arange(1, 1001), 4
-    frequencies = np.float32(10_000.0 ** (-np.arange(half) / (half - 1))).astype(np.float64)
-    angles = (t - 1)[:, None] * frequencies
-    weight = theirs["time_embedding.linear_1.weight"].numpy()
-    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1) @ weight.T
-    layer = ours.time_embedding[1]
-    embedded = ours.time_embedding[0](torch.from_numpy(t)) @ layer.weight.detach().T
-    np.testing.assert_allclose(embedded.numpy(), expected, rtol=0, atol=1e-12)
-    # And there and back again.
-    angles = torch.from_numpy(frequencies)
-    weight = layer.weight.detach()
-    torch.testing.assert_close(rotate(rotate(weight, angles), -angles), weight, rtol=0, atol=1e-14)
 
 
 # Round trips
@@ -224,6 +146,8 @@ def test_networks_come_back(options):
     assert list(tensors_again) == list(tensors)
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensors_again[name], tensor, rtol=0, atol=1e-6)
+        tensor.zero_()  # a copy: what happens to it is nothing to our network
+    check_same_network(again, ours)
 
 
 # What does not fit

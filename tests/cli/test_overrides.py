@@ -17,7 +17,7 @@ OBJECTS = {"network", "train"}
 TAKEN_BY = (load_dataset, Unet.__init__, GaussianDiffusion.__init__, TrainingConfig.__init__)
 
 
-@pytest.mark.parametrize(("part", "function"), zip(OPTIONS, TAKEN_BY, strict=True))
+@pytest.mark.parametrize(("part", "function"), list(zip(OPTIONS, TAKEN_BY, strict=True)))
 def test_options_are_those_of_the_signatures(part, function):
     hints = get_type_hints(function)
     names = inspect.signature(function).parameters.keys() - {"self", *OBJECTS}

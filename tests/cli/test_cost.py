@@ -69,6 +69,13 @@ def test_count_flops_knows_attention_on_every_device():
     assert count_flops(lambda: block(x)) == projections + pairs
 
 
+def test_saved_bytes_count_a_tensor_once():
+    model = make_model(CHANNELS, CHANNELS)
+    x = torch.randn(10, requires_grad=True)
+    assert costs._saved_bytes(lambda: (x * x).sum(), model) == 40
+    assert costs._saved_bytes(lambda: ((x * x) * (x * x)).sum(), model) == 3 * 40  # x, and two products
+
+
 @pytest.mark.parametrize(("longest", "pause", "counts"), [(0.1, 0.03, (2, 3)), (1000.0, 0.001, (64,))])
 def test_measure_cost_times_an_image_and_a_slow_network_on_few(monkeypatch, longest, pause, counts):
     monkeypatch.setattr(costs, "_LONGEST_STEP", longest)

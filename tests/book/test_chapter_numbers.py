@@ -91,15 +91,11 @@ def test_gaps_between_chapters_stay_gaps(tmp_path: Path) -> None:
             assert shown.count(expected) == 2, (name, expected, shown)
 
 
-@pytest.mark.parametrize(
-    ("parts", "complaint"),
-    [
-        ([["02-two", "five"]], "needs a file name like 04-title"),
-        ([["02-two", "02-also"]], "is taken by another file"),
-        ([["02-two"], ["A-one", "A-two"]], "chapter number A is taken by another file"),
-    ],
-)
-def test_a_bad_file_name_stops_the_build(tmp_path: Path, parts: list[list[str]], complaint: str) -> None:
-    built = build(tmp_path, parts)
+def test_bad_file_names_stop_the_build(tmp_path: Path) -> None:
+    built = build(tmp_path, [["02-two", "five", "02-also"], ["A-one", "A-two"]])
     assert built.returncode != 0
-    assert complaint in built.stderr
+    for complaint in (
+        "needs a file name like 04-title",
+        *(f"number {n} is taken by another file" for n in ("2", "A")),
+    ):
+        assert complaint in built.stderr

@@ -13,8 +13,9 @@ PARTS = (
     r"Test: test_\w+ in tests/equations/\w+\.py",
     r"(1 mutant, caught|\d+ mutants, all caught): \S",
 )
-TARGETS = read_targets(page_files())
-EQUATIONS = {label: target for label, target in TARGETS.items() if target.kind == "equation"}
+
+
+EQUATIONS = {name: it for name, it in read_targets(page_files()).items() if it.kind == "equation"}
 
 
 @pytest.fixture(scope="module")
@@ -27,32 +28,23 @@ def cards(chapters: dict[str, BeautifulSoup]) -> dict[str, Tag]:
     return by_label
 
 
-def test_every_equation_of_the_book_has_one_entry(cards: dict[str, Tag]) -> None:
-    assert cards.keys() == EQUATIONS.keys()
-
-
-def test_every_entry_shows_the_number_of_its_equation_and_leads_to_it(
+def test_every_equation_has_one_entry_that_leads_to_it_and_says_what_it_must(
     cards: dict[str, Tag], chapters: dict[str, BeautifulSoup]
 ) -> None:
+    assert cards.keys() == EQUATIONS.keys()
     for label, card in cards.items():
-        link = card.select_one(".sd-card-title a[href]")
+        link, target = card.select_one(".sd-card-title a[href]"), EQUATIONS[label]
         assert link is not None, label
         page, _, anchor = unquote(str(link["href"])).partition("#")
-        target = EQUATIONS[label]
         assert (page, anchor, link.get_text()) == (f"{target.page}.html", target.anchor, target.name)
         place = chapters[target.page].find(id=anchor)
         assert isinstance(place, Tag), label
         assert place.select_one(".eqno") is not None, label
-
-
-def test_every_entry_says_what_it_must(cards: dict[str, Tag]) -> None:
-    for label, card in cards.items():
         assert card.select_one("div.math"), label
         # The number belongs to the chapter's equation.
         assert card.select_one("div.math .eqno") is None, label
-        text = card.get_text()
         for pattern in PARTS:
-            assert re.search(pattern, text), (label, pattern)
+            assert re.search(pattern, card.get_text()), (label, pattern)
 
 
 def test_the_totals_are_right(cards: dict[str, Tag], chapters: dict[str, BeautifulSoup]) -> None:

@@ -41,14 +41,24 @@ def make_model(*widths):
     return GaussianDiffusion(Convolutions(*widths), image_size=SIDE, timesteps=30)
 
 
-def test_measure_cost_counts_flops_of_one_convolution_and_of_two():
-    """2·9·C·C' per pixel; backward the same for the weights, and for the input where there is a layer before it."""
-    one = 2 * 9 * CHANNELS * CHANNELS * PIXELS
-    cost = measure_cost(make_model(CHANNELS, CHANNELS), batch_size=4)
-    assert (cost.forward_flops, cost.training_flops) == (one, 2 * one)
-    each = 2 * 9 * CHANNELS * WIDTH * PIXELS
-    cost = measure_cost(make_model(CHANNELS, WIDTH, CHANNELS), batch_size=4)
-    assert (cost.forward_flops, cost.training_flops) == (2 * each, 5 * each)
+@pytest.mark.parametrize(
+    ("inner", "weights", "backward", "kept"),
+    [((), CHANNELS**2, 1, 3 * CHANNELS), ((WIDTH,), 2 * CHANNELS * WIDTH, 1.5, 3 * CHANNELS + WIDTH)],
+)
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_measure_cost_against_counts_by_hand(inner, weights, backward, kept, batch_size):
+    """Of one convolution and of two.
+
+    2·9·C·C' operations per pixel; backward the same for the weights, and for the input where there is a layer before
+    it. Of each parameter: itself, its gradient, two moments of Adam, its average. A convolution keeps its input, the
+    squared error the output and the noise; weights do not count.
+    """
+    cost = measure_cost(make_model(CHANNELS, *inner, CHANNELS), batch_size=batch_size)
+    assert cost.forward_flops == 2 * 9 * weights * PIXELS
+    assert cost.training_flops == (1 + backward) * cost.forward_flops
+    assert cost.parameters == 9 * weights
+    assert cost.fixed_bytes == 5 * 4 * cost.parameters
+    assert cost.image_bytes == 4 * kept * PIXELS
 
 
 def test_count_flops_knows_attention_on_every_device():
@@ -59,20 +69,6 @@ def test_count_flops_knows_attention_on_every_device():
     assert count_flops(lambda: block(x)) == projections + pairs
 
 
-def test_measure_cost_counts_parameters_and_what_each_of_them_takes():
-    """Parameter, gradient, two moments of Adam, average: five float32 numbers."""
-    cost = measure_cost(make_model(CHANNELS, CHANNELS), batch_size=3)
-    assert cost.parameters == 9 * CHANNELS * CHANNELS
-    assert cost.fixed_bytes == 5 * 4 * cost.parameters
-
-
-@pytest.mark.parametrize("batch_size", [1, 6])
-def test_measure_cost_counts_memory_that_each_image_adds(batch_size):
-    """The convolution keeps its input; the squared error keeps the output and the noise. Weights do not count."""
-    cost = measure_cost(make_model(CHANNELS, CHANNELS), batch_size=batch_size)
-    assert cost.image_bytes == 3 * 4 * CHANNELS * PIXELS
-
-
 def test_saved_bytes_count_a_tensor_once():
     model = make_model(CHANNELS, CHANNELS)
     x = torch.randn(10, requires_grad=True)
@@ -80,19 +76,13 @@ def test_saved_bytes_count_a_tensor_once():
     assert costs._saved_bytes(lambda: ((x * x) * (x * x)).sum(), model) == 3 * 40  # x, and two products
 
 
-def test_measure_cost_times_an_image_and_a_slow_network_on_few(monkeypatch):
-    monkeypatch.setattr(costs, "_LONGEST_STEP", 0.1)
+@pytest.mark.parametrize(("longest", "pause", "counts"), [(0.1, 0.03, (2, 3)), (1000.0, 0.001, (64,))])
+def test_measure_cost_times_an_image_and_a_slow_network_on_few(monkeypatch, longest, pause, counts):
+    monkeypatch.setattr(costs, "_LONGEST_STEP", longest)
     model = make_model(CHANNELS, CHANNELS)
-    model.network.pause = 0.03
-    cost = measure_cost(model, batch_size=64)
-    assert 0.03 < cost.seconds_per_image < 0.06
-    assert max(count for count, _ in model.network.seen) in (2, 3)
-    model.network.pause = 1.0
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    model.network.seen.clear()
-    monkeypatch.setattr(costs, "_LONGEST_STEP", 1000.0)
-    measure_cost(model, batch_size=64)
-    assert max(count for count, _ in model.network.seen) == 64
+    model.network.pause = pause
+    assert pause < measure_cost(model, batch_size=64).seconds_per_image < 2 * pause
+    assert max(count for count, _ in model.network.seen) in counts
 
 
 def test_measure_cost_leaves_the_model_as_it_was():
@@ -105,13 +95,13 @@ def test_measure_cost_leaves_the_model_as_it_was():
     assert cost.training_flops > 2 * cost.forward_flops > 0
 
 
-def test_measure_cost_runs_in_the_precision_of_the_run():
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_measure_cost_runs_in_the_precision_of_the_run(precision, kind):
     model = make_model(CHANNELS, CHANNELS)
-    measure_cost(model, batch_size=2)
-    assert {kind for _, kind in model.network.seen} == {torch.float32}
-    model.network.seen.clear()
-    measure_cost(model, batch_size=2, mixed_precision="bf16")
-    assert {kind for _, kind in model.network.seen} == {torch.bfloat16}
+    measure_cost(model, batch_size=2, mixed_precision=precision)
+    assert {found for _, found in model.network.seen} == {kind}
 
 
 # Threads
@@ -127,40 +117,33 @@ def test_choose_threads_gives_each_its_share_of_a_step(flops, cores, threads):
     assert isinstance(chosen, int)
 
 
-@pytest.fixture
-def two_cores(monkeypatch):
+SMALL_WORK = "1 of 2 cores (small work: more would wait for each other)"
+
+
+@pytest.mark.parametrize(
+    ("training", "device", "environment", "threads", "said"),
+    [
+        ({"train_batch_size": 3}, "cpu", None, 1, [f"  threads    {SMALL_WORK}"]),
+        ({"train_batch_size": 4}, "cpu", None, 2, ["  threads    2 of 2 cores"]),
+        ({"num_threads": 2}, "cpu", None, 2, []),
+        ({"num_threads": None}, "cpu", None, None, []),
+        ({}, "cuda", None, None, []),
+        ({}, "cpu", "2", None, []),
+    ],
+)
+def test_with_threads_chooses_by_the_work_where_nobody_else_has(
+    monkeypatch, training, device, environment, threads, said
+):
     """Two cores, and work worth both of them at a batch of 4."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(costs, "FLOPS_PER_THREAD", 2 * 2 * 2 * 9 * CHANNELS * CHANNELS * PIXELS)
-
-
-@pytest.mark.usefixtures("two_cores")
-@pytest.mark.parametrize(
-    ("batch", "threads", "said"),
-    [(3, 1, "1 of 2 cores (small work: more would wait for each other)"), (4, 2, "2 of 2 cores")],
-)
-def test_with_threads_chooses_by_the_size_of_a_batch(batch, threads, said):
-    run_config = RunConfig(training={"train_batch_size": batch})
-    model = make_model(CHANNELS, CHANNELS)
+    monkeypatch.setattr(distributed, "this_process", lambda: SimpleNamespace(device=torch.device(device)))
+    run_config, model = RunConfig(training=training), make_model(CHANNELS, CHANNELS)
     changed, lines = with_threads(run_config, model)
-    assert changed.training == {"train_batch_size": batch, "num_threads": threads}
-    assert lines == [f"  threads    {said}"]
+    assert changed.training.get("num_threads") == threads
+    assert lines == said
+    assert said or changed == run_config
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.mark.usefixtures("two_cores")
-@pytest.mark.parametrize("number", [2, None])
-def test_with_threads_leaves_the_choice_of_the_user(number):
-    run_config = RunConfig(training={"num_threads": number})
-    assert with_threads(run_config, make_model(CHANNELS, CHANNELS)) == (run_config, [])
-
-
-@pytest.mark.usefixtures("two_cores")
-def test_with_threads_leaves_the_choice_of_the_environment_and_gpus(monkeypatch):
-    run_config, model = RunConfig(), make_model(CHANNELS, CHANNELS)
-    monkeypatch.setattr(distributed, "this_process", lambda: SimpleNamespace(device=torch.device("cuda")))
-    assert with_threads(run_config, model) == (run_config, [])
-    monkeypatch.undo()
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert with_threads(run_config, model) == (run_config, [])

@@ -17,34 +17,23 @@ OBJECTS = {"network", "train"}
 TAKEN_BY = (load_dataset, Unet.__init__, GaussianDiffusion.__init__, TrainingConfig.__init__)
 
 
-@pytest.mark.parametrize(
-    ("part", "function"),
-    list(zip(OPTIONS, TAKEN_BY, strict=True)),
-)
+@pytest.mark.parametrize(("part", "function"), list(zip(OPTIONS, TAKEN_BY, strict=True)))
 def test_options_are_those_of_the_signatures(part, function):
     hints = get_type_hints(function)
-    names = [
-        name for name in inspect.signature(function).parameters if name != "self" and name not in OBJECTS
-    ]
+    names = inspect.signature(function).parameters.keys() - {"self", *OBJECTS}
     expected = {name: dict | None if hints[name] == Weighting | None else hints[name] for name in names}
     assert OPTIONS[part] == expected
-    if part != "data":
-        assert list(OPTIONS[part]) == names
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
         ("network.dropout=0.2", 0.2),
-        ("network.num_classes=10", 10),
         ("network.num_classes=null", None),
         ("network.num_classes=None", None),
         ("network.self_condition=True", True),
-        ("network.self_condition=false", False),
         ("network.dim_mults=[1, 2, 4]", [1, 2, 4]),
-        ("network.attention_resolutions=[]", []),
         ("diffusion.objective = pred_x0 ", "pred_x0"),
-        ("diffusion.image_size=[8, 16]", [8, 16]),
         ('diffusion.loss_weighting={"name": "MinSNR", "gamma": 5}', {"name": "MinSNR", "gamma": 5}),
         ("training.ema_halflife=5000", 5000),
         (" training.train_lr = 1e-3 ", 1e-3),
@@ -68,10 +57,7 @@ def test_read_override_reads_numbers_lists_and_words(text, value):
         ("network.dropout", "not of the form"),
         ("nettwork.dropout=0.2", "not of the form"),
         ("network.dropuot=0.2", r"no option 'dropuot' \(did you mean dropout\?\); it takes dim, .*dropout"),
-        ("training.nonsense=1", "training has no option 'nonsense'; it takes train_batch_size, .*tenso"),
         ("diffusion.network=3", "diffusion has no option 'network'; it takes image_size"),
-        ("data.train=false", "data has no option 'train'"),
-        ("network.dim=abc", "network.dim must be a whole number, but got 'abc'"),
         ("network.dim=true", "network.dim must be a whole number, but got True"),
         ("network.dim=1.5", "network.dim must be a whole number, but got 1.5"),
         ("network.dim_mults=1,2", r"network.dim_mults must be a list such as \[1, 2\], but got '1,2'"),
@@ -79,13 +65,11 @@ def test_read_override_reads_numbers_lists_and_words(text, value):
         ("network.num_classes=ten", "network.num_classes must be a whole number or null, but got 'ten'"),
         ("network.self_condition=1", "network.self_condition must be true or false, but got 1"),
         ("network.dropout=true", "network.dropout must be a number, but got True"),
-        ("training.train_lr=fast", "training.train_lr must be a number, but got 'fast'"),
         ("training.adam_betas=0.9", r"training.adam_betas must be a list such as \[0.9, 0.99\]"),
         ("training.mixed_precision=fp8", "mixed_precision must be no or fp16 or bf16, but got 'fp8'"),
         ("diffusion.beta_schedule=3", "diffusion.beta_schedule must be a word or null"),
         ("diffusion.loss_weighting=3", "loss_weighting must be a weighting such as MinSNR or .* or null"),
         ("data.name_or_path=x", "data.name_or_path cannot be set so: it is the argument"),
-        ("training.results_folder=x", "training.results_folder cannot be set so: give --out"),
         ("network.channels=3", "network.channels cannot be set so: give data.channels"),
     ],
 )

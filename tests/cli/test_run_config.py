@@ -1,6 +1,5 @@
 """What a run is made from: changed, completed, saved, built."""
 
-import json
 from dataclasses import asdict
 
 import numpy as np
@@ -10,30 +9,7 @@ import torch
 from ddpm import MinSNR
 from ddpm.cli.presets import CIFAR10, PRESETS, choose_preset
 from ddpm.cli.run_config import RunConfig, completed, with_overrides
-from ddpm.data import datasets
-from tests.cli.fashion_mnist import fashion_mnist
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_run_config_survives_json(name, tmp_path):
-    run_config = completed(choose_preset("cifar10", name)[1])
-    run_config.save(tmp_path)
-    assert RunConfig.load(tmp_path) == run_config
-    assert json.loads((tmp_path / "run.json").read_text()) == asdict(run_config)
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
-
-
-def test_save_leaves_the_old_file_when_the_new_one_cannot_be_written(tmp_path, monkeypatch):
-    CIFAR10.save(tmp_path)
-
-    def disk_full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", disk_full)
-    with pytest.raises(OSError, match="No space left"):
-        PRESETS["digits"].save(tmp_path)
-    monkeypatch.undo()
-    assert RunConfig.load(tmp_path) == CIFAR10
+from tests.data.pictures import write_mnist
 
 
 @pytest.mark.parametrize(
@@ -51,14 +27,24 @@ def test_load_refuses_a_file_that_was_spoiled(tmp_path, text, message):
         RunConfig.load(tmp_path)
 
 
-def test_completed_parts_agree():
-    run_config = with_overrides(
-        choose_preset("digits")[1], ["data.channels=3", "diffusion.image_size=[8, 12]"]
-    )
-    run_config = completed(run_config)
+def test_overrides_change_nothing_else_and_the_last_counts():
+    before = asdict(CIFAR10)
+    overrides = ["network.dropout=0.3", "training.seed=4", "network.num_classes=null", "network.dropout=0"]
+    after = asdict(with_overrides(CIFAR10, overrides))
+    assert asdict(CIFAR10) == before
+    before["network"] |= {"dropout": 0, "num_classes": None}
+    before["training"]["seed"] = 4
+    assert after == before
+
+
+@pytest.mark.parametrize("weighting", ["MinSNR", '{"name": "MinSNR"}', '{"name": "MinSNR", "gamma": 5}'])
+def test_completed_parts_agree_and_a_weighting_is_known_by_its_name(weighting):
+    overrides = ["data.channels=3", "diffusion.image_size=[8, 12]", f"diffusion.loss_weighting={weighting}"]
+    run_config = completed(with_overrides(choose_preset("digits")[1], overrides))
     run_config.check_size()
     model, dataset = run_config.build_diffusion(), run_config.load_data()
     assert model.image_shape == tuple(dataset[0][0].shape) == (3, 8, 12)
+    assert model.loss_weighting == MinSNR(5)
 
 
 @pytest.mark.parametrize(
@@ -80,44 +66,29 @@ def test_completed_gives_a_gpu_what_makes_it_fast(monkeypatch, on_gpu, bf16, wor
     assert completed(chosen).training["num_workers"] == 1
 
 
-def test_overrides_change_nothing_else_and_the_last_counts():
-    before = asdict(CIFAR10)
-    overrides = ["network.dropout=0.3", "training.seed=4", "network.num_classes=null", "network.dropout=0"]
-    after = asdict(with_overrides(CIFAR10, overrides))
-    assert asdict(CIFAR10) == before
-    before["network"] |= {"dropout": 0, "num_classes": None}
-    before["training"]["seed"] = 4
-    assert after == before
-
-
-@pytest.mark.parametrize("text", ["MinSNR", '{"name": "MinSNR"}', '{"name": "MinSNR", "gamma": 5}'])
-def test_overrides_take_a_weighting_by_its_name(text):
-    run_config = with_overrides(choose_preset("digits")[1], [f"diffusion.loss_weighting={text}"])
-    assert completed(run_config).build_diffusion().loss_weighting == MinSNR(5)
-
-
 @pytest.mark.parametrize(
     ("size", "message"),
     [
+        (8, None),
+        ([24, 32], None),
+        (12, "12×12 do not fit"),
         (30, "30×30 do not fit .* 4 resolutions need sides divisible by 8: .*such as 32"),
         ([32, 36], "32×36 do not fit"),
+        ([36, 32], "36×32 do not fit"),
     ],
 )
-def test_check_size_refuses_what_the_network_cannot_halve(size, message):
+def test_check_size_agrees_with_the_network(size, message):
+    run_config = PRESETS["folder"].changed("diffusion", image_size=size).changed("network", dim=8)
+    model = run_config.build_diffusion()
+    x, t = torch.zeros(1, *model.image_shape), torch.ones(1, dtype=torch.long)
+    if message is None:
+        run_config.check_size()
+        model.network(x, t)
+        return
     with pytest.raises(ValueError, match=message):
-        PRESETS["folder"].changed("diffusion", image_size=size).check_size()
-
-
-@pytest.mark.parametrize(("side", "fits"), [(8, True), (12, False), (20, False), (24, True)])
-def test_check_size_agrees_with_the_network(side, fits):
-    run_config = PRESETS["folder"].changed("diffusion", image_size=side).changed("network", dim=8)
-    model, x = run_config.build_diffusion(), torch.zeros(1, 3, side, side)
-    for check in (run_config.check_size, lambda: model.network(x, torch.ones(1, dtype=torch.long))):
-        if fits:
-            check()
-        else:
-            with pytest.raises(ValueError, match="divisible by 8"):
-                check()
+        run_config.check_size()
+    with pytest.raises(ValueError, match="divisible by 8"):
+        model.network(x, t)
 
 
 def test_the_seed_of_training_draws_the_weights():
@@ -132,16 +103,21 @@ def test_the_seed_of_training_draws_the_weights():
 # Data
 
 
-def test_load_data_finds_fashion_mnist_by_its_preset(tmp_path):
-    pixels = fashion_mnist(tmp_path, train=6, test=3)
-    run_config = completed(choose_preset("fashion-mnist")[1].changed("data", root=str(tmp_path)))
-    for dataset in (run_config.load_data(), run_config.local_data()):
-        assert len(dataset) == 6
-        image, label = dataset[4]
-        assert image.shape == run_config.build_diffusion().image_shape == (1, 28, 28)
-        assert np.array_equal((image[0] * 255).round().numpy(), pixels[4])
-        assert label == 4
-    assert len(run_config.load_data(train=False)) == 3
+def test_data_are_found_by_the_preset_and_no_test_image_is_mirrored(tmp_path):
+    pixels = write_mnist(tmp_path)
+    options = {"root": str(tmp_path), "augment_horizontal_flip": True}
+    run_config = completed(choose_preset("fashion-mnist")[1].changed("data", **options))
+    for dataset, part, looks in (
+        (run_config.load_data(), "train", 2),
+        (run_config.local_data(), "train", 2),
+        (run_config.load_data(train=False), "test", 1),
+    ):
+        assert len(dataset) == len(pixels[part])
+        draws = [dataset[2][0] for _ in range(20)]
+        assert draws[0].shape == run_config.build_diffusion().image_shape == (1, 28, 28)
+        assert any(np.array_equal((image[0] * 255).round().numpy(), pixels[part][2]) for image in draws)
+        assert len({image.numpy().tobytes() for image in draws}) == looks
+        assert dataset[2][1] == 2
 
 
 def test_local_data_downloads_nothing(tmp_path, monkeypatch):
@@ -154,16 +130,3 @@ def test_local_data_downloads_nothing(tmp_path, monkeypatch):
         assert run_config.local_data() is None
     assert list(tmp_path.iterdir()) == []
     assert len(completed(choose_preset("digits")[1]).local_data()) == 1797
-
-
-def test_load_data_never_mirrors_test_images(monkeypatch):
-    calls = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda **options: calls.append(options))
-    run_config = completed(choose_preset("cifar10")[1])
-    run_config.load_data()
-    run_config.load_data(train=False)
-    usual = {"name_or_path": "cifar10", "channels": 3, "image_size": 32}
-    assert calls == [
-        usual | {"augment_horizontal_flip": True, "train": True},
-        usual | {"augment_horizontal_flip": False, "train": False},
-    ]

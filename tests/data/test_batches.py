@@ -20,12 +20,6 @@ def draw_all():
     return [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
 
 
-def seed_all(seed):
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
-
-
 class Random(Dataset):
     """Images that a transform draws anew, from all three generators."""
 
@@ -54,34 +48,22 @@ def load(data, count, *, start=0, workers=0):
     return list(itertools.islice(loader(data, order, num_workers=workers, pin_memory=False), count))
 
 
-def test_seeded_gives_the_generators_back():
-    seed_all(1)
-    expected = draw_all()
-    seed_all(1)
-    with seeded(5):
-        inside = draw_all()
-    assert draw_all() == expected
-    with seeded(5):
-        assert draw_all() == inside
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_draws_by_the_position_alone(workers):
-    """Whatever a transform draws depends neither on how many processes load, nor on where the run was resumed."""
+    """Whatever a transform draws depends neither on how many processes load, nor on where the run was resumed.
+
+    Nor does loading take anything from the global generators.
+    """
     data = SeededBatches(Random(), (1, 2, 2), num_classes=None)
     whole = [images for images, _ in load(data, 8)]
     assert len({float(images.sum()) for images in whole}) == 8
-    for expected, (images, _) in zip(whole[3:], load(data, 5, start=12, workers=workers), strict=True):
-        assert torch.equal(expected, images)
-
-
-def test_loader_takes_nothing_from_the_global_generator():
-    data = SeededBatches(Random(), (1, 2, 2), num_classes=None)
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    load(data, 3)
-    assert torch.equal(torch.rand(3), expected)
+    with seeded(1):
+        expected = draw_all()
+    with seeded(1):
+        resumed = load(data, 5, start=12, workers=workers)
+        assert draw_all() == expected
+    for expected_images, (images, _) in zip(whole[3:], resumed, strict=True):
+        assert torch.equal(expected_images, images)
 
 
 class Deaf(Items):

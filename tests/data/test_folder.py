@@ -81,17 +81,18 @@ def test_image_folder_warns_of_images_that_have_to_be_enlarged(tmp_path):
         data.image_folder(tmp_path, (40, 20))
 
 
-def test_image_folder_refuses_folders_that_cannot_be_used(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no image: none of its 0 files ends in one of \.jpg"):
-        data.image_folder(tmp_path, 8)
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match="none of its 1 files"):
-        data.image_folder(tmp_path, 8)
-    with pytest.raises(NotADirectoryError, match=r"notes\.txt is a file; give the path of a folder"):
-        data.image_folder(tmp_path / "notes.txt", 8)
-    with pytest.raises(NotADirectoryError, match=r"nowhere does not exist"):
-        data.image_folder(tmp_path / "nowhere", 8)
-    for name in ("a.jpg", "b.png"):
-        (tmp_path / name).write_text("no")
-    with pytest.raises(ValueError, match=r"2 of 2 images .* cannot be read: .*a\.jpg .*b\.png"):
-        data.image_folder(tmp_path, 8)
+@pytest.mark.parametrize(
+    ("files", "place", "error", "message"),
+    [
+        ([], "", ValueError, r"holds no image: none of its 0 files ends in one of \.jpg"),
+        (["notes.txt"], "", ValueError, "none of its 1 files"),
+        (["notes.txt"], "notes.txt", NotADirectoryError, r"notes\.txt is a file; give the path of a folder"),
+        ([], "nowhere", NotADirectoryError, "nowhere does not exist"),
+        (["a.jpg", "b.png"], "", ValueError, r"2 of 2 images .* cannot be read: .*a\.jpg .*b\.png"),
+    ],
+)
+def test_image_folder_refuses_folders_that_cannot_be_used(tmp_path, files, place, error, message):
+    for name in files:
+        (tmp_path / name).write_text("no image")
+    with pytest.raises(error, match=message):
+        data.image_folder(tmp_path / place, 8)

@@ -18,11 +18,30 @@ def grid(image):
 # Size
 
 
-@pytest.mark.parametrize("extension", ["png", "bmp", "tiff"])
-def test_lossless_files_come_back_exactly(tmp_path, extension):
-    pixels = RANDOM.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+@pytest.mark.parametrize(
+    ("size", "channels"),
+    [*((size, 3) for size in (0, -3, 2.5, "64", (64,), (8, 8, 8), True)), (8, 0), (8, 2), (8, "3")],
+)
+def test_prepare_image_refuses_sizes_and_channels_that_are_none(tmp_path, size, channels):
+    grey = r"channels must be 1 \(grey\), 3 \(RGB\) or 4 \(RGBA\), but got"
+    message = grey if size == 8 else "image_size must be .* whole number >= 1"
+    for refuse in (
+        lambda: PrepareImage(size, channels),
+        lambda: data.image_folder(
+            tmp_path / "nowhere", size, channels=channels
+        ),  # before a file is looked at
+        lambda: data.load_dataset("digits", image_size=size, channels=channels),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refuse()
+
+
+@pytest.mark.parametrize(("extension", "channels"), [("png", 3), ("bmp", 3), ("tiff", 3), ("png", 4)])
+def test_lossless_files_come_back_exactly(tmp_path, extension, channels):
+    """Also transparency, where there is a channel for it."""
+    pixels = RANDOM.integers(0, 256, (9, 7, channels), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / f"x.{extension}")
-    assert np.array_equal(grid(read_one(tmp_path, (9, 7))), pixels)
+    assert np.array_equal(grid(read_one(tmp_path, (9, 7), channels=channels)), pixels)
     assert np.array_equal(grid(PrepareImage()(Image.fromarray(pixels))), pixels)
 
 
@@ -46,34 +65,58 @@ def test_resizing_is_antialiased(tmp_path):
     assert (inner - 0.5).abs().max() < 0.02
 
 
-@pytest.mark.parametrize(
-    ("size", "channels", "message"),
-    [
-        (size, 3, "image_size must be .* whole number >= 1")
-        for size in (0, -3, 2.5, "64", (64,), (8, 8, 8), True)
-    ]
-    + [(8, count, r"channels must be 1 \(grey\), 3 \(RGB\) or 4 \(RGBA\), but got") for count in (0, 2, "3")],
-)
-def test_prepare_image_refuses_sizes_and_channels_that_are_none(tmp_path, size, channels, message):
-    with pytest.raises(ValueError, match=message):
-        PrepareImage(size, channels)
-    with pytest.raises(ValueError, match=message):  # before a single file is looked at
-        data.image_folder(tmp_path / "nowhere", size, channels=channels)
-    with pytest.raises(ValueError, match=message):
-        data.load_dataset("digits", image_size=size, channels=channels)
-
-
 # Colours
 
+GREYS = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+GREY = Image.fromarray(GREYS)
+RED = np.array([1.0, 0, 0])[:, None, None]
+DEEP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+COLOURS = RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+ALPHA = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+ON_OFF = np.where(ALPHA > 128, 255, 0).astype(np.uint8)
 
-@pytest.mark.parametrize("extension", ["png", "tiff"])
-def test_sixteen_bit_greys_are_scaled_not_clipped(tmp_path, extension):
-    pixels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-    Image.fromarray(pixels).save(tmp_path / f"deep.{extension}")
-    for channels in (1, 3):
-        image = read_one(tmp_path, 8, channels=channels)
-        assert_eight_bit(image)
-        assert np.abs(image.double().numpy() - pixels / 65535).max() <= 1 / 510 + 1e-7
+
+def over_white(alpha):
+    """A grey of 100 under this opacity, laid over white."""
+    return alpha / 255 * (100 / 255) + 1 - alpha / 255
+
+
+def with_alpha(mode):
+    grey = np.full_like(ALPHA, 100)
+    return Image.fromarray(np.stack([*[grey] * (len(mode) - 1), ALPHA], axis=-1), mode)
+
+
+def with_clear_colour():
+    """A palette of which one entry is transparent."""
+    image = Image.fromarray((ON_OFF > 0).astype(np.uint8)).convert("P")
+    image.putpalette([7, 7, 7, 100, 100, 100])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "options", "channels", "expected", "levels"),
+    [
+        (GREY, "x.png", {}, (3,), GREYS / 255, 1e-5),
+        (GREY.convert("P"), "x.png", {}, (3,), GREYS / 255, 1e-5),
+        (GREY.convert("1", dither=Image.Dither.NONE), "x.png", {}, (3,), (GREYS > 127) * 1.0, 1e-5),
+        (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "x.tiff", {}, (3,), RED, 1e-5),
+        # 16 bits are scaled, not clipped, to the nearest of 256 levels; 1e-5: float32.
+        (Image.fromarray(DEEP), "x.png", {}, (1, 3), DEEP / 65535, 0.5 + 1e-5),
+        (Image.fromarray(DEEP), "x.tiff", {}, (1, 3), DEEP / 65535, 0.5 + 1e-5),
+        # ITU-R 601, as Pillow documents.
+        (Image.fromarray(COLOURS), "x.png", {}, (1,), COLOURS @ np.array([0.299, 0.587, 0.114]) / 255, 1.01),
+        (with_alpha("RGBA"), "x.png", {}, (1, 3), over_white(ALPHA), 1.01),
+        (with_alpha("LA"), "x.png", {}, (1, 3), over_white(ALPHA), 1.01),
+        (with_clear_colour(), "x.png", {"transparency": 0}, (1, 3), over_white(ON_OFF), 1.01),
+    ],
+)
+def test_every_mode_becomes_grey_or_rgb(tmp_path, image, name, options, channels, expected, levels):
+    image.save(tmp_path / name, **options)
+    for count in channels:
+        read = read_one(tmp_path, 8, channels=count)
+        assert read.shape == (count, 8, 8)
+        assert_eight_bit(read)
+        assert np.abs(read.double().numpy() - expected).max() <= levels / 255
 
 
 @pytest.mark.parametrize(
@@ -85,52 +128,6 @@ def test_pixels_without_a_known_scale_are_refused(tmp_path, pixels):
     message = r"1 of 1 images .*depth.tiff \(pixels of mode .* no known black and white"
     with pytest.raises(ValueError, match=message):
         data.image_folder(tmp_path, 4)
-
-
-def test_grey_bilevel_palette_and_cmyk_become_rgb(tmp_path):
-    grey = Image.fromarray(np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8))
-    grey.save(tmp_path / "grey.png")
-    grey.convert("P").save(tmp_path / "palette.png")
-    grey.convert("1", dither=Image.Dither.NONE).save(tmp_path / "bilevel.png")
-    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "red.tiff")
-    bilevel, plain, palette, red = data.image_folder(tmp_path, 8)
-    expected = torch.arange(0, 256, 4).view(1, 8, 8).expand(3, -1, -1) / 255
-    assert torch.equal(plain, expected)
-    assert torch.equal(palette, expected)
-    assert torch.equal(bilevel, (expected > 127 / 255).float())
-    assert torch.equal(red, torch.tensor([1.0, 0, 0])[:, None, None].expand(3, 8, 8))
-
-
-def test_rgb_becomes_grey_by_luma(tmp_path):
-    pixels = RANDOM.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    luma = pixels @ np.array([0.299, 0.587, 0.114]) / 255  # ITU-R 601, as Pillow documents
-    assert np.abs(read_one(tmp_path, 6, channels=1)[0].numpy() - luma).max() < 1.01 / 255
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_is_laid_over_white(tmp_path, mode):
-    alpha = np.linspace(0, 255, 16).astype(np.uint8).reshape(4, 4)
-    if mode == "P":
-        alpha = np.where(alpha > 128, 255, 0).astype(np.uint8)
-        image = Image.fromarray((alpha > 0).astype(np.uint8)).convert("P")
-        image.putpalette([7, 7, 7, 100, 100, 100])
-        image.save(tmp_path / "x.png", transparency=0)
-    else:
-        channels = [np.full_like(alpha, 100)] * (len(mode) - 1)
-        Image.fromarray(np.stack([*channels, alpha], axis=-1), mode).save(tmp_path / "x.png")
-    opacity = alpha / 255.0
-    over_white = opacity * 100 / 255 + (1 - opacity)
-    for count in (1, 3):
-        image = read_one(tmp_path, 4, channels=count)
-        assert image.shape[0] == count
-        assert np.abs(image.numpy() - over_white).max() < 1.01 / 255
-
-
-def test_four_channels_keep_the_transparency(tmp_path):
-    pixels = RANDOM.integers(0, 256, (5, 5, 4), dtype=np.uint8)
-    Image.fromarray(pixels, "RGBA").save(tmp_path / "x.png")
-    assert np.array_equal(grid(read_one(tmp_path, 5, channels=4)), pixels)
 
 
 # Orientation

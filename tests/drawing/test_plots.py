@@ -9,13 +9,10 @@ import torch
 
 from ddpm.book import figures
 from ddpm.book.figures.style import BLUE, MARKERS, VERMILION
+from tests.networks import seeded
 
 GRID = torch.linspace(-4, 4, 401)
 NORMAL = torch.exp(-(GRID**2) / 2) / (2 * torch.pi) ** 0.5
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 # Lines
@@ -100,22 +97,18 @@ def test_density_panels_fill_the_first_and_draw_the_others():
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_bar_chart_reaches_its_values(log):
+@pytest.mark.parametrize("group", [1, 3])
+def test_bar_chart_reaches_its_values_or_sums_of_groups(log, group):
     values, here = torch.tensor([3.0, 1.0, 0.5, 0.25]), {3: "here"}
-    axes = figures.bar_chart(values, xlabel="t", ylabel="y", log=log, first=2, highlight=here).axes[0]
-    assert [bar.get_y() + bar.get_height() for bar in axes.patches] == pytest.approx(values.tolist())
-    assert [bar.get_x() + bar.get_width() / 2 for bar in axes.patches] == pytest.approx([2, 3, 4, 5])
-    assert axes.lines[0].get_xydata().tolist() == [[3, 1]]
+    options = {"log": log, "first": 2, "group": group, "highlight": here}
+    axes = figures.bar_chart(values, xlabel="t", ylabel="y", **options).axes[0]
+    sums = [part.sum().item() for part in values.split(group)]
+    assert [bar.get_y() + bar.get_height() for bar in axes.patches] == pytest.approx(sums)
+    edges = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
+    assert edges == ([(1.5 + k, 2.5 + k) for k in range(4)] if group == 1 else [(1.5, 4.5), (4.5, 5.5)])
+    assert axes.lines[0].get_xydata().tolist() == [[3, sums[1 // group]]]
     assert axes.texts[0].get_text() == "here"
     assert axes.get_yscale() == ("log" if log else "linear")
-
-
-def test_bar_chart_adds_up_groups():
-    values = torch.rand(1000, generator=seeded(6))
-    axes = figures.bar_chart(values, xlabel="t", ylabel="bits", group=300).axes[0]
-    sums = [part.sum().item() for part in values.split(300)]
-    assert [bar.get_height() for bar in axes.patches] == pytest.approx(sums, rel=1e-5)
-    assert [bar.get_width() for bar in axes.patches] == [300, 300, 300, 100]
 
 
 def test_grouped_bars_stand_side_by_side_over_their_category():

@@ -16,6 +16,7 @@ from ddpm.book.figures import (
 from ddpm.book.widgets import frame_scrubber, schedule_explorer
 
 THREE, PICTURE, ABC = torch.zeros(3, 1, 8, 8), torch.zeros(1, 8, 8), ["a", "b", "c"]
+NO_IMAGES, SHAPE = ((8, 8), (2, 2, 8, 8), (0, 1, 8, 8)), "images must have shape (N, C, H, W) with C = 1 or 3"
 LABELS = {"xlabel": "t", "ylabel": "bits"}
 CURVE, SCALE = {"one": range(50)}, {"value_range": (-1, 1)}
 
@@ -23,9 +24,7 @@ CURVE, SCALE = {"one": range(50)}, {"value_range": (-1, 1)}
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: image_grid(torch.zeros(8, 8)), "images must have shape (N, C, H, W) with C = 1 or 3"),
-        (lambda: image_grid(torch.zeros(2, 2, 8, 8)), "images must have shape (N, C, H, W) with C = 1 or 3"),
-        (lambda: image_grid(torch.zeros(0, 1, 8, 8)), "images must have shape (N, C, H, W) with C = 1 or 3"),
+        *((lambda shape=shape: image_grid(torch.zeros(shape)), SHAPE) for shape in NO_IMAGES),
         (lambda: image_grid(THREE, titles=ABC[:2]), "3 images need as many titles, but got 2"),
         (lambda: image_strip(THREE, ABC[:2]), "2 labels need rows of 2 images, but got rows of [3]"),
         (lambda: image_strip(THREE, ABC, row_labels=["x", "y"]), "1 rows need as many row_labels, but got 2"),

@@ -56,7 +56,7 @@ def test_every_figure_is_white_light_as_wide_as_a_page_and_leaves_the_settings_a
     assert all(text.get_fontsize() >= 9 for text in texts)
 
 
-def test_lines_differ_in_colour_in_dashes_and_in_marks():
+def test_curves_differ_in_colour_in_dashes_and_in_marks():
     ys = {str(k): k * GRID for k in range(7)}
     lines = figures.curves(GRID, ys, xlabel="x", ylabel="y", markers=True).axes[0].lines
     for looks in (

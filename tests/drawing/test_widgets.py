@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 import sys
@@ -17,6 +18,7 @@ from ddpm import NoiseSchedule
 from ddpm.book.widgets import EXPLORED, frame_scrubber, live_front_end, schedule_explorer
 from ddpm.book.widgets.explorer import EXPLORED_TIMESTEPS, schedule_page
 from tests.browser.test_scrubber import grey_frames, scrubber
+from tests.networks import seeded
 
 GREY = torch.full((3, 8, 8), 0.25)
 
@@ -31,20 +33,14 @@ def parsed(page):
     return BeautifulSoup(page, "html.parser")
 
 
-def html(frames, labels, alt):
-    return frame_scrubber(frames, labels, alt=alt)._repr_html_()
-
-
-def test_frame_scrubber_without_a_script_shows_the_last_frame_and_no_dead_controls():
-    page = parsed(scrubber()._repr_html_())
+def test_frame_scrubber_works_without_a_script_and_names_its_controls():
+    """The last frame, no dead controls, and nothing that would be fetched."""
+    source = scrubber(caption="Words")._repr_html_()
+    page = parsed(source)
     assert page.img["alt"] == "A grey square growing lighter: t = 4"
     assert np.array_equal(picture(page.img["src"]), np.full((8, 8, 3), 255))
     assert (page.img["width"], page.img["height"]) == ("320", "320")
     assert "display: none" in page.div["style"]
-
-
-def test_controls_have_names_and_words():
-    page = parsed(scrubber()._repr_html_())
     slider = {
         "type": "range",
         "aria-label": "Frame of: A grey square growing lighter",
@@ -53,45 +49,40 @@ def test_controls_have_names_and_words():
     }
     assert slider.items() <= page.input.attrs.items()
     assert page.button["aria-label"] == "Play the frames"
+    for word in ("http", "import", "src="):
+        assert word not in source.replace('src="data:image/png;base64,', "")
 
 
-def test_nothing_is_fetched():
-    page = scrubber(caption="Words")._repr_html_()
-    assert "http" not in page
-    assert "import" not in page
-    assert "src=" not in page.replace('src="data:image/png;base64,', "")
-
-
-def test_equal_content_gives_equal_html_and_other_content_another_key():
+def test_frame_scrubber_of_equal_content_is_equal_and_of_other_content_has_another_key():
     assert scrubber()._repr_html_() == scrubber()._repr_html_()
-    frames, words = grey_frames(), (["t = 0"] * 5, "A square")
+    frames = grey_frames()
     other = torch.cat([frames[1:2], frames[1:]])  # the first is another
-    keys = {parsed(made).figure["data-frames"] for made in (html(frames, *words), html(other, *words))}
-    assert len(keys) == 2
+    made = [frame_scrubber(images, ["t = 0"] * 5, alt="A square") for images in (frames, other)]
+    assert len({parsed(one._repr_html_()).figure["data-frames"] for one in made}) == 2
     assert repr(scrubber()) == "<5 frames: t = 0 … t = 4>"
 
 
-def test_words_cannot_break_out_of_the_page():
+def test_frame_scrubber_keeps_words_from_breaking_out_of_the_page():
     hostile = '"</script><script>alert(1)</script>'
     page = frame_scrubber(grey_frames(2), [hostile, hostile], alt=hostile, caption=hostile)._repr_html_()
     assert page.count("<script>") == page.count("</script>") == 1
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_frames_are_the_images_given_to_within_the_palette(channels):
-    """Grey is rounded to one of 64 even steps; 42 pixels do not use up the palette of a colour image."""
-    frames = torch.rand(3, channels, 7, 6, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
-    page = html(frames, ["a", "b", "c"], "noise")
+@pytest.mark.parametrize(
+    ("count", "channels", "side", "steps"), [(3, 1, 7, 0.5 / 63), (3, 3, 7, 0), (25, 3, 97, 1)]
+)
+def test_frame_scrubber_holds_the_images_to_within_the_palette(count, channels, side, steps):
+    """Grey is rounded to one of 64 even steps; 42 pixels do not use up the palette of a colour image.
+
+    Twenty-five frames of snow as large as a chapter's stay below half a megabyte.
+    """
+    frames = torch.rand(count, channels, side, side - 1, generator=seeded(0)) * 1.2 - 0.1
+    page = frame_scrubber(frames, ["t"] * count, alt="noise")._repr_html_()
+    assert len(page) < 500_000
     encoded = json.loads(page.split("const frames = ")[1].split(";\n")[0])
     for frame, text in zip(frames.clamp(0, 1), encoded, strict=True):
-        shown = torch.from_numpy(picture(text)).permute(2, 0, 1) / 255
-        bound = 0.5 / 63 if channels == 1 else 0
-        assert (shown - frame).abs().max() <= bound + 0.5 / 255 + 1e-6
-
-
-def test_twenty_five_frames_of_snow_stay_below_half_a_megabyte():
-    snow = torch.rand(25, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    assert len(html(snow, ["snow"] * 25, "snow")) < 500_000
+        image = torch.from_numpy(picture(text)).permute(2, 0, 1) / 255
+        assert (image - frame).abs().max() <= steps + 0.5 / 255 + 1e-6
 
 
 # The schedule explorer
@@ -117,13 +108,9 @@ def test_moving_a_control_redraws_the_page_with_the_numbers_of_that_schedule():
     assert f"L_T = {bits:.2g} bits per dimension" in page.value
 
 
-@pytest.mark.parametrize("name", EXPLORED)
-def test_every_schedule_on_offer_exists_at_every_length_on_offer(name):
-    for timesteps in EXPLORED_TIMESTEPS:
+def test_schedule_explorer_offers_what_exists_down_to_the_clean_end():
+    for name, timesteps in itertools.product(EXPLORED, EXPLORED_TIMESTEPS):
         assert NoiseSchedule(EXPLORED[name](timesteps)).timesteps == timesteps
-
-
-def test_the_clean_end_has_an_infinite_log_snr_and_can_be_shown():
     page = schedule_page("cosine", 25, 0, GREY, torch.zeros_like(GREY))
     assert "t = 0: log SNR inf, amplitude left 1.0000" in page
 

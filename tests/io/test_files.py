@@ -6,44 +6,75 @@ import os
 import pytest
 import torch
 
+from ddpm import save_diffusers_unet, save_pretrained
+from ddpm.cli.run_config import RunConfig
 from ddpm.io import files
+from ddpm.io.checkpoint import write_checkpoint
 from ddpm.io.files import json_bytes, read_json, read_tensors, tensor_bytes, write_whole
+from tests.cli.small_runs import everything_in
+from tests.io.test_diffusers import small
+from tests.runs import model
 
 
-def full_disk(path, content):
-    path.write_bytes(content[: len(content) // 2])
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+def write_json(folder, number):
+    write_whole(folder / "x.json", json_bytes(number))
 
 
-def test_write_whole_replaces_and_leaves_no_scraps(tmp_path):
-    for content in (b"first", b"second"):
-        write_whole(tmp_path / "x.json", content)
-        assert (tmp_path / "x.json").read_bytes() == content
-    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+def write_run_config(folder, number):
+    RunConfig(training={"seed": number}).save(folder)
 
 
-def test_write_whole_keeps_the_old_file_on_a_full_disk(tmp_path, monkeypatch):
-    write_whole(tmp_path / "x.json", b"old")
+def write_diffusers(folder, number):
+    save_diffusers_unet(small(num_classes=number), folder)
+
+
+def write_model(folder, number):
+    save_pretrained(model(number), folder)
+
+
+@pytest.mark.parametrize("write", [write_json, write_run_config, write_diffusers, write_model])
+def test_writers_replace_files_whole_or_keep_the_old_ones(tmp_path, monkeypatch, write):
+    def full_disk(path, content):
+        path.write_bytes(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    written = []
+    for number in (4, 5):
+        write(tmp_path, number)
+        written.append(everything_in(tmp_path))
+    assert written[0].keys() == written[1].keys()
+    assert written[0] != written[1]
     monkeypatch.setattr(files, "write_synced", full_disk)
     with pytest.raises(OSError, match="No space left") as caught:
-        write_whole(tmp_path / "x.json", b"something longer")
+        write(tmp_path, 4)
     assert caught.value.errno == errno.ENOSPC
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x.json": b"old"}
+    assert everything_in(tmp_path) == written[1]
 
 
-def test_write_whole_syncs_the_file_before_its_name_and_the_folder_after(tmp_path, monkeypatch):
+def one_checkpoint(run, _):
+    write_checkpoint(run, 1, {"model": {"a": torch.zeros(2)}}, {"state": {}}, keep=3)
+
+
+@pytest.mark.parametrize(
+    ("write", "name"), [(write_json, "x.json"), (one_checkpoint, "checkpoints/step-00000001")]
+)
+def test_writers_sync_everything_before_they_give_the_name_and_the_name_after(
+    tmp_path, monkeypatch, write, name
+):
     """What a power cut would show: the contents reach the disk first, then the name, then the folder's entries."""
-    synced, target = [], tmp_path / "x.json"
+    synced, target = [], tmp_path / name
 
     def watched(handle):
         status = os.fstat(handle)
-        synced.append((status.st_ino, status.st_size, target.exists()))
+        synced.append((status.st_ino, target.exists(), status.st_size))
 
     monkeypatch.setattr(os, "fsync", watched)
-    write_whole(target, b"content")
-    (file, size, named), (folder, _, named_then) = synced
-    assert (file, size, named) == (target.stat().st_ino, 7, False)
-    assert (folder, named_then) == (tmp_path.stat().st_ino, True)
+    write(tmp_path, 1)
+    inside = [target, *target.iterdir()] if target.is_dir() else [target]
+    sizes = {path.stat().st_ino: path.stat().st_size for path in inside}
+    assert {number for number, named, _ in synced if not named} == sizes.keys()
+    assert all(size == sizes[number] for number, named, size in synced if not named)
+    assert {number for number, named, _ in synced if named} == {target.parent.stat().st_ino}
 
 
 def test_tensor_bytes_take_any_memory_layout_and_tied_tensors(tmp_path):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ddpm import Unet
 from ddpm.book.layer_costs import layer_costs
-from ddpm.unet import AttentionBlock, Downsample, ResidualBlock, SinusoidalEmbedding, Stage, Upsample
+from ddpm.unet import AttentionBlock, Downsample, ResidualBlock, SinusoidalEmbedding, Upsample
 from tests.equations.ledger import equation, exact
 from tests.networks import drawn, randn, seeded
 
@@ -422,7 +422,7 @@ def test_upsample(formula):
     check_sums(got, layer.conv, x, lambda i, m: (i + m - 1) // 2)
 
 
-# eq:receptive-field and eq:reach
+# eq:receptive-field
 
 
 def seen(layers: list[tuple[int, int]]) -> int:
@@ -469,56 +469,6 @@ def test_receptive_field(formula):
             h = F.conv1d(h, torch.ones(1, 1, kernel, dtype=torch.float64), stride=stride)
         h[0, 0, 0].backward()
         assert formula(layers) == int((x.grad != 0).sum())
-
-
-def walk(network: Unet, pixel: int, change: str = "") -> tuple[int, int]:
-    """The page's walk from one pixel of the output back to the input, with one mistake if asked for."""
-    first = last = pixel
-    for layer in reversed([network.first, *network.down, *network.middle, *network.up, network.last]):
-        if isinstance(layer, Downsample):
-            shift = -1 if change == "padded on all sides" else 0
-            first, last = 2 * first + shift, 2 * last + (1 if change == "2b + 1" else 2) + shift
-        elif isinstance(layer, Upsample):
-            first, last = (first, last) if change == "no convolution behind it" else (first - 1, last + 1)
-            first, last = (first + 1) // 2 if change == "rounded up" else first // 2, last // 2
-        else:
-            steps = 2 if isinstance(layer, Stage) and change != "one convolution in a block" else 1
-            first, last = first - steps, last + steps
-    return first, last
-
-
-@exact(
-    "eq:reach",
-    implementation=walk,
-    mutants={
-        change: (lambda network, pixel, change=change: walk(network, pixel, change))
-        for change in (
-            "padded on all sides",
-            "2b + 1",
-            "rounded up",
-            "no convolution behind it",
-            "one convolution in a block",
-        )
-    },
-)
-def test_reach(formula):
-    """Gradients of U-Nets of convolutions alone, with positive weights, at several pixels of a wide picture."""
-    for levels, blocks, size in ((2, 1, 96), (3, 1, 160)):
-        torch.manual_seed(0)
-        options = ONE_STAGE | {"dim_mults": [1] * levels, "num_res_blocks": blocks, "channels": 1}
-        network = Unet(4, **options).double()
-        for module in list(network.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, nn.GroupNorm | AttentionBlock):
-                    setattr(module, name, nn.Identity())
-        for parameter in network.parameters():
-            nn.init.uniform_(parameter, 0, 0.05)
-        x = maps(1, 1, size, size).requires_grad_()
-        row = network(x, torch.tensor([500]))[0, 0, size // 2]
-        for pixel in (size // 2, size // 2 + 1, size // 2 + 3):
-            gradient = torch.autograd.grad(row[pixel], x, retain_graph=True)[0][0, 0]
-            places = (gradient != 0).any(0).nonzero().flatten()
-            assert formula(network, pixel) == (places.min().item(), places.max().item())
 
 
 # eq:conv-flops

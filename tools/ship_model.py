@@ -77,7 +77,8 @@ def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mappin
         f"bound on the {run['test_images']:,} test images": f"{run['bits_per_dimension']:.3f} ±"
         f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} timesteps each)",
         f"{run['samples']:,} samples, {run['network_calls']} network calls each": "Fréchet distance on raw pixels"
-        f" {run['frechet_distance']} to as many test images; {run['between_halves']} between two halves of these",
+        f" {run['frechet_distance']} to as many test images; {run['between_halves']} between two halves of these, which"
+        " are smaller sets and so lie farther apart",
     }
     return "\n".join(
         [

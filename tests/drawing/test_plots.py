@@ -64,6 +64,16 @@ def test_learning_curve_smooths_with_a_centred_mean():
     assert axes.get_yscale() == "log"
 
 
+def test_learning_curve_draws_each_floor_across_and_names_it():
+    losses = torch.linspace(1, 0.5, 60)
+    axes = figures.learning_curve(range(60), losses, logy=False, floors={"best": 0.2, "other": 0.3}).axes[0]
+    floors = axes.lines[2:]
+    assert [set(line.get_ydata()) for line in floors] == [{0.2}, {0.3}]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 4
+    assert [text.get_text() for text in axes.get_legend().get_texts()][2:] == ["best", "other"]
+    assert axes.get_ylim()[0] < 0.2
+
+
 # Densities
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddpm.book.figures.style import BLUE, MARKERS, SKY, Numbers, styled, to_array
+from ddpm.book.figures.style import BLUE, MARKERS, PALETTE, SKY, Numbers, styled, to_array
 
 
 @styled
@@ -77,8 +77,11 @@ def learning_curve(
     xlabel: str = "training step",
     ylabel: str = "loss",
     logy: bool = True,
+    floors: Mapping[str, float] | None = None,
 ) -> Figure:
     """The loss of every step, thin, and its running mean over `smoothed` values, thick, at the middle of its window.
+
+    `floors` are levels by name, such as the lowest loss that is possible, each drawn as a line across.
 
     Raises:
         ValueError: if the window is longer than the curve.
@@ -91,6 +94,8 @@ def learning_curve(
     start = (smoothed - 1) // 2
     axes.plot(x, y, color=SKY, linewidth=0.6, alpha=0.7, linestyle="-", label="each step")
     axes.plot(x[start : start + len(mean)], mean, color=BLUE, linestyle="-", label=f"mean of {smoothed}")
+    for index, (name, level) in enumerate((floors or {}).items()):
+        axes.axhline(level, color=PALETTE[index + 1], linestyle=("--", ":")[index % 2], label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
     axes.legend()
     return figure

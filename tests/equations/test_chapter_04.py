@@ -431,6 +431,46 @@ def test_v(formula):
         assert formula(diffusion, pixel(x_0), pixel(noise), level(t)).item() == approx(slope.item(), rel=1e-9)
 
 
+def package_errors(diffusion: GaussianDiffusion, x_0: float, wrong: float, t: int) -> tuple[float, float]:
+    """The squared errors in ε and in v of whoever takes x_0 for `wrong`, by the package's changes of coordinates."""
+    noise = torch.full_like(pixel(x_0), 0.7)
+    x_t = diffusion.q_sample(pixel(x_0), level(t), noise)
+    wrong_noise = diffusion.predict_noise_from_start(x_t, level(t), pixel(wrong))
+    v, wrong_v = (
+        diffusion.predict_v(pixel(start), level(t), eps)
+        for start, eps in ((x_0, noise), (wrong, wrong_noise))
+    )
+    return (wrong_noise - noise).square().item(), (wrong_v - v).square().item()
+
+
+def scaled_errors(
+    change: Callable[[float, float], tuple[float, float]],
+) -> Callable[[GaussianDiffusion, float, float, int], tuple[float, float]]:
+    """The package's squared errors, with something done to both."""
+    return lambda diffusion, x_0, wrong, t: change(*package_errors(diffusion, x_0, wrong, t))
+
+
+@equation(
+    "eq:coordinate-errors",
+    how="exact",
+    where=None,
+    implementation=package_errors,
+    mutants={
+        "amplitudes for powers": scaled_errors(lambda noise, v: (math.sqrt(noise), math.sqrt(v))),
+        "upside down": scaled_errors(lambda noise, v: (1 / noise, 1 / v)),
+        "v like ε": scaled_errors(lambda noise, _: (noise, noise)),
+        "ε like v": scaled_errors(lambda _, v: (v, v)),
+    },
+)
+def test_coordinate_errors(formula):
+    """x_t is the same for both beliefs, so by hand: the errors are √ᾱ/σ and 1/σ times that of x_0."""
+    diffusion = diffusion_that_says(0.0, "pred_noise", SHORT)
+    for t in (1, 20, 50):
+        alpha_bar = SHORT.exact_alpha_bar[t].item()
+        by_hand = 0.25 * alpha_bar / (1 - alpha_bar), 0.25 / (1 - alpha_bar)  # (0.3 − 0.8)² = 0.25
+        assert formula(diffusion, 0.8, 0.3, t) == pytest.approx(by_hand, rel=1e-9)
+
+
 def package_score(schedule: NoiseSchedule, t: int, x_t: float, noise: float) -> float:
     """The score that goes with a network's noise."""
     return diffusion_that_says(noise, "pred_noise", schedule).predict(pixel(x_t), level(t)).score.item()

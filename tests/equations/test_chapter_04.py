@@ -450,9 +450,8 @@ def scaled_errors(
     return lambda diffusion, x_0, wrong, t: change(*package_errors(diffusion, x_0, wrong, t))
 
 
-@equation(
+@exact(
     "eq:coordinate-errors",
-    how="exact",
     where=None,
     implementation=package_errors,
     mutants={

@@ -3,6 +3,7 @@
 import cmath
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -13,6 +14,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from ddpm import GaussianDiffusion, NoiseSchedule, cosine_betas, linear_betas
 from ddpm.gaussians import condition, log_density, product
+from ddpm.reverse_process import OptimalVariance
 from tests.equations.ledger import equation
 
 LONG = NoiseSchedule(linear_betas(1000), dtype=torch.float64)
@@ -372,13 +374,19 @@ def test_reverse_mean(formula):
             )
 
 
+def package_reverse_variance(schedule: NoiseSchedule, t: int, guess_variance: float) -> float:
+    """The package's best variance, for the straight denoiser whose slope stands for that Var[x_0|x_t]."""
+    slope = guess_variance * (schedule.sqrt_alpha_bar[t] / schedule.sigma[t] ** 2)
+    denoiser = SimpleNamespace(schedule=schedule, predict=lambda x_t, _: SimpleNamespace(x0=slope * x_t))
+    x_t = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    return OptimalVariance(denoiser)(x_t, torch.tensor([t]), None).exp().item()
+
+
 @equation(
     "eq:reverse-variance",
     how="quadrature",
-    where=None,
-    implementation=lambda schedule, t, guess_variance: (
-        schedule.posterior_variance[t] + schedule.posterior_mean_coef_x0[t] ** 2 * guess_variance
-    ),
+    where="ddpm.reverse_process.OptimalVariance.__call__",
+    implementation=package_reverse_variance,
     mutants={
         "doubt about x_0 left out": lambda schedule, t, _: schedule.posterior_variance[t],
         "coefficient not squared": lambda schedule, t, guess_variance: (

@@ -48,7 +48,7 @@ class VariationalBound:
     """Every term of the bound for every image, in nats, summed over its pixels and channels, in float64 (eq:elbo).
 
     Attributes:
-        prior: L_T, shape (B,): what is left of the image in x_T.
+        prior: L_T, shape (B,): how far x_T is from the plain noise in which the model starts.
         steps: shape (B, T+1), indexed by the paper's t: column t is the cost of the step from x_t to x_{t−1}. That is
             L_{t−1} for t = 2 … T, and L_0, the decoder, for t = 1. Column 0 is 0: at clean data there is no step. Where
             timesteps were sampled, a term that was drawn stands for those that were not: it is divided by its

@@ -4,6 +4,7 @@ import cmath
 import itertools
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from ddpm import GaussianDiffusion, NoiseSchedule
 from ddpm.gaussians import condition, log_density, product
+from ddpm.reverse_process import OptimalVariance
 from tests.equations.ledger import exact, quadrature
 from tests.networks import Constant, diffusion_of, pixel, schedule_64
 
@@ -307,9 +309,18 @@ def test_reverse_mean(formula):
         assert formula(SHORT, t, x_t, guess) == approx(reverse_moments(SHORT, t, x_t).mean, abs=1e-8)
 
 
+def package_reverse_variance(schedule: NoiseSchedule, t: int, guess_variance: float) -> float:
+    """The package's best variance, for the straight denoiser whose slope stands for that Var[x_0|x_t]."""
+    slope = guess_variance * (schedule.sqrt_alpha_bar[t] / schedule.sigma[t] ** 2)
+    denoiser = SimpleNamespace(schedule=schedule, predict=lambda x_t, _: SimpleNamespace(x0=slope * x_t))
+    x_t = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    return OptimalVariance(denoiser)(x_t, torch.tensor([t]), None).exp().item()
+
+
 @quadrature(
     "eq:reverse-variance",
-    implementation=lambda s, t, g: s.posterior_variance[t] + s.posterior_mean_coef_x0[t] ** 2 * g,
+    where="ddpm.reverse_process.OptimalVariance.__call__",
+    implementation=package_reverse_variance,
     mutants={
         "doubt about x_0 left out": lambda schedule, t, _: schedule.posterior_variance[t],
         "coefficient not squared": lambda s, t, g: s.posterior_variance[t] + s.posterior_mean_coef_x0[t] * g,

@@ -16,10 +16,9 @@ from torch.distributions import kl_divergence as torch_kl
 from ddpm import NoiseSchedule, linear_betas
 from ddpm.gaussians import discretized_log_likelihood, kl_divergence, log_density
 from ddpm.likelihood import VariationalBound, denoising_term, vlb_terms
-from ddpm.mixture_oracle import GaussianMixtureOracle
-from ddpm.reverse_process import OptimalVariance, ReverseStep, variance_rule
+from ddpm.reverse_process import ReverseStep, variance_rule
 from tests.equations.ledger import equation, exact, quadrature
-from tests.networks import diffusion_of, pixel, schedule_64, seeded
+from tests.networks import diffusion_of, schedule_64, seeded
 
 approx = pytest.approx
 ERROR_BARS = 4.5  # how many standard errors a Monte Carlo mean may be off
@@ -285,62 +284,7 @@ def test_elbo(formula):
     assert abs(mean - WALKS.bound) < ERROR_BARS * error
 
 
-# The best variance of the step back, for numbers that are no Gaussian
-
 CHAIN = schedule_64("linear", 40)
-HUMPS = GaussianMixtureOracle(CHAIN, [[-1.0], [0.8]], [0.01, 0.05], [0.4, 0.6])
-
-
-def moments_on_grid(axis: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of what has this unnormalised log-density on the axis."""
-    weight = log_weight.softmax(0)
-    mean = (weight * axis).sum()
-    return mean, (weight * (axis - mean) ** 2).sum()
-
-
-def log_humps(axis: Tensor, t: int) -> Tensor:
-    """log q(x_t), component by component from the definition."""
-    left = CHAIN.alpha_bar[t]
-    humps = [
-        math.log(share) + log_normal(axis, left.sqrt() * mean, left * variance + 1 - left)
-        for share, mean, variance in [(0.4, -1.0, 0.01), (0.6, 0.8, 0.05)]
-    ]
-    return torch.logaddexp(*humps)
-
-
-def total_variance(x_t: float, t: int, *, power: int = 2, known: str = "posterior_variance") -> float:
-    """The right-hand side of eq:optimal-variance, Var(x_0 | x_t) on a grid, with knobs for mistakes."""
-    left = CHAIN.alpha_bar[t]
-    axis = torch.linspace(-4, 4, 40_001, dtype=torch.float64)
-    unknown = moments_on_grid(axis, log_humps(axis, 0) + log_normal(x_t, left.sqrt() * axis, 1 - left))[1]
-    coefficient = CHAIN.alpha_bar[t - 1].sqrt() * CHAIN.beta[t] / (1 - left)
-    return (getattr(CHAIN, known)[t] + coefficient**power * unknown).item()
-
-
-def package_optimal_variance(x_t: float, t: int) -> float:
-    image, at = pixel(x_t), torch.tensor([t])
-    return OptimalVariance(HUMPS)(image, at, HUMPS.predict(image, at)).exp().item()
-
-
-@quadrature(
-    "eq:optimal-variance",
-    where="ddpm.reverse_process.OptimalVariance.__call__",
-    implementation=package_optimal_variance,
-    mutants={
-        "x_0 taken as known": lambda _, t: CHAIN.posterior_variance[t].item(),
-        "coefficient not squared": lambda x_t, t: total_variance(x_t, t, power=1),
-        "β_t for β̃_t": lambda x_t, t: total_variance(x_t, t, known="beta"),
-        "t off by one": lambda x_t, t: total_variance(x_t, t - 1),
-    },
-)
-def test_optimal_variance(formula):
-    """Variance of x_{t−1} given x_t by Bayes' rule on a grid; the formula on the page must agree as well."""
-    axis = torch.linspace(-6, 6, 40_001, dtype=torch.float64)
-    for t, x_t in [(2, 0.3), (10, 0.0), (25, -0.5), (40, 1.2)]:
-        future = log_normal(x_t, CHAIN.alpha[t].sqrt() * axis, CHAIN.beta[t])
-        exact = moments_on_grid(axis, log_humps(axis, t - 1) + future)[1].item()
-        assert formula(x_t, t) == approx(exact, rel=1e-6)
-        assert total_variance(x_t, t) == approx(exact, rel=1e-6)
 
 
 # The discrete decoder
@@ -388,6 +332,35 @@ def test_decoder(formula):
             if exact > 1e-9:  # below 1e-12 the package counts no further
                 assert probability[level].item() == approx(exact, rel=1e-5)
         assert probability.sum().item() == approx(1, abs=1e-6)
+
+
+def mean_code_length(level: int, mean: float, std: float, *, width: float = 1, sign: float = -1) -> float:
+    """−E_u log p(level + u) for u uniform over a bin of this width, with knobs for mistakes; one level is 1 wide."""
+    x = level + width * torch.linspace(-0.5, 0.5, 20_001, dtype=torch.float64)
+    return sign * log_normal(x, mean, std**2).mean().item()
+
+
+@equation(
+    "eq:dequantisation",
+    how="quadrature",
+    where=None,
+    implementation=mean_code_length,
+    mutants={
+        "without the noise": lambda level, mean, std: mean_code_length(level, mean, std, width=0),
+        "noise two levels wide": lambda level, mean, std: mean_code_length(level, mean, std, width=2),
+        "sign": lambda level, mean, std: mean_code_length(level, mean, std, sign=1),
+    },
+)
+def test_dequantisation(formula):
+    """It exceeds −log P of the level by the divergence of the noise from the density within the level."""
+    for level, mean, std in [(140, 140.3, 0.6), (100, 97.0, 2.0), (30, 30.0, 0.4)]:
+        normal = Normal(torch.tensor(mean).double(), std)
+        probability = normal.cdf(torch.tensor(level + 0.5)) - normal.cdf(torch.tensor(level - 0.5))
+        x = torch.linspace(level - 0.5, level + 0.5, 20_001, dtype=torch.float64)
+        inside = (normal.log_prob(x) - probability.log()).exp()  # a density of the level's own
+        excess = -torch.trapezoid(inside.log(), x)
+        assert excess > 1e-4
+        assert formula(level, mean, std) == pytest.approx((excess - probability.log()).item(), rel=1e-4)
 
 
 # One term: from divergence to squared error
@@ -462,7 +435,7 @@ def weighted_distance(
     implementation=package_term,
     mutants={
         "without the ½": lambda t, variance: weighted_distance(t, variance, factor=1),
-        "σ for σ²": lambda t, variance: weighted_distance(t, variance, power=0.5),
+        "ω for ω²": lambda t, variance: weighted_distance(t, variance, power=0.5),
         "without C_t": lambda t, variance: weighted_distance(t, variance, constant=0),
         "t off by one": lambda t, variance: weighted_distance(max(t - 1, 2), variance),
     },
@@ -534,6 +507,71 @@ def test_loss_t_noise(formula):
         exact = (exact_term(t, variance) - offset) / squared(EPSILON - GUESSED_EPSILON)
         assert formula(t, variance) == approx(exact, rel=1e-8)
         assert noise_weight(t, variance) == approx(exact, rel=1e-8)
+
+
+def score_error(t: int, *, sigma: bool = True, sign: float = -1) -> float:
+    """The squared distance of −ε̂/σ_t from the gradient of log q(x_t | x_0), taken by autograd."""
+    x_t = noisy(t, EPSILON).requires_grad_()
+    alpha_bar = CHAIN.alpha_bar[t]
+    density = Normal(alpha_bar.sqrt() * TRUE_X0, (1 - alpha_bar).sqrt()).log_prob(x_t).sum()
+    guess = sign * GUESSED_EPSILON / ((1 - alpha_bar).sqrt() if sigma else 1)
+    return squared(torch.autograd.grad(density, x_t)[0] - guess)
+
+
+def weighted_score_error(t: int, variance: str, *, alpha: bool = True, noise: bool = False, **knobs) -> float:
+    """The right-hand side of eq:loss-t-score without the mean, with knobs for mistakes."""
+    weight = noise_weight(t, variance, alpha=alpha) * (1 if noise else 1 - CHAIN.alpha_bar[t].item())
+    return weight * score_error(t, **knobs)
+
+
+@equation(
+    "eq:loss-t-score",
+    how="exact",
+    where=None,
+    implementation=weighted_score_error,
+    mutants={
+        "ᾱ_t for α_t": lambda t, variance: weighted_score_error(t, variance, alpha=False),
+        "weight of the noise error": lambda t, variance: weighted_score_error(t, variance, noise=True),
+        "noise for the score": lambda t, variance: weighted_score_error(t, variance, sigma=False),
+        "sign of the score": lambda t, variance: weighted_score_error(t, variance, sign=1),
+    },
+)
+def test_loss_t_score(formula):
+    """The exact divergence, less its constant."""
+    for t in (2, 3, 11, 25, 40):
+        for variance in ("fixed_small", "fixed_large"):
+            exact = exact_term(t, variance) - weighted_distance(t, variance, factor=0)
+            assert formula(t, variance) == approx(exact, rel=1e-8)
+
+
+def continuous_bound(mean_square: Callable[[Tensor], Tensor], low: float, high: float) -> float:
+    """½ ∫ E‖x_0 − x̂_0‖² du over the SNR u, on a logarithmic axis."""
+    axis = torch.linspace(math.log(low), math.log(high), 20_001, dtype=torch.float64)
+    return 0.5 * torch.trapezoid(mean_square(axis.exp()) * axis.exp(), axis).item()
+
+
+@equation(
+    "eq:continuous-bound",
+    how="exact",
+    where=None,
+    implementation=continuous_bound,
+    mutants={
+        "without the ½": lambda error, low, high: 2 * continuous_bound(error, low, high),
+        "over log SNR": lambda error, low, high: continuous_bound(lambda u: error(u) / u, low, high),
+        "ends swapped": lambda error, low, high: -continuous_bound(error, low, high),
+    },
+)
+def test_continuous_bound(formula):
+    """The sum of eq:loss-t-x0 over 100,000 steps between the same ends, whatever the steps in between.
+
+    For Gaussian data of variance s², E‖x_0 − x̂_0‖² at the SNR u is s²/(1 + u s²).
+    """
+    low, high, s2 = 1e-3, 1e4, 0.25
+    place = torch.linspace(1, 0, 100_001, dtype=torch.float64)
+    for bend in (1.0, 2.0):
+        snr = low * (high / low) ** (place**bend)
+        steps = 0.5 * (snr[:-1] - snr[1:]) * s2 / (1 + snr[1:] * s2)
+        assert formula(lambda u: s2 / (1 + u * s2), low, high) == approx(steps.sum().item(), rel=1e-3)
 
 
 def simple_by_hand(

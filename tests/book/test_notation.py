@@ -11,8 +11,10 @@ SYMBOL = re.compile(
     r"|(?P<styled>\\(?:mathcal|mathbb))\s*\{?(?P<letter>[A-Z])\}?"
     r"|(?P<plain>\\[a-zA-Z]+|[A-Za-z])"
 )
-# Words and what only arranges the formula. A word in \mathrm or \operatorname is a name, not a symbol.
-WORDS = re.compile(r"\\(?:text|operatorname|mathrm|begin|end)\{[^{}]*\}")
+# Words, new lines and the d of a differential; a word in \mathrm or \operatorname is a name, not a symbol.
+WORDS = re.compile(
+    r"\\(?:text|operatorname|mathrm|begin|end)\{[^{}]*\}|\\mathrm [A-Z]|\\\\|(?<![A-Za-z\\])d(?=[xyzuw]|\\(?:varphi|varepsilon))"
+)
 _COMMANDS = r"""
 \frac \tfrac \dfrac \sqrt \left \right \big \Big \bigg \Bigg \underbrace \overbrace \quad \qquad \limits
 \mid \Vert \lVert \rVert \lvert \rvert \lfloor \rfloor \lceil \rceil \cdot \times \odot \pm \circ \star \top

@@ -13,7 +13,8 @@ SYMBOL = re.compile(
 )
 # Words, new lines and the d of a differential; a word in \mathrm or \operatorname is a name, not a symbol.
 WORDS = re.compile(
-    r"\\(?:text|operatorname|mathrm|begin|end)\{[^{}]*\}|\\mathrm [A-Z]|\\\\|(?<![A-Za-z\\])d(?=[xyzuw]|\\(?:varphi|varepsilon))"
+    r"\\(?:text|operatorname|mathrm|begin|end)\{[^{}]*\}|\\mathrm [A-Z]|\\\\"
+    r"|(?<![A-Za-z\\])d(?=[xyzuw]|\\(?:varphi|varepsilon))"
 )
 _COMMANDS = r"""
 \frac \tfrac \dfrac \sqrt \left \right \big \Big \bigg \Bigg \underbrace \overbrace \quad \qquad \limits

@@ -19,7 +19,7 @@ from ddpm.schedule import NoiseSchedule
 
 FixedVariance = Literal["fixed_small", "fixed_large"]
 Variance = Literal[FixedVariance, "learned"]
-# log σ² of p_θ(x_{t−1} | x_t), of the shape of x_t or with 1 in place of any side, from (x_t, t, prediction). It may
+# log ω_t² of p_θ(x_{t−1} | x_t), of the shape of x_t or with 1 in place of any side, from (x_t, t, prediction). It may
 # differ from image to image and from pixel to pixel.
 VarianceRule = Callable[[Tensor, Tensor, Prediction], Tensor]
 
@@ -63,7 +63,7 @@ def draw(mean: Tensor, log_variance: Tensor, t: Tensor, generator: Generators) -
 
 
 def variance_rule(diffusion: Denoiser, variance: Variance | Tensor | VarianceRule | None) -> VarianceRule:
-    """The rule that a word, a table of σ_t² of shape (T+1,) or a rule itself stands for, checked.
+    """The rule that a word, a table of ω_t² of shape (T+1,) or a rule itself stands for, checked.
 
     "fixed_small" is β̃_t and "fixed_large" β_t, both with β̃_2 at t = 1; "learned" is that of a model which predicts it.
     None means "learned" for such a model and "fixed_small" for any other.
@@ -85,9 +85,9 @@ def variance_rule(diffusion: Denoiser, variance: Variance | Tensor | VarianceRul
 
 
 def learned_log_variance(schedule: NoiseSchedule, t: Tensor, fraction: Tensor) -> Tensor:
-    """log σ² between the two fixed choices: v log β_t + (1 − v) log β̃_t with v = (1 + fraction)/2.
+    """log ω_t² between the two fixed choices: v log β_t + (1 − v) log β̃_t with v = (1 + fraction)/2.
 
-    If nothing or everything is known of x_0, the best variance is one of the two ends. A network says where between
+    If the data are N(0, I) or a single image, the best variance is one of the two ends. A network says where between
     them a pixel lies, −1 for β̃_t and 1 for β_t, and may say beyond (Nichol & Dhariwal 2021, eq. 15). At t = 1, where
     β̃_1 = 0, β̃_2 stands for it.
     """
@@ -115,7 +115,7 @@ def checked(rule: VarianceRule) -> VarianceRule:
 
 
 def _log_variance_table(schedule: NoiseSchedule, variance: FixedVariance | Tensor) -> Tensor:
-    """log σ_t², shape (T+1,), on the schedule's device."""
+    """log ω_t², shape (T+1,), on the schedule's device."""
     clipped = schedule.posterior_log_variance_clipped
     if isinstance(variance, str):
         return clipped if variance == "fixed_small" else torch.cat([clipped[:2], schedule.beta[2:].log()])
@@ -129,11 +129,11 @@ def _log_variance_table(schedule: NoiseSchedule, variance: FixedVariance | Tenso
 
 @dataclass(frozen=True)
 class OptimalVariance:
-    """The rule that costs least if the denoiser is exact: σ² = β̃_t + (coefficient of x_0)² · Var(x_0 | x_t).
+    """The rule that costs least if the denoiser is exact: ω_t² = β̃_t + (coefficient of x_0)² · Var(x_0 | x_t).
 
     The first part is what would be left if x_0 were known, the second what is not known of x_0. That variance needs no
     model of its own: by Tweedie's formula, taken once more, it is σ_t²/√ᾱ_t times the slope of E[x_0 | x_t] in x_t
-    (eq:optimal-variance). No Gaussian with independent pixels, whatever its variances, makes the bound lower.
+    (eq:optimal-variance). No Gaussian with independent pixels, whatever its variances, makes an L_{t−1} lower.
 
     Attributes:
         diffusion: an exact denoiser, differentiable in x_t. It is asked a second time, without clipping and without
@@ -143,7 +143,7 @@ class OptimalVariance:
     diffusion: Denoiser
 
     def __call__(self, x_t: Tensor, t: Tensor, prediction: Prediction, /) -> Tensor:  # noqa: ARG002
-        """log σ², shaped like `x_t` (eq:optimal-variance)."""
+        """log ω_t², shaped like `x_t` (eq:optimal-variance)."""
         schedule = self.diffusion.schedule
         scale = schedule.at("sigma", t, x_t) ** 2 / schedule.at("sqrt_alpha_bar", t, x_t)
         from_x0 = schedule.at("posterior_mean_coef_x0", t, x_t) ** 2 * scale * self._slope(x_t, t)

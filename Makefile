@@ -77,7 +77,7 @@ colab: $(STAMP) ## write the chapters for Colab, with all directives resolved, t
 .PHONY: test
 test: lint types-and-book unit chapters look ## everything: lint, types, book, unit tests, notebooks, pages
 
-# Each keeps one core busy, so they run beside each other.
+# Each keeps one core busy, so they run at the same time.
 .PHONY: types-and-book
 types-and-book: $(STAMP)
 	@$(MAKE) --no-print-directory types & types=$$!; $(MAKE) --no-print-directory book; book=$$?; wait $$types && exit $$book

@@ -15,9 +15,9 @@ from ddpm import GaussianDiffusion, NoiseSchedule, Prediction, cosine_betas, lin
 BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
 
 
-def schedule_64(name: str, timesteps: int) -> NoiseSchedule:
-    """A schedule whose tables are not rounded to float32."""
-    return NoiseSchedule(BETAS[name](timesteps), dtype=torch.float64)
+def schedule_64(betas: str | Tensor = "linear", timesteps: int = 1000) -> NoiseSchedule:
+    """A schedule, by its name or from β_1 … β_T, whose tables are not rounded to float32."""
+    return NoiseSchedule(BETAS[betas](timesteps) if isinstance(betas, str) else betas, dtype=torch.float64)
 
 
 def seeded(seed: int) -> torch.Generator:

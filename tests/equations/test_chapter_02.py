@@ -13,7 +13,8 @@ from torch import nn
 from ddpm import GaussianDiffusion, NoiseSchedule, linear_betas
 from ddpm.gaussians import log_density
 from ddpm.mixture_oracle import GaussianMixtureOracle
-from tests.equations.ledger import equation
+from tests.equations.ledger import exact, quadrature
+from tests.networks import schedule_64
 
 approx = pytest.approx
 LEVELS = (1, 2, 10, 400, 1000)
@@ -26,31 +27,17 @@ class NoNetwork(nn.Module):
     channels = 1
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def double(*values):
     """The numbers as float64 tensors."""
     return [torch.tensor(value, dtype=torch.float64) for value in values]
-
-
-def schedule_64():
-    """The paper's schedule in float64."""
-    return NoiseSchedule(linear_betas(1000), dtype=torch.float64)
 
 
 def integral(values, grid=GRID):
     return torch.trapezoid(values, grid).item()
 
 
-@equation(
+@quadrature(
     "eq:gaussian",
-    how="quadrature",
     where="ddpm.gaussians.log_density",
     implementation=log_density,
     mutants={
@@ -80,10 +67,8 @@ def test_gaussian(formula):
         assert integral(density * centred**4) == approx(3 * variance**2, rel=1e-7)
 
 
-@equation(
+@quadrature(
     "eq:affine-gaussian",
-    how="quadrature",
-    where=None,
     implementation=lambda mean, variance, eps: mean + math.sqrt(variance) * eps,
     mutants={
         "variance for its root": lambda mean, variance, eps: mean + variance * eps,
@@ -100,9 +85,8 @@ def test_affine_gaussian(formula):
             assert through_noise == approx(integral(density * function(GRID)), abs=1e-8)
 
 
-@equation(
+@exact(
     "eq:forward-step",
-    how="exact",
     where="ddpm.schedule.NoiseSchedule.beta",
     implementation=lambda schedule, t, x: (schedule.alpha[t].sqrt() * x, schedule.beta[t]),
     mutants={
@@ -124,10 +108,8 @@ def test_forward_step(formula):
             assert share == approx(math.exp(sum(math.log1p(-b) for b in betas[:t].tolist())), rel=1e-10)
 
 
-@equation(
+@exact(
     "eq:forward-chain",
-    how="exact",
-    where=None,
     implementation=lambda schedule, path: sum(
         log_density(path[t], schedule.alpha[t].sqrt() * path[t - 1], schedule.beta[t].log())
         for t in range(1, len(path))
@@ -167,10 +149,8 @@ def test_forward_chain(formula):
         assert float(ours) == approx(joint.logpdf(path), rel=1e-9)
 
 
-@equation(
+@quadrature(
     "eq:variance-preserved",
-    how="quadrature",
-    where=None,
     implementation=lambda schedule, t, variance: schedule.alpha[t] * variance + schedule.beta[t],
     mutants={
         "noise only": lambda schedule, t, variance: variance + schedule.beta[t],
@@ -194,10 +174,8 @@ def test_variance_preserved(formula):
             assert float(formula(schedule, t, 2 * scale**2)) == approx(truth, rel=1e-6)
 
 
-@equation(
+@quadrature(
     "eq:sum-of-gaussians",
-    how="quadrature",
-    where=None,
     implementation=lambda mean_a, variance_a, mean_b, variance_b: (mean_a + mean_b, variance_a + variance_b),
     mutants={
         "standard deviations added": lambda mean_a, variance_a, mean_b, variance_b: (
@@ -224,9 +202,8 @@ def test_sum_of_gaussians(formula):
             assert np.trapezoid(density, x) == approx(stats.norm.pdf(z, mean, math.sqrt(variance)), rel=1e-8)
 
 
-@equation(
+@exact(
     "eq:alpha-bar",
-    how="exact",
     where="ddpm.schedule.NoiseSchedule.alpha_bar",
     implementation=lambda schedule, t: schedule.alpha_bar[t],
     mutants={
@@ -264,9 +241,8 @@ def level(t):
     return schedule_64().alpha_bar[t].item()
 
 
-@equation(
+@exact(
     "eq:q-sample",
-    how="exact",
     where="ddpm.diffusion.GaussianDiffusion.q_sample",
     implementation=q_sample,
     mutants={
@@ -316,9 +292,8 @@ def oracle_log_density(schedule, t, x):
     return torch.logsumexp(weights.log() + log_density(x, means.flatten(), covariances.flatten().log()), 0)
 
 
-@equation(
+@quadrature(
     "eq:mixture-marginal",
-    how="quadrature",
     where="ddpm.mixture_oracle.GaussianMixtureOracle.marginal",
     implementation=oracle_log_density,
     mutants={
@@ -344,9 +319,8 @@ def test_mixture_marginal(formula):
             assert float(ours) == approx(np.trapezoid(noise * prior, clean), rel=1e-6)
 
 
-@equation(
+@quadrature(
     "eq:snr",
-    how="quadrature",
     where="ddpm.schedule.NoiseSchedule.snr",
     implementation=lambda schedule, t: schedule.snr[t],
     mutants={
@@ -367,10 +341,8 @@ def test_snr(formula):
         assert float(formula(schedule_64(), t)) == approx(signal**2 / noise_power, rel=1e-4)
 
 
-@equation(
+@quadrature(
     "eq:picture-snr",
-    how="quadrature",
-    where=None,
     implementation=lambda schedule, t, picture: np.mean(picture**2) * schedule.snr[t],
     mutants={
         "power forgotten": lambda schedule, t, picture: schedule.snr[t],  # noqa: ARG005
@@ -390,10 +362,8 @@ def test_picture_snr(formula):
         assert float(formula(schedule_64(), t, picture)) == approx((kept**2).sum() / added.sum(), rel=1e-4)
 
 
-@equation(
+@exact(
     "eq:alpha-bar-bound",
-    how="exact",
-    where=None,
     implementation=lambda betas, t: math.exp(-sum(betas[:t])),
     mutants={
         "exponent halved": lambda betas, t: math.exp(-sum(betas[:t]) / 2),

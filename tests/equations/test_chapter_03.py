@@ -7,29 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm import NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
+from ddpm import cosine_betas, linear_betas, sigmoid_betas
 from ddpm.schedule import betas_from_alpha_bar
-from tests.equations.ledger import equation
+from tests.equations.ledger import equation, exact
+from tests.networks import schedule_64
 
 approx = pytest.approx
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def schedule_64(betas=None):
-    """The paper's schedule, or one of your own, in float64."""
-    return NoiseSchedule(linear_betas(1000) if betas is None else betas, dtype=torch.float64)
-
-
-@equation(
+@exact(
     "eq:log-snr",
-    how="exact",
     where="ddpm.schedule.NoiseSchedule.log_snr",
     implementation=lambda schedule, t: schedule.log_snr[t],
     mutants={
@@ -52,10 +39,8 @@ def test_log_snr(formula):
                 assert float(formula(schedule, t)) == approx(truth, rel=1e-9, abs=1e-9)
 
 
-@equation(
+@exact(
     "eq:alpha-bar-from-log-snr",
-    how="exact",
-    where=None,
     implementation=lambda lam: (torch.sigmoid(lam), torch.sigmoid(-lam)),
     mutants={
         "sign of λ": lambda lam: (torch.sigmoid(-lam), torch.sigmoid(lam)),
@@ -72,10 +57,8 @@ def test_alpha_bar_from_log_snr(formula):
         assert noise.numpy() == approx(schedule.sigma[1:].square().numpy(), rel=1e-9)
 
 
-@equation(
+@exact(
     "eq:log-snr-step",
-    how="exact",
-    where=None,
     implementation=lambda beta, noise: math.log(1 + beta / ((1 - beta) * noise)),
     mutants={
         "noise after the step": lambda beta, noise: math.log(
@@ -95,9 +78,8 @@ def test_log_snr_step(formula):
             assert formula(float(beta), float(noise)) == approx(float(mpmath.log(before / after)), rel=1e-10)
 
 
-@equation(
+@exact(
     "eq:linear-betas",
-    how="exact",
     where="ddpm.schedule.linear_betas",
     implementation=linear_betas,
     mutants={
@@ -122,9 +104,8 @@ def test_linear_betas(formula):
         assert np.diff(betas) == approx(np.full(timesteps - 1, 19.9 / timesteps / (timesteps - 1)), rel=1e-6)
 
 
-@equation(
+@exact(
     "eq:betas-from-curve",
-    how="exact",
     where="ddpm.schedule.betas_from_alpha_bar",
     implementation=lambda curve: betas_from_alpha_bar(curve, 0.999),
     mutants={
@@ -156,9 +137,8 @@ def cosine_table(timesteps, *, power=2, offset=0.008, quarter=math.pi / 2):
     return table(betas_from_alpha_bar(curve, 0.999))
 
 
-@equation(
+@exact(
     "eq:cosine-schedule",
-    how="exact",
     where="ddpm.schedule.cosine_betas",
     implementation=lambda T: table(cosine_betas(T)),
     mutants={
@@ -189,9 +169,8 @@ def unstretched_sigmoid(timesteps):
     return 1 - torch.sigmoid(time).numpy()
 
 
-@equation(
+@exact(
     "eq:sigmoid-schedule",
-    how="exact",
     where="ddpm.schedule.sigmoid_betas",
     implementation=sigmoid_table,
     mutants={
@@ -244,10 +223,8 @@ def test_block_average_snr(formula):
             assert formula(schedule, t, b, kept) == approx(powers[0] / powers[1], rel=4 * bar)
 
 
-@equation(
+@exact(
     "eq:resolution-shift",
-    how="exact",
-    where=None,
     implementation=lambda lam, b: torch.sigmoid(lam - 2 * math.log(b)).item(),
     mutants={
         "log b for 2 log b": lambda lam, b: torch.sigmoid(lam - math.log(b)).item(),

@@ -340,10 +340,8 @@ def mean_code_length(level: int, mean: float, std: float, *, width: float = 1, s
     return sign * log_normal(x, mean, std**2).mean().item()
 
 
-@equation(
+@quadrature(
     "eq:dequantisation",
-    how="quadrature",
-    where=None,
     implementation=mean_code_length,
     mutants={
         "without the noise": lambda level, mean, std: mean_code_length(level, mean, std, width=0),
@@ -524,10 +522,8 @@ def weighted_score_error(t: int, variance: str, *, alpha: bool = True, noise: bo
     return weight * score_error(t, **knobs)
 
 
-@equation(
+@exact(
     "eq:loss-t-score",
-    how="exact",
-    where=None,
     implementation=weighted_score_error,
     mutants={
         "ᾱ_t for α_t": lambda t, variance: weighted_score_error(t, variance, alpha=False),
@@ -550,10 +546,8 @@ def continuous_bound(mean_square: Callable[[Tensor], Tensor], low: float, high: 
     return 0.5 * torch.trapezoid(mean_square(axis.exp()) * axis.exp(), axis).item()
 
 
-@equation(
+@exact(
     "eq:continuous-bound",
-    how="exact",
-    where=None,
     implementation=continuous_bound,
     mutants={
         "without the ½": lambda error, low, high: 2 * continuous_bound(error, low, high),

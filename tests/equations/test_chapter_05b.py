@@ -9,24 +9,12 @@ import torch
 from scipy import stats
 from scipy.stats import wasserstein_distance
 
-from ddpm import GaussianDiffusion, NoiseSchedule, linear_betas
+from ddpm import GaussianDiffusion
 from ddpm.likelihood import prior_term
-from tests.equations.ledger import equation
+from tests.equations.ledger import exact, quadrature
+from tests.networks import schedule_64
 
 approx = pytest.approx
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def schedule_64(betas=None):
-    """The paper's schedule, or one of your own, in float64."""
-    return NoiseSchedule(linear_betas(1000) if betas is None else betas, dtype=torch.float64)
 
 
 def short_schedule():
@@ -34,9 +22,8 @@ def short_schedule():
     return schedule_64(torch.linspace(1e-4, 0.02, 200, dtype=torch.float64))
 
 
-@equation(
+@quadrature(
     "eq:prior-term",
-    how="quadrature",
     where="ddpm.likelihood.prior_term",
     implementation=prior_term,
     mutants={
@@ -84,10 +71,8 @@ def perfect_return(alpha_bar, start=stats.norm.pdf, signal=None, noise=None):
     return (weight / weight.sum()) @ given_end / (GRID[1] - GRID[0])
 
 
-@equation(
+@quadrature(
     "eq:perfect-return",
-    how="quadrature",
-    where=None,
     implementation=perfect_return,
     mutants={
         "started from q(x_T)": lambda alpha_bar: perfect_return(
@@ -150,10 +135,8 @@ def mismatch_turned_round(alpha_bar):
     return kl_on_grid(stats.norm.pdf(GRID), end_density(GRID, alpha_bar))
 
 
-@equation(
+@quadrature(
     "eq:prior-split",
-    how="quadrature",
-    where=None,
     implementation=lambda alpha_bar: information(alpha_bar) + mismatch(alpha_bar),
     mutants={
         "difference for sum": lambda alpha_bar: information(alpha_bar) - mismatch(alpha_bar),
@@ -171,10 +154,8 @@ def test_prior_split(formula):
         assert formula(alpha_bar) == approx(mean_price, rel=1e-5)
 
 
-@equation(
+@quadrature(
     "eq:start-bound",
-    how="quadrature",
-    where=None,
     implementation=mismatch,
     mutants={
         "half the divergence": lambda alpha_bar: mismatch(alpha_bar) / 2,
@@ -195,10 +176,8 @@ def gaussian_miss(left, m, variance):
     return m * (1 - left * variance / (left * variance + 1 - left))
 
 
-@equation(
+@exact(
     "eq:gaussian-miss",
-    how="exact",
-    where=None,
     implementation=gaussian_miss,
     mutants={
         "√ᾱ for ᾱ": lambda left, m, variance: gaussian_miss(math.sqrt(left), m, variance),
@@ -226,10 +205,8 @@ def area_between(p, q, power=1.0):
     return np.trapezoid(np.abs(p.cdf(grid) - q.cdf(grid)) ** power, grid)
 
 
-@equation(
+@exact(
     "eq:wasserstein",
-    how="exact",
-    where=None,
     implementation=area_between,
     mutants={
         "area squared": lambda p, q: area_between(p, q, power=2.0),
@@ -274,10 +251,8 @@ def x0_error(t, error):
     return answers[1] - answers[0]
 
 
-@equation(
+@exact(
     "eq:noise-error-amplified",
-    how="exact",
-    where=None,
     implementation=x0_error,
     mutants={
         "sign": lambda t, error: -x0_error(t, error),
@@ -303,10 +278,8 @@ def zero_terminal(root):
     return (root - root[-1]) * root[0] / (root[0] - root[-1])
 
 
-@equation(
+@exact(
     "eq:zero-terminal-rescaling",
-    how="exact",
-    where=None,
     implementation=zero_terminal,
     mutants={
         "shifted only": lambda root: root - root[-1],

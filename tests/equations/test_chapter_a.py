@@ -14,7 +14,7 @@ from torch import Tensor
 from ddpm import NoiseSchedule, linear_betas
 from ddpm.gaussians import condition
 from ddpm.mixture_oracle import GaussianMixtureOracle
-from tests.equations.ledger import equation
+from tests.equations.ledger import exact, quadrature
 
 AXIS = torch.linspace(-9, 9, 451, dtype=torch.float64)
 STEP = (AXIS[1] - AXIS[0]).item()
@@ -55,10 +55,8 @@ def log_density(x, mean, covariance, *, power=1.0, root=0.5, constant=2 * math.p
     return -0.5 * len(mean) * math.log(constant) - root * covariance.logdet() - 0.5 * square
 
 
-@equation(
+@quadrature(
     "eq:multivariate-gaussian",
-    how="quadrature",
-    where=None,
     implementation=log_density,
     mutants={
         "determinant without its root": lambda x, m, c: log_density(x, m, c, root=1.0),
@@ -80,10 +78,8 @@ def test_multivariate_gaussian(formula):
     assert formula(x, mean, covariance).numpy() == approx(scipy_log_density(x, mean, covariance))
 
 
-@equation(
+@quadrature(
     "eq:affine-multivariate",
-    how="quadrature",
-    where=None,
     implementation=lambda m, c, a, b: (a @ m + b, a @ c @ a.T),
     mutants={
         "shift forgotten": lambda m, c, a, b: (a @ m, a @ c @ a.T),  # noqa: ARG005
@@ -105,10 +101,8 @@ def test_affine_multivariate(formula):
             assert found.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-@equation(
+@quadrature(
     "eq:marginal-gaussian",
-    how="quadrature",
-    where=None,
     implementation=lambda m, c: (m[0], c[0, 0]),
     mutants={
         "conditional for marginal": lambda m, c: (m[0], c[0, 0] - c[0, 1] ** 2 / c[1, 1]),
@@ -130,9 +124,8 @@ def conditional(mean, covariance, observed, value):
     return found[0].squeeze(), found[1].squeeze()
 
 
-@equation(
+@quadrature(
     "eq:conditional-gaussian",
-    how="quadrature",
     where="ddpm.gaussians.condition",
     implementation=conditional,
     mutants={
@@ -169,10 +162,8 @@ def gaussian_product(a, cov_a, b, cov_b):
     return scipy_log_density(a, b, cov_a + cov_b), v @ (precision_a @ a + precision_b @ b), v
 
 
-@equation(
+@exact(
     "eq:gaussian-product-multivariate",
-    how="exact",
-    where=None,
     implementation=gaussian_product,
     mutants={
         "scale dropped": lambda *g: (vector(0.0), *gaussian_product(*g)[1:]),
@@ -196,10 +187,8 @@ def test_gaussian_product_multivariate(formula):
     assert found.numpy() == approx(expected)
 
 
-@equation(
+@quadrature(
     "eq:gaussian-entropy",
-    how="quadrature",
-    where=None,
     implementation=lambda c: 0.5 * (len(c) * math.log(2 * math.pi * math.e) + c.logdet()),
     mutants={
         "e forgotten": lambda c: 0.5 * (len(c) * math.log(2 * math.pi) + c.logdet()),
@@ -221,10 +210,8 @@ def kl(mean_q, cov_q, mean_p, cov_p):
     return 0.5 * (ratio.trace() - len(apart) - ratio.logdet() + apart @ torch.linalg.solve(cov_p, apart))
 
 
-@equation(
+@quadrature(
     "eq:kl-multivariate",
-    how="quadrature",
-    where=None,
     implementation=kl,
     mutants={
         "arguments swapped": lambda mq, cq, mp, cp: kl(mp, cp, mq, cq),
@@ -243,10 +230,8 @@ def test_kl_multivariate(formula):
     assert found.item() == pytest.approx(on_the_plane(log_ratio).item(), abs=1e-8)
 
 
-@equation(
+@quadrature(
     "eq:change-of-variables-bits",
-    how="quadrature",
-    where=None,
     implementation=lambda bits, factor, dimensions: bits + dimensions * math.log2(abs(factor)),
     mutants={
         "bits taken away": lambda bits, factor, dimensions: bits - dimensions * math.log2(abs(factor)),
@@ -277,10 +262,8 @@ def kl_on_the_plane(q: Tensor, log_p: Tensor) -> Tensor:
     return (torch.xlogy(q, q) - q * log_p).sum() * STEP**2
 
 
-@equation(
+@quadrature(
     "eq:maximum-entropy",
-    how="quadrature",
-    where=None,
     implementation=lambda q, most, log_widest: most - kl_on_the_plane(q, log_widest),
     mutants={
         "the least for the most": lambda q, most, log_widest: most + kl_on_the_plane(q, log_widest),
@@ -326,10 +309,8 @@ def rows(table: Tensor) -> Tensor:
     return table / table.sum(1, keepdim=True)
 
 
-@equation(
+@exact(
     "eq:kl-chain-rule",
-    how="exact",
-    where=None,
     implementation=lambda q, p: divergence(q.sum(1), p.sum(1)) + q.sum(1) @ divergence(rows(q), rows(p)),
     mutants={
         "first stage only": lambda q, p: divergence(q.sum(1), p.sum(1)),
@@ -363,10 +344,8 @@ def left_open(q: Tensor, p: Tensor, channel: Tensor) -> tuple[Tensor, Tensor]:
     return divergence(q_y, p_y), divergence(q_back, p_back)
 
 
-@equation(
+@exact(
     "eq:data-processing",
-    how="exact",
-    where=None,
     implementation=lambda q, p, k: left_open(q, p, k)[0] + behind(q, k)[0] @ left_open(q, p, k)[1],
     mutants={
         "nothing left open": lambda q, p, k: left_open(q, p, k)[0],
@@ -395,10 +374,8 @@ def mixture_moments(weights, means, covariances):
     return mean, torch.einsum("k,kij->ij", weights, covariances) + between
 
 
-@equation(
+@quadrature(
     "eq:total-variance",
-    how="quadrature",
-    where=None,
     implementation=mixture_moments,
     mutants={
         "nothing between": lambda w, m, c: (w @ m, torch.einsum("k,kij->ij", w, c)),
@@ -434,10 +411,8 @@ def wavy_slope(x: Tensor) -> Tensor:
     return torch.stack([x[:, 1] + 2 * torch.cos(2 * x[:, 0]), x[:, 0]], dim=1)
 
 
-@equation(
+@quadrature(
     "eq:stein",
-    how="quadrature",
-    where=None,
     implementation=lambda c, slope: c @ slope,
     mutants={
         "covariance forgotten": lambda c, slope: slope,  # noqa: ARG005
@@ -477,9 +452,8 @@ def by_score(t, x_t, *, noise=1.0, spread=1.0):
     return x_t / math.sqrt(alpha_bar) + noise * s * slope, spread * oracle_guess(t, x_t)[1]
 
 
-@equation(
+@quadrature(
     "eq:tweedie",
-    how="quadrature",
     where="ddpm.mixture_oracle.GaussianMixtureOracle.expected_x0",
     implementation=oracle_guess,
     mutants={

@@ -79,7 +79,9 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
 
         Whatever is amiss there is worded by `_from_items`.
         """
-        if type(self.dataset) is not TensorDataset or any(t.device.type != "cpu" for t in self.dataset.tensors):
+        if type(self.dataset) is not TensorDataset or any(
+            t.device.type != "cpu" for t in self.dataset.tensors
+        ):
             return None
         images, *others = self.dataset.tensors
         if tuple(images.shape[1:]) != self.image_shape or not items.is_image_type(images.dtype):
@@ -102,7 +104,9 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
             else:
                 given = list(fetch(list(batch.indices)))
             if len(given) != len(batch.indices):
-                raise ValueError(f"asked for {len(batch.indices)} items, the data set's __getitems__ gave {len(given)}")
+                raise ValueError(
+                    f"asked for {len(batch.indices)} items, the data set's __getitems__ gave {len(given)}"
+                )
             pairs = [items.unpacked(item, place) for item, place in zip(given, batch.indices, strict=True)]
             images = [
                 items.to_image(image, place, self.image_shape, self._prepare)

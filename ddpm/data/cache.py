@@ -1,6 +1,6 @@
 """Prepared images on disk: later epochs, and later starts, read pixels instead of decoding files.
 
-A cache is a folder with two files for each size and number of channels: the pixels, one image after the other, as bytes,
+A cache is a folder with two files for each size and number of channels: the pixels, as bytes, image after image,
 and an index in JSON, which says of what file each came, and names the file of the pixels. The index is written last, so
 that it never speaks of other pixels than its own. A file whose size or time of change is another is decoded anew.
 """
@@ -90,9 +90,7 @@ def prepare_all(
     return saved.looks, saved.pixels
 
 
-def _is_stale(
-    saved: _Saved, stamps: dict[Path, list[int]], prepare: PrepareImage, root: Path
-) -> bool:
+def _is_stale(saved: _Saved, stamps: dict[Path, list[int]], prepare: PrepareImage, root: Path) -> bool:
     """Whether files came, went or changed; those that could not be read are tried again."""
     if saved.pixels is None or list(saved.stamps.items()) != list(stamps.items()):
         return True

@@ -137,6 +137,4 @@ def load_dataset(
         raise ValueError(
             f"images in a folder have many sizes: give an image_size, such as 32, for {name_or_path}"
         )
-    return image_folder(
-        name_or_path, channels=3 if channels is None else channels, cache=cache, **prepare
-    )
+    return image_folder(name_or_path, channels=3 if channels is None else channels, cache=cache, **prepare)

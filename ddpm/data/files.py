@@ -5,9 +5,10 @@ is the folder of a training run, whose samples are pictures too.
 """
 
 import contextlib
+import heapq
 import os
 import stat
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,15 @@ _ONLY_KNOWN = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 _MORE_ENDINGS = {".mpo", ".jif", ".jfi", ".pjp", ".pjpeg"}
 _COMMON = (".jpg", ".jpeg", ".png", ".webp", ".tiff", ".tif", ".bmp", ".gif")
 # Without a dot, but nobody's data all the same: of macOS's archives, Windows, Synology, QNAP and Linux.
-_SYSTEM = {"__macosx", "$recycle.bin", "system volume information", "@eadir", "#recycle", "@recycle", "lost+found"}
+_SYSTEM = {
+    "__macosx",
+    "$recycle.bin",
+    "system volume information",
+    "@eadir",
+    "#recycle",
+    "@recycle",
+    "lost+found",
+}
 # What a run puts into its folder that may hold pictures.
 _PARTS_OF_A_RUN = {"samples", CHECKPOINTS, "tensorboard", "prepared"}
 _METRICS = "metrics.jsonl"
@@ -80,13 +89,13 @@ class _Search:
     root: Path
     endings: frozenset[str]
     found: Found = field(default_factory=Found)
-    links: deque[Path] = field(default_factory=deque)  # to folders: after all folders proper, which go first
+    links: list[Path] = field(default_factory=list)  # to folders, a heap: the folders proper go first
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def run(self) -> None:
         todo = [(self.root, "")]
         while todo or self.links:
-            folder, reason = todo.pop() if todo else (self.links.popleft(), "")
+            folder, reason = todo.pop() if todo else (heapq.heappop(self.links), "")
             try:
                 todo += self.read(folder, reason)
             except OSError as error:
@@ -116,7 +125,8 @@ class _Search:
             if kind == "folder":
                 folders.append((path, why))
             elif kind == "link to a folder":
-                self.links.extend([] if why else [path])
+                if not why:
+                    heapq.heappush(self.links, path)
             else:
                 self.take(path, why, kind)
         return folders

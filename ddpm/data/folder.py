@@ -40,8 +40,8 @@ class FolderDataset(Dataset[Tensor]):
     ) -> None:
         self.paths, self.prepare = list(paths), prepare
         self.unreadable, self.left_out = unreadable or {}, left_out or {}
-        # The files that Pillow warns of, all of which has been said; None if nobody has looked yet.
-        self._noisy = noisy
+        # Files that Pillow warns of, which has been said, and files that it is silent about; None are all others.
+        self._noisy, self._silent = set(noisy or ()), None if noisy is not None else set[Path]()
         self._prepared = prepared  # and the row of each image in it
 
     def __len__(self) -> int:
@@ -58,16 +58,18 @@ class FolderDataset(Dataset[Tensor]):
         return [self.prepare.finished(pixels) for pixels in images[[rows[index] for index in indices]]]
 
     def _read(self, path: Path) -> Tensor:
-        """One image from its file."""
+        """One image from its file; what Pillow says of it is said once, with the file's name."""
+        silent = path not in self._noisy if self._silent is None else path in self._silent
         try:
-            if self._noisy is not None and path not in self._noisy:
+            if silent:
                 return self._prepared_from(path)
             image, said = quietly(self._prepared_from, path)
         except Exception as error:  # as in `look_at`; the file's name is what helps
             raise RuntimeError(f"cannot read the image {path}: {reason(error)}") from error
-        if self._noisy is None and said:
-            # From one place, so that Python says it once for each file.
-            warnings.warn(f"{path}: {'; '.join(said)}", stacklevel=1)
+        if said and path not in self._noisy:
+            warnings.warn(f"{path}: {'; '.join(said)}", stacklevel=2)
+        if self._silent is not None:
+            (self._noisy if said else self._silent).add(path)
         return image
 
     def _prepared_from(self, path: Path) -> Tensor:
@@ -116,7 +118,9 @@ def image_folder(
         looks = _looks(found.images, folder, prepare)
     unreadable = {file: look.problem for file, look in looks.items() if look.problem}
     if unreadable:
-        message = f"{len(unreadable)} of {len(found.images)} images in {path} cannot be read: {_listed(unreadable)}"
+        message = (
+            f"{len(unreadable)} of {len(found.images)} images in {path} cannot be read: {_listed(unreadable)}"
+        )
         if len(unreadable) == len(found.images):
             raise ValueError(message)
         warnings.warn(f"left out: {message}", stacklevel=2)
@@ -141,7 +145,9 @@ def _found(folder: Path, word: str | Path) -> files.Found:
     """The files below a folder, among them at least one image."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        hint = f"; {described(str(word))} are ddpm.data.load_dataset({str(word)!r})" if known_name(word) else ""
+        hint = (
+            f"; {described(str(word))} are ddpm.data.load_dataset({str(word)!r})" if known_name(word) else ""
+        )
         raise NotADirectoryError(f"{folder} {what}; give the path of a folder that holds images{hint}")
     found = files.find_images(folder)
     if not found.images:

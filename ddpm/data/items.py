@@ -1,4 +1,4 @@
-"""One item of a data set: an image, or (image, label, …), of any kind that can be meant; the rest is refused in words."""
+"""One item of a data set: an image, or (image, label, …), of any kind that can be meant; the rest is refused."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,9 @@ def unpacked(item: Any, index: int) -> tuple[Any, Sequence[Any]]:
     """The image of an item, and what comes after it."""
     if isinstance(item, Mapping):
         names = ", ".join(map(repr, item))
-        image = next((name for name in ("image", "img", "pixel_values") if name in item), next(iter(item), "image"))
+        image = next(
+            (name for name in ("image", "img", "pixel_values") if name in item), next(iter(item), "image")
+        )
         raise ValueError(
             f"item {index} of the data set is a {type(item).__name__} with {names}, but {_WANTED}; pick"
             f" them out by a data set of your own, whose __getitem__ returns item[{image!r}], or"
@@ -105,7 +107,7 @@ def _in_words(value: object) -> str:
     """What was given: small things themselves, others by their kind."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
-    shown = repr(value)
+    shown = " ".join(repr(value).split())
     return f"{shown if len(shown) <= 40 else shown[:40] + '…'} ({type(value).__name__})"
 
 
@@ -113,14 +115,18 @@ def _about_files(image: object) -> str:
     """What to do with the name of a file."""
     if not isinstance(image, str | bytes) and not hasattr(image, "__fspath__"):
         return ""
-    return "; open a file by PIL.Image.open, or give the Trainer the folder of the files in place of a data set"
+    return (
+        "; open a file by PIL.Image.open, or give the Trainer the folder of the files in place of a data set"
+    )
 
 
 def _about_shape(given: tuple[int, ...], wanted: tuple[int, int, int]) -> str:
     """What to do about images of another shape."""
     channels, *sides = wanted
     if given == (*sides, channels):
-        return "its channels come last: turn it by image.permute(2, 0, 1), of an array image.transpose(2, 0, 1)"
+        return (
+            "its channels come last: turn it by image.permute(2, 0, 1), of an array image.transpose(2, 0, 1)"
+        )
     if channels == 1 and given == tuple(sides):
         return "it has no axis for its channel: add one by image[None]"
     return "resize the data, or build the model with its channels and image_size"
@@ -132,6 +138,8 @@ def _about_label(label: object) -> str:
         return "of a one-hot vector give its place, int(label.argmax())"
     if isinstance(label, str):
         return "number the classes, such as by sorted(set(labels)).index(label)"
-    if isinstance(label, float) or (isinstance(label, Tensor | np.ndarray) and "float" in str(label.dtype)):
+    if isinstance(label, float | np.floating) or (
+        isinstance(label, Tensor | np.ndarray) and "float" in str(label.dtype)
+    ):
         return "if it is the number of a class, give int(label)"
     return "number the classes from 0, or build the network without num_classes"

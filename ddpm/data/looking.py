@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +56,19 @@ def look_at(
             _reading.path = None
         return size, "", given
 
-    with _heard() as said, ThreadPoolExecutor(_cores()) as pool:  # threads: Pillow decodes without holding the GIL
-        done = _in_turn(pool, look, paths)
+    # Threads suffice: Pillow decodes without holding the GIL. What is ahead is given up before the pool waits for it.
+    with (
+        _heard() as said,
+        ThreadPoolExecutor(_cores()) as pool,
+        contextlib.closing(_in_turn(pool, look, paths)) as done,
+    ):
         for path, (size, problem, given) in told(zip(paths, done, strict=True), len(paths), what):
             yield path, Look(size, problem, tuple(said.pop(path, ()))), given
 
 
-def _in_turn(pool: ThreadPoolExecutor, call: Callable[[Path], Item], paths: Sequence[Path]) -> Iterator[Item]:
+def _in_turn(
+    pool: ThreadPoolExecutor, call: Callable[[Path], Item], paths: Sequence[Path]
+) -> Generator[Item, None, None]:
     """The answers in the order of the paths, with few of them ahead: a prepared image takes memory."""
     ahead = 8 * _cores()
     waiting = deque(pool.submit(call, path) for path in paths[:ahead])

@@ -145,10 +145,8 @@ def _found(folder: Path, word: str | Path) -> files.Found:
     """The files below a folder, among them at least one image."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        hint = (
-            f"; {described(str(word))} are ddpm.data.load_dataset({str(word)!r})" if known_name(word) else ""
-        )
-        raise NotADirectoryError(f"{folder} {what}; give the path of a folder that holds images{hint}")
+        meant = f"; for {described(word)}: ddpm.data.load_dataset({word!r})" if known_name(word) else ""
+        raise NotADirectoryError(f"{folder} {what}; give the path of a folder that holds images{meant}")
     found = files.find_images(folder)
     if not found.images:
         left_out = files.described(found, folder)

@@ -134,9 +134,10 @@ def _told_once(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     started, said = time.monotonic(), False
     for number, item in enumerate(items, start=1):
         taken = time.monotonic() - started
-        if not said and taken > _PATIENCE:
-            left = humanize.naturaldelta(taken / number * (total - number))
-            print(f"{what}: {number:,} of {total:,} images, about {left} left", file=sys.stderr, flush=True)
+        left = taken / number * (total - number)
+        if not said and min(taken, left) > _PATIENCE:
+            words = f"{what}: {number:,} of {total:,} images, about {humanize.naturaldelta(left)} left"
+            print(words, file=sys.stderr, flush=True)
             said = True
         yield item
 

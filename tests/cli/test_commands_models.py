@@ -144,7 +144,7 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     assert f"{figures['bits_per_dimension']:.3f} ± {figures['standard_error']:.3f} bits per dimension" in out
     assert out.startswith("40 samples, 2 network calls each")
     assert "data       40 of 1,797 images, drawn by the seed; the digits of scikit-learn\n" in out
-    assert f"model      the run in {run}, its checkpoint of step 4\n" in out
+    assert f" model the run in {run}, its checkpoint of step 4 data " in " ".join(out.split())
     assert out.endswith(f"written to {run / 'evaluation.json'}\n")
 
 

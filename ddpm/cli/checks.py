@@ -6,23 +6,26 @@ from pathlib import Path
 
 from ddpm.data.names import check_name_or_folder, is_path
 from ddpm.io.checkpoint import list_checkpoints, step_of
-from ddpm.io.paths import find_model
+from ddpm.io.paths import MODEL, holds_run
 
 
 def check_data(source: str) -> None:
     """Refuse what is neither a folder nor the name of a data set; the message has names that are close."""
-    if Path(source).is_dir():
-        return
-    if is_path(source):
+    if is_path(source) and not Path(source).is_dir():
         what = "is a file" if Path(source).exists() else "does not exist"
         raise NotADirectoryError(f"{source} {what}; give the path of a folder that holds images")
     check_name_or_folder(source)
 
 
-def check_model(model: Path) -> None:
-    """Refuse what is neither a run, nor a model, nor the name of one."""
-    if not list_checkpoints(model):
-        find_model(model)
+def check_export(out: Path) -> None:
+    """Refuse to write a model where one lies, or into the folder of a run, of which it would take the place."""
+    if (out / MODEL).exists():
+        raise FileExistsError(f"{out} already holds a model; choose another folder, or delete that one")
+    if holds_run(out):
+        raise FileExistsError(
+            f"{out} is the folder of a run, and a model in it would be taken for the run's; choose another"
+        )
+    check_writable(out)
 
 
 def check_folder(folder: Path, source: str) -> None:

@@ -112,11 +112,7 @@ class TrainingConfig:
                 self._keep(field.name, check_whole, 0 if field.name in AT_LEAST_ZERO else 1)
             if field.type is bool:
                 self._keep(field.name, check_flag)
-        if self.num_threads is not None:
-            self._keep("num_threads", check_whole)
-        for name, limits in _LIMITS.items():
-            if getattr(self, name) is not None or name not in _MAY_BE_NONE:
-                self._keep(name, check_number, **limits)
+        self._keep_numbers()
         check_choice("mixed_precision", self.mixed_precision, get_args(MixedPrecision))
         check_choice("lr_schedule", self.lr_schedule, get_args(LearningRateSchedule))
         betas = plain_numbers(self.adam_betas)
@@ -127,6 +123,14 @@ class TrainingConfig:
         if not isinstance(self.results_folder, str | os.PathLike):
             raise ValueError(f"results_folder must be a path, but got {self.results_folder!r}")
         self.results_folder = Path(self.results_folder)
+
+    def _keep_numbers(self) -> None:
+        """Keep the other numbers, of which some may be None."""
+        if self.num_threads is not None:
+            self._keep("num_threads", check_whole)
+        for name, limits in _LIMITS.items():
+            if getattr(self, name) is not None or name not in _MAY_BE_NONE:
+                self._keep(name, check_number, **limits)
 
     def _keep(self, name: str, check: Callable[..., Any], *limits: Any, **named: Any) -> None:
         """Keep a value as its check gives it: as Python's own, which JSON can hold."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -88,8 +88,9 @@ def ddim(
     """
     _check(diffusion, x, generator)
     schedule, eta = diffusion.schedule, check_eta(eta)
-    even = not isinstance(steps, Iterable) or getattr(steps, "ndim", 1) == 0
-    grid = timestep_grid(schedule.timesteps, steps) if even else check_grid(steps, schedule.timesteps)
+    given: Any = steps
+    even = not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0
+    grid = timestep_grid(schedule.timesteps, given) if even else check_grid(given, schedule.timesteps)
     alpha_bar, x0 = schedule.exact_alpha_bar.tolist(), None
     for t, s in pairwise(grid):
         prediction = predict(diffusion, x, full_timesteps(t, x), labels, x0, clip_x0=clip_x0)

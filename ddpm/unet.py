@@ -229,12 +229,12 @@ class Unet(nn.Module):
             if labels is not None:
                 raise ValueError("this network was built without num_classes and takes no labels")
             return
-        given = shown(labels)
-        fits = isinstance(labels, Tensor) and labels.shape == (len(x_t),)
-        fits = fits and labels.dtype in (torch.int32, torch.int64)
-        if fits and may_look_at(labels) and len(labels):
-            low, high = labels.min().item(), labels.max().item()
-            fits, given = low >= 0 and high < self.num_classes, f"values from {low} to {high}"
+        given, fits = shown(labels), False
+        if isinstance(labels, Tensor) and labels.shape == (len(x_t),):
+            fits = labels.dtype in (torch.int32, torch.int64)
+            if fits and may_look_at(labels) and len(labels):
+                low, high = labels.min().item(), labels.max().item()
+                fits, given = low >= 0 and high < self.num_classes, f"values from {low} to {high}"
         if not fits:
             raise ValueError(
                 f"this network needs labels of shape ({len(x_t)},), whole numbers in 0 … {self.num_classes - 1}, but"

@@ -94,10 +94,10 @@ class TimeEmbedding(nn.Sequential):
     def __init__(self, embedding: nn.Module, features: int, width: int) -> None:
         super().__init__(embedding, nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, t: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Timesteps (B,) → (B, width)."""
         embedding, first, activation, second = self
-        return second(activation(first(embedding(t).to(first.weight.dtype))))
+        return second(activation(first(embedding(input).to(first.weight.dtype))))
 
 
 class ResidualBlock(nn.Module):

@@ -1,6 +1,5 @@
 """Weights between a network and a file: under the names of the plain network, all there, of its shapes, and finite."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 from ddpm.io.files import read_json, read_tensors
 
 _NAMED = 8  # of the tensors that are wrong, in one message
-# What torch.compile and distributed training put before the names of the module that they wrap.
-_WRAPPERS = re.compile(r"\b(_orig_mod|_forward_module)\.|^(module\.)+")
+# What torch.compile puts before the names of the module that it wraps, and what distributed training does.
+_COMPILED = "_orig_mod"
+_DISTRIBUTED = "module."
 # Names by which the weights of another program are known -> what to write.
 _FOREIGN = {
     "conv_in.weight": "they are those of a network in diffusers' layout, which ddpm.load_diffusers_unet reads",
@@ -24,14 +24,14 @@ _FOREIGN = {
 
 def unwrapped(module: Any) -> Any:
     """The module itself, where it was given as `torch.compile` returned it."""
-    while "_orig_mod" in getattr(module, "_modules", {}):
-        module = module._modules["_orig_mod"]
+    while _COMPILED in getattr(module, "_modules", {}):
+        module = module._modules[_COMPILED]
     return module
 
 
 def plain_name(name: str) -> str:
-    """The name of a tensor without what `torch.compile` and distributed training put into it."""
-    return _WRAPPERS.sub("", name)
+    """The name of a tensor without what `torch.compile` puts into it."""
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
@@ -40,7 +40,7 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Put tensors into a network, whether it, or the one they are from, was compiled or not.
+    """Put tensors into a network, whether it, or the one they are from, was compiled or not, or distributed.
 
     Raises:
         ValueError: if they are not those of such a network; the message names `origin`, and what is wrong.
@@ -48,6 +48,9 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: str)
     own = network.state_dict()
     names = {plain_name(name): name for name in own}
     given = {plain_name(name): tensor for name, tensor in tensors.items()}
+    if given and not any(name.startswith(_DISTRIBUTED) for name in names):
+        while all(name.startswith(_DISTRIBUTED) for name in given):
+            given = {name.removeprefix(_DISTRIBUTED): tensor for name, tensor in given.items()}
     check_weights(given, {plain: own[name] for plain, name in names.items()}, origin)
     network.load_state_dict({names[plain]: tensor for plain, tensor in given.items()})
 

@@ -72,7 +72,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per call and process.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order, timesteps and noise.")] = None,
-    mixed_precision: Annotated[str | None, typer.Option(help="no, fp16 or bf16.")] = None,
+    mixed_precision: Annotated[str | None, typer.Option(help="auto, no, fp16 or bf16.")] = None,
     data_root: DataRoot = None,
     cache: Annotated[bool, typer.Option("--cache", help="Keep prepared images in the run's folder.")] = False,
     change: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,

@@ -131,15 +131,19 @@ def with_overrides(run_config: RunConfig, overrides: Sequence[str]) -> RunConfig
 def completed(run_config: RunConfig) -> RunConfig:
     """The run config with what follows from other parts of it and from the machine.
 
-    The network gets the data's channels, the data the model's size, and a GPU bf16 and processes that load images.
+    The network gets the data's channels, the data the model's size, and a GPU processes that load images. The precision
+    is that of this machine, unless it was chosen; run.json keeps it, so that a resumed run has the same on any other.
     """
     import torch
+
+    from ddpm.training.precision import with_precision
 
     run_config = run_config.changed("network", channels=run_config.data.get("channels"))
     run_config = run_config.changed("data", image_size=run_config.diffusion["image_size"])
     machine: Options = {}
     if torch.cuda.is_available():
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "no"
         in_memory = known_name(run_config.data.get("name_or_path", "")) == DIGITS
-        machine = {"mixed_precision": precision, "num_workers": 0 if in_memory else 4}
-    return replace(run_config, training=machine | run_config.training)
+        machine = {"num_workers": 0 if in_memory else 4}
+    run_config = replace(run_config, training={"mixed_precision": "auto"} | machine | run_config.training)
+    precision = with_precision(run_config.training_config).mixed_precision
+    return run_config.changed("training", mixed_precision=precision)

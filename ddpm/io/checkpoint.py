@@ -180,6 +180,8 @@ def verify(folder: Path) -> list[str]:
     """The names of a checkpoint's files, once every checksum holds; DamagedCheckpointError if one does not."""
     try:
         checksums = read_json(folder / CHECKSUMS)
+        if not checksums:
+            raise DamagedCheckpointError(f"{folder} is damaged: {CHECKSUMS} lists no file")
         for name, expected in checksums.items():
             if sha256((folder / name).read_bytes()) != expected:
                 raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} does not hold")

@@ -1,16 +1,28 @@
 """What a training run can be told, and the checks that come before it starts."""
 
 import math
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ddpm.checks import check_choice, check_whole
+from ddpm.checks import check_choice, check_flag, check_number, check_whole, plain_numbers
 
-MixedPrecision = Literal["no", "fp16", "bf16"]
+MixedPrecision = Literal["no", "fp16", "bf16", "auto"]
 LearningRateSchedule = Literal["constant", "cosine"]
 
 AT_LEAST_ZERO = {"lr_warmup_steps", "num_workers", "seed"}  # the other whole numbers are at least 1
+# The other numbers, by what they may be.
+_LIMITS: dict[str, dict[str, float]] = {
+    "train_lr": {"above": 0},
+    "max_grad_norm": {"above": 0},
+    "weight_decay": {"at_least": 0},
+    "ema_decay": {"at_least": 0, "below": 1},
+    "ema_halflife": {"above": 0},
+    "ema_rampup": {"above": 0},
+}
+_MAY_BE_NONE = {"ema_halflife", "ema_rampup"}
 # These may differ between a run and its continuation without a word: what is computed stays the same.
 FREE_TO_CHANGE = {
     "train_num_steps",
@@ -42,7 +54,8 @@ class TrainingConfig:
         save_and_sample_every: updates between two checkpoints, each with a grid of samples.
         num_samples: images in that grid.
         results_folder: where the run keeps checkpoints, samples and metrics.
-        mixed_precision: "no" (float32), "bf16", or "fp16" (needs a GPU); only the network runs in it.
+        mixed_precision: "no" (float32), "bf16", or "fp16" (needs a GPU); only the network runs in it. "auto" is what
+            the machine multiplies natively: bf16 or fp16 on a GPU, bf16 on a CPU that has it, else "no".
         compile: run the network through `torch.compile`.
         weight_decay: decoupled weight decay (AdamW); 0 leaves Adam.
         lr_warmup_steps: updates over which the learning rate rises from zero.
@@ -96,24 +109,32 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             if field.type is int:
-                check_whole(field.name, getattr(self, field.name), 0 if field.name in AT_LEAST_ZERO else 1)
-        if self.num_threads is not None:
-            check_whole("num_threads", self.num_threads)
+                self._keep(field.name, check_whole, 0 if field.name in AT_LEAST_ZERO else 1)
+            if field.type is bool:
+                self._keep(field.name, check_flag)
+        self._keep_numbers()
         check_choice("mixed_precision", self.mixed_precision, get_args(MixedPrecision))
         check_choice("lr_schedule", self.lr_schedule, get_args(LearningRateSchedule))
-        if not isinstance(self.adam_betas, tuple | list) or len(self.adam_betas) != 2:
+        betas = plain_numbers(self.adam_betas)
+        if len(betas) != 2:
             raise ValueError(f"adam_betas must be a pair such as (0.9, 0.99), but got {self.adam_betas!r}")
-        for beta in self.adam_betas:
-            _check_number("each of adam_betas", beta, at_least=0, below=1)
-        _check_number("train_lr", self.train_lr, above=0)
-        _check_number("max_grad_norm", self.max_grad_norm, above=0)
-        _check_number("weight_decay", self.weight_decay, at_least=0)
-        _check_number("ema_decay", self.ema_decay, at_least=0, below=1)
-        for name in ("ema_halflife", "ema_rampup"):
-            if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), above=0)
+        first, second = (check_number("each of adam_betas", beta, at_least=0, below=1) for beta in betas)
+        self.adam_betas = (first, second)
+        if not isinstance(self.results_folder, str | os.PathLike):
+            raise ValueError(f"results_folder must be a path, but got {self.results_folder!r}")
         self.results_folder = Path(self.results_folder)
-        self.adam_betas = (self.adam_betas[0], self.adam_betas[1])
+
+    def _keep_numbers(self) -> None:
+        """Keep the other numbers, of which some may be None."""
+        if self.num_threads is not None:
+            self._keep("num_threads", check_whole)
+        for name, limits in _LIMITS.items():
+            if getattr(self, name) is not None or name not in _MAY_BE_NONE:
+                self._keep(name, check_number, **limits)
+
+    def _keep(self, name: str, check: Callable[..., Any], *limits: Any, **named: Any) -> None:
+        """Keep a value as its check gives it: as Python's own, which JSON can hold."""
+        setattr(self, name, check(name, getattr(self, name), *limits, **named))
 
     def to_json(self) -> dict[str, Any]:
         """All values by name, ready for JSON."""
@@ -139,14 +160,3 @@ class TrainingConfig:
         if self.ema_rampup is not None:
             halflife = min(halflife, self.ema_rampup * images_seen)
         return 0.5 ** (images / halflife) if halflife > 0 else 0.0
-
-
-def _check_number(
-    name: str, value: float, *, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
-) -> None:
-    """Refuse anything but finite numbers in the range."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and value > above and value >= at_least and value < below):
-        limits = {"above": above, "at least": at_least, "below": below}
-        allowed = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
-        raise ValueError(f"{name} must be a number {allowed}, but got {value!r}")

@@ -66,7 +66,7 @@ def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: Trai
 @torch.no_grad()
 def try_network(diffusion: GaussianDiffusion) -> None:
     """Give the network one blank image, so that what does not fit is refused before work starts."""
-    blank = torch.zeros(1, *diffusion.image_shape, device=diffusion.device)
+    blank = torch.zeros(1, *diffusion.image_shape, device=diffusion.device, dtype=torch.float32)
     t = torch.ones(1, dtype=torch.long, device=diffusion.device)
     takes_labels = getattr(diffusion.network, "num_classes", None) is not None
     with evaluating(diffusion):

@@ -89,6 +89,6 @@ def noise_for(
     for block in range(mine[0] // NOISE_BLOCK, mine[-1] // NOISE_BLOCK + 1):
         generator.manual_seed(mixed_seed(Purpose.NOISE, seed, step, number * of_batch + block))
         shape = (min(NOISE_BLOCK, everyone - block * NOISE_BLOCK), *image_shape)
-        blocks.append(torch.randn(shape, generator=generator, device=device))
+        blocks.append(torch.randn(shape, generator=generator, device=device, dtype=torch.float32))
     skipped = mine[0] % NOISE_BLOCK
     return torch.cat(blocks)[skipped : skipped + len(mine)]

@@ -16,6 +16,7 @@ from ddpm.data.batches import SeededBatches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import Checkpoint
 from ddpm.io.pretrained import model_config
+from ddpm.io.weights import load_weights, weights_of
 from ddpm.training.config import FREE_TO_CHANGE, TrainingConfig
 from ddpm.training.sampler import Purpose, mixed_seed
 
@@ -43,8 +44,8 @@ def gather_state(training: Training) -> tuple[dict[str, dict[str, Tensor]], dict
     generators = gather_object([_random_states()])
     scaler: Any = training.accelerator.scaler
     tensors = {
-        "model": training.diffusion.network.state_dict(),
-        "ema": training.ema.module.network.state_dict(),
+        "model": weights_of(training.diffusion.network),
+        "ema": weights_of(training.ema.module.network),
         "optimizer": _optimizer_tensors(training.optimizer),
         "random": {f"{rank}.{name}": x for rank, (xs, _) in enumerate(generators) for name, x in xs.items()},
     }
@@ -76,8 +77,8 @@ def restore_state(training: Training, saved: Checkpoint) -> None:
     _warn_of_changes(saved.documents["config"], _described(training))
     scaler: Any = training.accelerator.scaler
     state = saved.documents["state"]
-    training.diffusion.network.load_state_dict(saved.tensors["model"])
-    training.ema.module.network.load_state_dict(saved.tensors["ema"])
+    for network, name in ((training.diffusion.network, "model"), (training.ema.module.network, "ema")):
+        load_weights(network, saved.tensors[name], f"{saved.folder} does not fit the model")
     training.ema.n_averaged.fill_(state["averaged"])
     _restore_optimizer(training.optimizer, saved.tensors["optimizer"])
     if scaler is not None and state["scaler"]:

@@ -22,6 +22,7 @@ from ddpm.training import run_folder
 from ddpm.training.config import TrainingConfig
 from ddpm.training.distributed import draw_images, make_accelerator, make_optimizer, running, try_network
 from ddpm.training.metrics_logger import MetricsLogger
+from ddpm.training.precision import trainable, with_precision
 from ddpm.training.sampler import Purpose, ShuffledBatches, mixed_seed, noise_for
 from ddpm.training.signals import Interrupts
 from ddpm.training.state import gather_state, restore_state
@@ -65,7 +66,8 @@ class Trainer:
     ) -> None:
         for word in config.keys() & PORT_KEYWORDS.keys():
             raise TypeError(f"Trainer has no {word!r}: {PORT_KEYWORDS[word]}")
-        self.config = TrainingConfig(**config)
+        self.config = with_precision(TrainingConfig(**config))
+        diffusion = trainable(diffusion)
         self.diffusion, self.folder_or_dataset = diffusion, folder_or_dataset
         self.accelerator = make_accelerator(self.config.mixed_precision)
         self.data = open_batches(folder_or_dataset, diffusion, flip=self.config.augment_horizontal_flip)
@@ -91,7 +93,7 @@ class Trainer:
     def __setattr__(self, name: str, value: Any) -> None:
         """A value of the config is checked, and set there."""
         if hasattr(TrainingConfig, name):
-            name, value = "config", replace(self.config, **{name: value})
+            name, value = "config", with_precision(replace(self.config, **{name: value}))
         super().__setattr__(name, value)
 
     @property
@@ -152,7 +154,11 @@ class Trainer:
         # Timesteps and coins are one number an image: those of everyone are drawn, and cut.
         generator = torch.Generator().manual_seed(mixed_seed(Purpose.TIMESTEPS, *seed))
         t = stratified_timesteps(everyone, self.diffusion.schedule.timesteps, generator=generator)[mine]
-        coins = torch.rand(everyone, generator=generator)[mine] if self.diffusion.self_condition else None
+        coins = (
+            torch.rand(everyone, generator=generator, dtype=torch.float32)[mine]
+            if self.diffusion.self_condition
+            else None
+        )
         noise = noise_for(range(everyone)[mine], everyone, self.diffusion.image_shape, *seed, device=device)
         mask = None if coins is None else (coins < 0.5).to(device, non_blocking=True)
         return t.to(device, non_blocking=True), noise, mask

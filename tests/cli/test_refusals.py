@@ -22,7 +22,11 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("train digits --image-size 9", 1, "images of 9×9 do not fit the network"),
     ("train digits --lr -1", 1, "train_lr must be a number above 0, but got -1.0"),
     ("train digits --preset x", 1, "unknown preset 'x'; choose one of digits, fashion-mnist, cifar10, fol"),
-    ("train digits --mixed-precision fp8", 1, "mixed_precision must be no or fp16 or bf16, but got 'fp8'"),
+    (
+        "train digits --mixed-precision fp8",
+        1,
+        "mixed_precision must be no or fp16 or bf16 or auto, but got 'fp8'",
+    ),
     ("train digits --steps 0", 2, "--steps"),
     ("train digits --batch-size -3", 2, "--batch-size"),
     ("train digits --seed -1", 2, "--seed"),

@@ -233,7 +233,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         x_self_cond: Tensor | None,
         network: Network | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The network's output, shaped like `x_t`, and log σ² of the step back, likewise, if it has a head for that."""
+        """The network's output, shaped like `x_t`, and log ω_t² of the step back, likewise, if it has a head for it."""
         if x_self_cond is not None and not self.self_condition:
             raise ValueError("x_self_cond is for a network with self-conditioning, and this one has none")
         told = {} if x_self_cond is None else {"x_self_cond": x_self_cond}

@@ -63,7 +63,7 @@ class Prediction:
         x0: the clean image.
         signal: √ᾱ_t, shape (B or 1, 1, 1, 1).
         sigma: σ_t, likewise.
-        log_variance: log σ² of p_θ(x_{t−1} | x_t), shaped like `x0`, where a network predicts it; else None.
+        log_variance: log ω_t² of p_θ(x_{t−1} | x_t), shaped like `x0`, where a network predicts it; else None.
     """
 
     noise: Tensor

@@ -87,7 +87,7 @@ def variance_rule(diffusion: Denoiser, variance: Variance | Tensor | VarianceRul
 def learned_log_variance(schedule: NoiseSchedule, t: Tensor, fraction: Tensor) -> Tensor:
     """log ω_t² between the two fixed choices: v log β_t + (1 − v) log β̃_t with v = (1 + fraction)/2.
 
-    If nothing or everything is known of x_0, the best variance is one of the two ends. A network says where between
+    If the data are N(0, I) or a single image, the best variance is one of the two ends. A network says where between
     them a pixel lies, −1 for β̃_t and 1 for β_t, and may say beyond (Nichol & Dhariwal 2021, eq. 15). At t = 1, where
     β̃_1 = 0, β̃_2 stands for it.
     """
@@ -133,7 +133,7 @@ class OptimalVariance:
 
     The first part is what would be left if x_0 were known, the second what is not known of x_0. That variance needs no
     model of its own: by Tweedie's formula, taken once more, it is σ_t²/√ᾱ_t times the slope of E[x_0 | x_t] in x_t
-    (eq:reverse-variance). No Gaussian with independent pixels, whatever its variances, makes the bound lower.
+    (eq:reverse-variance). No Gaussian with independent pixels, whatever its variances, makes an L_{t−1} lower.
 
     Attributes:
         diffusion: an exact denoiser, differentiable in x_t. It is asked a second time, without clipping and without

@@ -94,12 +94,12 @@ def ddim(
     for t, s in pairwise(grid):
         prediction = predict(diffusion, x, full_timesteps(t, x), labels, x0, clip_x0=clip_x0)
         x0 = prediction.x0
-        sigma = eta * math.sqrt((1 - alpha_bar[s]) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / alpha_bar[s]))
+        omega = eta * math.sqrt((1 - alpha_bar[s]) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / alpha_bar[s]))
         # At eta = 1 rounding may take the radicand below 0.
-        direction = math.sqrt(max(1 - alpha_bar[s] - sigma**2, 0.0))
+        direction = math.sqrt(max(1 - alpha_bar[s] - omega**2, 0.0))
         x = math.sqrt(alpha_bar[s]) * x0 + direction * prediction.noise
-        if sigma > 0:
-            x = x + sigma * randn_like(x, generator)
+        if omega > 0:
+            x = x + omega * randn_like(x, generator)
         yield State(s, x, x0)
 
 

@@ -85,7 +85,7 @@ def test_few_timesteps_estimate_the_same_bound_with_an_honest_error(expected_exc
 
 @pytest.mark.parametrize("count", [4, 9])  # of nine draws some fall on the same timestep
 def test_every_term_of_few_timesteps_has_the_right_mean(count):
-    """E[L_{t−1}] = ½ (SNR(t−1) − SNR(t)) · E[Var(x_0 | x_t)] for σ_t² = β̃_t, for every t ≥ 2."""
+    """E[L_{t−1}] = ½ (SNR(t−1) − SNR(t)) · E[Var(x_0 | x_t)] for ω_t² = β̃_t, for every t ≥ 2."""
     # No timestep is too rare to be drawn.
     alpha_bar = torch.sigmoid(torch.linspace(5, -2, 10, dtype=torch.float64))
     model = gaussian(1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]]))

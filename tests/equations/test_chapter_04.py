@@ -463,7 +463,6 @@ def scaled_errors(
 
 @exact(
     "eq:coordinate-errors",
-    where=None,
     implementation=package_errors,
     mutants={
         "amplitudes for powers": scaled_errors(lambda noise, v: (math.sqrt(noise), math.sqrt(v))),
@@ -478,7 +477,7 @@ def test_coordinate_errors(formula):
     for t in (1, 20, 50):
         alpha_bar = SHORT.exact_alpha_bar[t].item()
         by_hand = 0.25 * alpha_bar / (1 - alpha_bar), 0.25 / (1 - alpha_bar)  # (0.3 − 0.8)² = 0.25
-        assert formula(diffusion, 0.8, 0.3, t) == pytest.approx(by_hand, rel=1e-9)
+        assert formula(diffusion, 0.8, 0.3, t) == approx(by_hand, rel=1e-9)
 
 
 def package_score(schedule: NoiseSchedule, t: int, x_t: float, noise: float) -> float:

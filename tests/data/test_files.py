@@ -99,6 +99,15 @@ def test_links_are_followed_and_folders_read_once(tmp_path, links, taken, left_o
     assert len(find_images(tmp_path / "by-link").images) == len(taken)
 
 
+def test_a_link_into_a_hidden_store_is_followed(tmp_path):
+    """As programs for large data lay them out; the store itself stays hidden."""
+    write_images(tmp_path, [".store/e.png"])
+    (tmp_path / "l").symlink_to(".store")
+    found = find_images(tmp_path)
+    assert found.images == [tmp_path / "l/e.png"]
+    assert found.left_out == {tmp_path / ".store/e.png": HIDDEN}
+
+
 def test_what_is_no_regular_file_is_not_opened(tmp_path):
     """Reading a pipe would wait for ever."""
     write_images(tmp_path, ["a.png"])

@@ -216,6 +216,18 @@ def test_tensors_give_what_their_items_give(monkeypatch, dtype, classes):
         assert (labels is None and at_once[1] is None) or torch.equal(labels, at_once[1])
 
 
+class Mirrored(TensorDataset):
+    def __getitem__(self, index):
+        return (super().__getitem__(index)[0].flip(-1),)
+
+
+def test_a_data_set_made_of_tensors_with_items_of_its_own_keeps_them():
+    images = torch.arange(8.0).view(2, 1, 2, 2) / 8
+    assert torch.equal(
+        SeededBatches(Mirrored(images), (1, 2, 2), num_classes=None)[Batch((0, 1), 0)][0], images.flip(-1)
+    )
+
+
 WRONG_TENSORS = [
     ((torch.zeros(4, 1, 3, 2),), None, r"is \(1, 3, 2\)"),
     ((torch.zeros(4, 1, 2, 2, dtype=torch.int64),), None, "is of type torch.int64"),

@@ -142,18 +142,21 @@ def test_metadata_alone_go(content, left):
 
 
 def test_what_the_decoder_needs_stays(tmp_path):
-    """A palette with a transparent entry, and Adobe's mark, by which a JPEG's four channels are inverted."""
+    """A palette with a transparent entry, and Adobe's mark, which says that a JPEG's channels are red, green, blue."""
     clear = Image.fromarray((PIXELS[..., 0] > 99).astype(np.uint8)).convert("P")
     clear.putpalette([7, 7, 7, 100, 100, 100])
-    for name, image, kind, options in (
-        ("clear", clear, "PNG", {"transparency": 0}),
-        ("ink", Image.new("CMYK", (32, 24), (0, 255, 255, 0)), "JPEG", {}),
-        ("ink2", Image.new("CMYK", (32, 24), (0, 255, 255, 0)), "JPEG", {"comment": "x"}),
+    red = saved("JPEG", Image.new("RGB", (32, 24), "red"), keep_rgb=True)
+    numbers = red.replace(b"\x03R\x11\0G\x11\0B\x11\0", b"\x03\1\x11\0\2\x11\0\3\x11\0")
+    numbers = numbers.replace(b"\x03R\0G\0B\0", b"\x03\1\0\2\0\3\0")
+    assert numbers.count(b"Adobe") == 1
+    for name, content in (
+        ("clear.png", saved("PNG", clear, transparency=0)),
+        ("red.jpeg", numbers[:2] + b"\xff\xfe\0\4ab" + numbers[2:]),
+        ("ink.jpeg", saved("JPEG", Image.new("CMYK", (32, 24), (0, 255, 255, 0)), comment="x")),
     ):
-        content = saved(kind, image, **options)
-        (tmp_path / f"{name}.{kind.lower()}").write_bytes(without_metadata(content) or content)
-    images = dict(zip(["clear", "ink", "ink2"], data.image_folder(tmp_path, (24, 32)), strict=True))
+        (tmp_path / name).write_bytes(without_metadata(content) or content)
+    images = dict(zip(["clear", "ink", "red"], data.image_folder(tmp_path, (24, 32)), strict=True))
     assert set((images["clear"] * 255).unique().tolist()) == {100, 255}
-    for name in ("ink", "ink2"):
+    for name in ("ink", "red"):
         assert images[name][0].min() > 0.95
         assert images[name][1:].max() < 0.1

@@ -9,7 +9,7 @@ the batch or one per image.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -88,9 +88,7 @@ def ddim(
     """
     _check(diffusion, x, generator)
     schedule, eta = diffusion.schedule, check_eta(eta)
-    given: Any = steps
-    even = not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0
-    grid = timestep_grid(schedule.timesteps, given) if even else check_grid(given, schedule.timesteps)
+    grid = _grid(steps, schedule.timesteps)
     alpha_bar, x0 = schedule.exact_alpha_bar.tolist(), None
     for t, s in pairwise(grid):
         prediction = predict(diffusion, x, full_timesteps(t, x), labels, x0, clip_x0=clip_x0)
@@ -128,6 +126,12 @@ def timestep_grid(timesteps: int, steps: int) -> list[int]:
     steps = check_whole("sampling_timesteps", steps, highest=timesteps)
     # Integer arithmetic throughout: rounding a floating-point grid is off by one for many step counts.
     return [timesteps * (steps - i) // steps for i in range(steps + 1)]
+
+
+def _grid(steps: Any, timesteps: int) -> list[int]:
+    """The even grid of so many steps, or the grid that was given."""
+    given = hasattr(steps, "__len__") and getattr(steps, "ndim", 1) > 0
+    return check_grid(steps, timesteps) if given else timestep_grid(timesteps, steps)
 
 
 def _check(diffusion: Denoiser, x: Tensor, generator: Generators) -> None:

@@ -94,7 +94,7 @@ class TimeEmbedding(nn.Sequential):
     def __init__(self, embedding: nn.Module, features: int, width: int) -> None:
         super().__init__(embedding, nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as the base class has it)
         """Timesteps (B,) → (B, width)."""
         embedding, first, activation, second = self
         return second(activation(first(embedding(input).to(first.weight.dtype))))

@@ -56,7 +56,15 @@ def run(*command: str | Path) -> None:
 def resolve(uv: str, which: str, target: Path) -> None:
     """Choose a release of everything, write them to `target`, and tell those that pyproject.toml names."""
     target.unlink(missing_ok=True)  # uv keeps what an earlier file says
-    options = ["--all-extras", "--resolution", RESOLUTIONS[which], "--python", sys.executable]
+    options = [
+        "--all-extras",
+        "--resolution",
+        RESOLUTIONS[which],
+        "--prerelease",
+        "disallow",
+        "--python",
+        sys.executable,
+    ]
     form = ["--quiet", "--no-header", "--no-annotate", "--no-emit-index-url"]
     run(uv, "pip", "compile", "pyproject.toml", *options, *form, "--output-file", target)
     pins = (line.split(" ;")[0].strip() for line in target.read_text(encoding="utf-8").splitlines())

@@ -22,8 +22,9 @@ def grey_frames(count):
     return torch.linspace(0, 1, count).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
 
 
-def scrubber():
-    return frame_scrubber(grey_frames(5), [f"t = {t}" for t in range(5)], alt="A grey square growing lighter")
+def scrubber(**options):
+    labels = [f"t = {t}" for t in range(5)]
+    return frame_scrubber(grey_frames(5), labels, alt="A grey square growing lighter", **options)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ CIRCLE = {"one": (torch.zeros(2), torch.eye(2))}
 LEDGER = layer_costs(Unet(8, dim_mults=(1, 2, 4), channels=1, num_res_blocks=1), 16)
 ARGUMENTS = {
     "bar_chart": ((1 / X,), {"xlabel": "t", "ylabel": "bits", "log": True, "highlight": {2: "here"}}),
+    "chain": ((IMAGES[:4],), {"value_range": (0, 1), "terms": ("one", "two", "three"), "posterior": True}),
     "compare_grids": ((IMAGES, IMAGES), {}),
     "curves": ((X, {"one": X, "two": X**2}), {"xlabel": "x", "ylabel": "y"}),
     "density_panels": ((GRID, {"p": {"a": GRID**2, "b": GRID}, "q": {"a": GRID**2, "b": GRID}}), {}),

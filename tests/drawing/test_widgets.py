@@ -55,7 +55,7 @@ def test_frame_scrubber_works_without_a_script_and_names_its_controls():
 
 def test_frame_scrubber_of_equal_content_is_equal_and_of_other_content_has_another_key():
     assert scrubber()._repr_html_() == scrubber()._repr_html_()
-    frames = grey_frames()
+    frames = grey_frames(5)
     other = torch.cat([frames[1:2], frames[1:]])  # the first is another
     made = [frame_scrubber(images, ["t = 0"] * 5, alt="A square") for images in (frames, other)]
     assert len({parsed(one._repr_html_()).figure["data-frames"] for one in made}) == 2

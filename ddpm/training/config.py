@@ -1,6 +1,8 @@
 """What a training run can be told, and the checks that come before it starts."""
 
 import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,10 +13,19 @@ MixedPrecision = Literal["no", "fp16", "bf16"]
 LearningRateSchedule = Literal["constant", "cosine"]
 
 AT_LEAST_ZERO = {"lr_warmup_steps", "num_workers", "seed"}  # the other whole numbers are at least 1
+# What the MindSpore port took, and what to write here.
+PORT_KEYWORDS = {
+    "amp_level": "write mixed_precision='fp16' (on a GPU), 'bf16' or 'no' instead",
+    "dynamic_loss_scale": "with mixed_precision='fp16' the loss scale is always dynamic; leave it out",
+    "jit": "write compile=True to run the network through torch.compile",
+    "akg": "write compile=True to run the network through torch.compile",
+    "distributed": "start the program with `accelerate launch` or `torchrun`, and leave it out",
+}
 # These may differ between a run and its continuation without a word: what is computed stays the same.
 FREE_TO_CHANGE = {
     "train_num_steps",
     "save_and_sample_every",
+    "save_every_minutes",
     "num_samples",
     "results_folder",
     "num_workers",
@@ -40,6 +51,8 @@ class TrainingConfig:
         ema_decay: m in eq:ema, for one step of the average.
         adam_betas: β_1 and β_2 of Adam.
         save_and_sample_every: updates between two checkpoints, each with a grid of samples.
+        save_every_minutes: a checkpoint, without samples, also after so many minutes without one, for machines that end
+            without asking; None leaves that out.
         num_samples: images in that grid.
         results_folder: where the run keeps checkpoints, samples and metrics.
         mixed_precision: "no" (float32), "bf16", or "fp16" (needs a GPU); only the network runs in it.
@@ -57,9 +70,11 @@ class TrainingConfig:
         seed: of the order of the images, the timesteps, the noise, the dropout.
         channels_last: keep the network's images with their channels last in memory, as a `Unet` does by itself;
             convolutions like it.
-        progress: show a progress bar.
+        progress: show a progress bar; where standard error is no terminal, a line from time to time.
         tensorboard: also write metrics for TensorBoard, if it is installed.
         num_threads: threads of the CPU; None leaves torch's own number.
+        deterministic: take only kernels that give the same bits each time, which on a GPU are slower; the CPU's do so by
+            themselves.
 
     Raises:
         ValueError: if a value is out of range; the message says what is allowed.
@@ -92,6 +107,8 @@ class TrainingConfig:
     progress: bool = True
     tensorboard: bool = True
     num_threads: int | None = None
+    save_every_minutes: float | None = 10.0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -109,7 +126,7 @@ class TrainingConfig:
         _check_number("max_grad_norm", self.max_grad_norm, above=0)
         _check_number("weight_decay", self.weight_decay, at_least=0)
         _check_number("ema_decay", self.ema_decay, at_least=0, below=1)
-        for name in ("ema_halflife", "ema_rampup"):
+        for name in ("ema_halflife", "ema_rampup", "save_every_minutes"):
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), above=0)
         self.results_folder = Path(self.results_folder)
@@ -130,6 +147,16 @@ class TrainingConfig:
         done = (step - self.lr_warmup_steps) / max(1, self.train_num_steps - self.lr_warmup_steps)
         return self.train_lr * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
+    def warn_of_warm_up(self) -> None:
+        """Say that the learning rate never gets to `train_lr` where the warm-up takes the whole run."""
+        if self.lr_warmup_steps >= self.train_num_steps:
+            warnings.warn(
+                f"the warm-up takes the whole run: with lr_warmup_steps={self.lr_warmup_steps} and train_num_steps="
+                f"{self.train_num_steps} the learning rate ends at {self.learning_rate(self.train_num_steps - 1):.2g} and"
+                f" never comes to train_lr={self.train_lr:g}; set a shorter warm-up, or train longer",
+                stacklevel=3,
+            )
+
     def average_decay(self, images_seen: int, images_per_step: int) -> float:
         """m of eq:ema for one step of the average, in [0, 1); both counts of images are over all processes."""
         images = self.ema_update_every * images_per_step  # that pass between two steps of the average
@@ -139,6 +166,12 @@ class TrainingConfig:
         if self.ema_rampup is not None:
             halflife = min(halflife, self.ema_rampup * images_seen)
         return 0.5 ** (images / halflife) if halflife > 0 else 0.0
+
+
+def refuse_port_keywords(config: Mapping[str, Any]) -> None:
+    """A TypeError for a keyword of the port says what to write."""
+    for word in config.keys() & PORT_KEYWORDS.keys():
+        raise TypeError(f"Trainer has no {word!r}: {PORT_KEYWORDS[word]}")
 
 
 def _check_number(

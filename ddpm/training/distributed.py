@@ -1,7 +1,6 @@
 """What accelerate does for a run: processes, devices and precision; and many images divided among the processes."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,17 +12,19 @@ from torch import Tensor
 
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.prediction import evaluating, modes_kept
+from ddpm.training import machine
 from ddpm.training.config import TrainingConfig
 
 
 def this_process() -> PartialState:
     """Which of the processes this is that `accelerate launch` or `torchrun` started, and its device.
 
-    Without an accelerator several processes meet on the CPU, which accelerate does only when it is told to.
+    Where they meet, and by what means, is said in `ddpm.training.machine`: accelerate does it only when it is told to.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    meet_on_cpu = several and (not torch.accelerator.is_available() or torch.backends.mps.is_available())
-    return PartialState(cpu=meet_on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    here, told_cpu = machine.Machine.found(), parse_flag_from_env("ACCELERATE_USE_CPU")
+    means = machine.backend(here, told_cpu=told_cpu)
+    several = {} if means is None else {"backend": means}
+    return PartialState(cpu=machine.meets_on_cpu(here, told=told_cpu), **several)
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
@@ -39,7 +40,7 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
 
 def make_optimizer(network: torch.nn.Module, accelerator: Accelerator, config: TrainingConfig) -> Any:
     """Adam, with decoupled weight decay."""
-    fused = accelerator.device.type in ("cpu", "cuda")
+    fused = machine.fuses_optimizer(accelerator.device.type)
     options = {"lr": config.train_lr, "betas": config.adam_betas, "weight_decay": config.weight_decay}
     return accelerator.prepare(torch.optim.AdamW(network.parameters(), fused=fused, **options))
 
@@ -50,7 +51,7 @@ def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: Trai
     network, threads = diffusion.network, torch.get_num_threads()
     # accelerate keeps one precision for the whole program, that of the accelerator made last.
     accelerator.state._mixed_precision = config.mixed_precision
-    with modes_kept(diffusion):
+    with modes_kept(diffusion), machine.deterministic_kernels(config.deterministic):
         prepared = accelerator.prepare(diffusion.train().network)
         torch.set_num_threads(config.num_threads or threads)
         try:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Any, TextIO, TypeVar, cast
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -30,14 +30,16 @@ class Progress:
         title: str = "",
         initial: int = 0,
         shown: bool = True,
-        stream: TextIO | None = None,
+        stream: Any = None,
     ) -> None:
         stream = stream or sys.stderr
-        draws = stream is not None and (is_terminal(stream) or _in_notebook())
+        shown = shown and stream is not None  # a program without a console has none
+        draws = is_terminal(stream) or _in_notebook()
         self._bar: Any = None
         if shown and draws:
-            file = cast(Any, Patient(stream))
-            self._bar = tqdm(total=total, initial=initial, unit=unit, desc=title or None, file=file)
+            self._bar = tqdm(
+                total=total, initial=initial, unit=unit, desc=title or None, file=Patient(stream)
+            )
         self._stream = stream if shown and not draws else None
         self._total, self._unit, self._title, self._initial, self.done = total, unit, title, initial, initial
         self._started = self._last = time.monotonic()
@@ -61,10 +63,10 @@ class Progress:
                 self._line(figures)
 
     def close(self) -> None:
-        """The last word."""
+        """The last word, if there was any before."""
         if self._bar is not None:
             self._bar.close()
-        elif self._stream is not None and self.done > max(self._said, self._initial):
+        elif self._stream is not None and self.done > self._said >= 0:
             self._line("")
 
     def _interval(self) -> float:

@@ -1,11 +1,13 @@
 """What is said to people: also where nobody listens any more, and in letters that the place can show.
 
-Standard output may be a pipe whose reader has gone, a terminal that was closed, or a file in a narrow code page. None of
-that is a reason to end work that takes hours. Importing this does not import torch.
+Standard output may be a pipe whose reader has gone, a terminal that was closed, or a file in a narrow code page. None
+of that is a reason to end work that takes hours. Importing this does not import torch.
 """
 
 import codecs
 import contextlib
+import errno
+import io
 import os
 import shlex
 import sys
@@ -15,7 +17,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 # For letters that a narrow code page lacks; those with an accent lose it, and what is left is a question mark.
-_PLAIN = {"…": "...", "×": "x", "–": "-", "—": "-", "−": "-", "“": '"', "”": '"', "‘": "'", "’": "'", "│": "|"}
+_PLAIN = {
+    "…": "...",
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+    "│": "|",
+}
 _PLAIN |= {"α": "alpha", "β": "beta", "γ": "gamma", "ε": "epsilon", "η": "eta", "λ": "lambda", "σ": "sigma"}
 _PLAIN |= {"±": "+-", "≥": ">=", "≤": "<=", "→": "->", "─": "-", "━": "-"}
 
@@ -42,7 +55,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
         print(text, file=stream or sys.stdout, flush=True)
 
 
-def is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: Any) -> bool:
     """Whether what is written there can be drawn over."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return stream.isatty()
@@ -56,11 +69,18 @@ def as_typed(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-class Patient:
-    """A text stream that goes on as if all was well once its reader has gone."""
+# What the system answers when the reader of a pipe has gone, or a terminal was closed.
+_GONE = {errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF}
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+
+class Patient:
+    """A text stream that goes on as if all was well once its reader has gone.
+
+    With `always` it does so after any error, such as a full disk: no work should end because of its log.
+    """
+
+    def __init__(self, stream: Any, *, always: bool = True) -> None:
+        self._stream, self._always = stream, always
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -81,27 +101,28 @@ class Patient:
         """After the first error what is still to come goes nowhere, what Python writes at its end included."""
         try:
             yield
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             with contextlib.suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._stream.fileno())
                 os.close(nowhere)
+            if not (self._always or isinstance(error, ValueError) or error.errno in _GONE):
+                raise
 
 
 @contextlib.contextmanager
 def patient_streams() -> Iterator[None]:
     """Meanwhile standard output and standard error take any letter, and forgive a reader who leaves."""
-    before = sys.stdout, sys.stderr
-    for name, stream in zip(("stdout", "stderr"), before, strict=True):
-        if stream is None:  # a program without a console
-            continue
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="ddpm.plain")
-        setattr(sys, name, Patient(stream))
-    try:
+    with contextlib.ExitStack() as stack:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None:  # a program without a console
+                continue
+            if isinstance(stream, io.TextIOWrapper):
+                stack.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="ddpm.plain")
+            patient = Patient(stream, always=name == "stderr")
+            setattr(sys, name, patient)
+            stack.callback(setattr, sys, name, stream)
+            stack.callback(patient.flush)
         yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        sys.stdout, sys.stderr = before

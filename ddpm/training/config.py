@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -73,8 +73,8 @@ class TrainingConfig:
         progress: show a progress bar; where standard error is no terminal, a line from time to time.
         tensorboard: also write metrics for TensorBoard, if it is installed.
         num_threads: threads of the CPU; None leaves torch's own number.
-        deterministic: take only kernels that give the same bits each time, which on a GPU are slower; the CPU's do so by
-            themselves.
+        deterministic: take only kernels that give the same bits each time, which on a GPU are slower; the CPU's do so
+            by themselves.
 
     Raises:
         ValueError: if a value is out of range; the message says what is allowed.
@@ -152,8 +152,8 @@ class TrainingConfig:
         if self.lr_warmup_steps >= self.train_num_steps:
             warnings.warn(
                 f"the warm-up takes the whole run: with lr_warmup_steps={self.lr_warmup_steps} and train_num_steps="
-                f"{self.train_num_steps} the learning rate ends at {self.learning_rate(self.train_num_steps - 1):.2g} and"
-                f" never comes to train_lr={self.train_lr:g}; set a shorter warm-up, or train longer",
+                f"{self.train_num_steps} the learning rate ends at {self.learning_rate(self.train_num_steps - 1):.2g}"
+                f" and never comes to train_lr={self.train_lr:g}; set a shorter warm-up, or train longer",
                 stacklevel=3,
             )
 
@@ -166,6 +166,24 @@ class TrainingConfig:
         if self.ema_rampup is not None:
             halflife = min(halflife, self.ema_rampup * images_seen)
         return 0.5 ** (images / halflife) if halflife > 0 else 0.0
+
+
+class Configured:
+    """What has a `config`, and shows each of its values as its own."""
+
+    config: TrainingConfig
+
+    def __getattr__(self, name: str) -> Any:
+        """What the config has, the trainer has: `trainer.train_num_steps`, as in the port."""
+        if hasattr(TrainingConfig, name):
+            return getattr(self.config, name)
+        raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A value of the config is checked, and set there."""
+        if hasattr(TrainingConfig, name):
+            name, value = "config", replace(self.config, **{name: value})
+        super().__setattr__(name, value)
 
 
 def refuse_port_keywords(config: Mapping[str, Any]) -> None:

@@ -64,6 +64,17 @@ def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: Trai
                 network.__dict__.pop(name, None)
 
 
+def agreed(accelerator: Accelerator, *wishes: bool, meeting: bool = True) -> list[bool]:
+    """What any of the processes wishes, which they tell each other where they are `meeting`.
+
+    Elsewhere several wish nothing; one process has its own wishes at any time.
+    """
+    if accelerator.num_processes == 1:
+        return list(wishes)
+    everyone = gather_object([wishes]) if meeting else [[False] * len(wishes)]
+    return [any(wish) for wish in zip(*everyone, strict=True)]
+
+
 @torch.no_grad()
 def try_network(diffusion: GaussianDiffusion) -> None:
     """Give the network one blank image, so that what does not fit is refused before work starts."""
@@ -93,21 +104,35 @@ def draw_images(
     Raises:
         ValueError: if there are no seeds, or the labels are not as many, out of range or not for this model.
     """
+    mine = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+    batches = drawn_batches(diffusion, seeds, labels=labels, **mine, **options)
+    drawn = [pair for places, images in batches for pair in zip(places, images, strict=True)]
+    together = dict(gather_object(drawn) if world_size > 1 else drawn)
+    return torch.stack([together[place] for place in range(len(seeds))])
+
+
+def drawn_batches(
+    diffusion: GaussianDiffusion,
+    seeds: Sequence[int],
+    *,
+    labels: Sequence[int] | None = None,
+    batch_size: int = 64,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
+) -> Iterator[tuple[range, Tensor]]:
+    """The images of `draw_images` that are this process's, batch by batch as they are drawn, with their places."""
     if len(seeds) == 0 or batch_size < 1:
         raise ValueError(
             f"at least one seed and a batch_size of at least 1 are needed, but got {len(seeds)} and {batch_size}"
         )
     labels = _chosen_labels(getattr(diffusion.network, "num_classes", None), labels, len(seeds))
-    mine = range(rank, len(seeds), world_size)
-    drawn: list[tuple[int, Tensor]] = []
+    mine, device = range(rank, len(seeds), world_size), diffusion.device
     for first in range(0, len(mine), batch_size):
         places = mine[first : first + batch_size]
-        device = diffusion.device
         classes = None if labels is None else torch.tensor([labels[i] for i in places], device=device)
         images = diffusion.sample(len(places), seeds=[seeds[i] for i in places], labels=classes, **options)
-        drawn += zip(places, images.cpu(), strict=True)
-    together = dict(gather_object(drawn) if world_size > 1 else drawn)
-    return torch.stack([together[place] for place in range(len(seeds))])
+        yield places, images.cpu()
 
 
 def _chosen_labels(classes: int | None, labels: Sequence[int] | None, count: int) -> Sequence[int] | None:

@@ -1,4 +1,4 @@
-"""What a run does on which machine: choices that follow from a few facts, so that they are tested without the machine."""
+"""What a run does on which machine: choices that follow from a few facts, tested without the machine."""
 
 import contextlib
 import os
@@ -40,9 +40,9 @@ class Machine:
 
 
 def meets_on_cpu(machine: Machine, *, told: bool = False) -> bool:
-    """Whether accelerate has to be told to stay on the CPU: by the user, or since several processes can meet only there.
+    """Whether accelerate has to be told to stay on the CPU.
 
-    It knows no several processes on Apple's GPU.
+    That is where the user wants it, or several processes have no other place: it knows none on Apple's GPU.
     """
     return told or (machine.processes > 1 and machine.device in ("cpu", "mps"))
 
@@ -95,7 +95,9 @@ def fuses_optimizer(device: str) -> bool:
     return device in ("cpu", "cuda")
 
 
-def missing_environment(device: str, environment: Mapping[str, str], *, deterministic: bool) -> dict[str, str]:
+def missing_environment(
+    device: str, environment: Mapping[str, str], *, deterministic: bool
+) -> dict[str, str]:
     """What a deterministic run needs in its environment besides torch's own switch, and does not have.
 
     cuBLAS adds in one order only within a workspace of a fixed size, which it must be told before its first product.
@@ -106,8 +108,11 @@ def missing_environment(device: str, environment: Mapping[str, str], *, determin
 
 @contextlib.contextmanager
 def deterministic_kernels(wanted: bool) -> Iterator[None]:
-    """Meanwhile torch takes only what gives the same bits each time, if that is `wanted`; else as the program has it."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    """Meanwhile torch takes only what gives the same bits each time, if that is `wanted`."""
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     searches = torch.backends.cudnn.benchmark
     if wanted:
         torch.use_deterministic_algorithms(True)

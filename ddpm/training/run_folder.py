@@ -66,7 +66,8 @@ def _lock(path: Path) -> FileLock:
 def _warn_of_no_lock(folder: Path, error: Exception) -> None:
     """Say what is not looked after."""
     warnings.warn(
-        f"{folder} lies on a drive without locks ({error}): see to it that no other program trains there", stacklevel=4
+        f"{folder} lies on a drive without locks ({error}): see to it that no other program trains there",
+        stacklevel=4,
     )
 
 
@@ -89,8 +90,8 @@ def refuse_unbegun(folder: Path) -> None:
     begun = any((folder / name).is_file() for name in (LOCK, METRICS))
     if not begun and not checkpoints.list_checkpoints(folder):
         raise FileNotFoundError(
-            f"no checkpoint in {folder}: there is no run to resume; trainer.train(resume=True) begins one where there is"
-            " none"
+            f"no checkpoint in {folder}: there is no run to resume; trainer.train(resume=True) begins one where there"
+            " is none"
         )
 
 

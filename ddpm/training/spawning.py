@@ -10,7 +10,7 @@ _RUNS_ANEW = f"which runs your program anew as it starts: what the program does 
 
 
 def refuse_in_the_making() -> None:
-    """Refuse to train in a process that is just being started to load images: it got here by running the program anew."""
+    """Refuse to train in a process that is being started to load images, and to that end runs the program anew."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(f"this is a process that loads images, {_RUNS_ANEW}, trainer.train() as well")
 
@@ -39,9 +39,9 @@ def about_pickling(error: Exception) -> str | None:
     if not says_so:
         return None
     return (
-        "The data set is handed to processes that load images by pickling it: define its class and its transforms at the"
-        " top of a file, not within a function or as a lambda, and open files when an item is asked for; or load in the"
-        " training process, num_workers=0."
+        "The data set is handed to processes that load images by pickling it: define its class and its transforms at"
+        " the top of a file, not within a function or as a lambda, and open files when an item is asked for; or load in"
+        " the training process, num_workers=0."
     )
 
 

@@ -6,12 +6,11 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
@@ -21,10 +20,9 @@ from ddpm.data.batches import loader, open_batches
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
 from ddpm.io import checkpoint as checkpoints
 from ddpm.io.streams import say
-from ddpm.training import machine, run_folder, spawning
+from ddpm.training import distributed, machine, run_folder, spawning
 from ddpm.training.average import Averaging
-from ddpm.training.config import TrainingConfig, refuse_port_keywords
-from ddpm.training.distributed import draw_images, make_accelerator, make_optimizer, running, try_network
+from ddpm.training.config import Configured, TrainingConfig, refuse_port_keywords
 from ddpm.training.metrics_logger import MetricsLogger
 from ddpm.training.recipe import how_to_resume
 from ddpm.training.sampler import Purpose, ShuffledBatches, mixed_seed, noise_for
@@ -35,7 +33,7 @@ from ddpm.weighting import stratified_timesteps
 Batches = Iterator[tuple[Tensor, Tensor | None]]
 
 
-class Trainer:
+class Trainer(Configured):
     """Trains a diffusion model and keeps everything that a run needs to be resumed.
 
     A run's folder holds `checkpoints/`, `samples/` (grids drawn with the averaged weights), `metrics.jsonl` and
@@ -63,35 +61,23 @@ class Trainer:
         refuse_port_keywords(config)
         self.config = TrainingConfig(**config)
         self.diffusion, self.folder_or_dataset = diffusion, folder_or_dataset
-        self.accelerator = make_accelerator(self.config.mixed_precision)
+        self.accelerator = distributed.make_accelerator(self.config.mixed_precision)
         self.data = open_batches(folder_or_dataset, diffusion, flip=self.config.augment_horizontal_flip)
         self.data.check_batch_size(self.config.train_batch_size, self.accelerator.num_processes)
         kind = diffusion.to(self.accelerator.device).device.type
         os.environ |= machine.missing_environment(kind, os.environ, deterministic=self.config.deterministic)
         layout = machine.memory_format(kind, channels_last=self.config.channels_last)
         diffusion.network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-        try_network(diffusion)
+        distributed.try_network(diffusion)
         self.ema = AveragedModel(diffusion).requires_grad_(False).eval()
         self._averaging = Averaging(self.ema, diffusion)
-        self.optimizer = make_optimizer(diffusion.network, self.accelerator, self.config)
+        self.optimizer = distributed.make_optimizer(diffusion.network, self.accelerator, self.config)
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
         self._last_save = 0.0  # by time.monotonic
         self._owns_checkpoints = False  # whether it wrote or loaded those in its folder
 
     _own = list(inspect.signature(__init__).parameters.values())[1:-1]
     __signature__ = inspect.Signature([*_own, *inspect.signature(TrainingConfig).parameters.values()])
-
-    def __getattr__(self, name: str) -> Any:
-        """What the config has, the trainer has: `trainer.train_num_steps`, as in the port."""
-        if hasattr(TrainingConfig, name):
-            return getattr(self.config, name)
-        raise AttributeError(f"a Trainer has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """A value of the config is checked, and set there."""
-        if hasattr(TrainingConfig, name):
-            name, value = "config", replace(self.config, **{name: value})
-        super().__setattr__(name, value)
 
     @property
     def ema_model(self) -> GaussianDiffusion:
@@ -155,7 +141,7 @@ class Trainer:
         device, seed = self.accelerator.device, (self.config.seed, self.step, number)
         everyone, first = count * self.accelerator.num_processes, count * self.accelerator.process_index
         mine = slice(first, first + count)
-        # Timesteps and coins are one number an image: those of everyone are drawn, and cut.
+        # Timesteps and coins are one number an image: everyone's are drawn, and cut.
         generator = torch.Generator().manual_seed(mixed_seed(Purpose.TIMESTEPS, *seed))
         t = stratified_timesteps(everyone, self.diffusion.schedule.timesteps, generator=generator)[mine]
         coins = torch.rand(everyone, generator=generator)[mine] if self.diffusion.self_condition else None
@@ -175,10 +161,10 @@ class Trainer:
     def train(self, *, resume: bool = False) -> None:
         """Train until `train_num_steps` updates are done, from wherever the trainer stands.
 
-        With `resume` from the newest whole checkpoint in the run's folder, or from the beginning where there is none: the
-        same call begins a run and goes on with it, whenever and however it was stopped. On one process of the same
-        machine it ends with the same weights, bit for bit, as if it had never stopped; a GPU needs `deterministic=True`
-        for that.
+        With `resume` from the newest whole checkpoint in the run's folder, or from the beginning where there is none:
+        the same call begins a run and goes on with it, whenever and however it was stopped. On one process of the same
+        machine it ends with the same weights, bit for bit, as if it had never stopped; a GPU needs
+        `deterministic=True` for that.
 
         Ctrl-C, SIGTERM and a terminal that closes (SIGHUP) end the run after the current step, with a checkpoint.
 
@@ -190,7 +176,12 @@ class Trainer:
             DamagedCheckpointError, ValueError: with `resume`, as for `load`.
         """
         spawning.refuse_in_the_making()
-        with self.locked(resume=resume), Interrupts() as interrupts, self.explained(), self.running() as network:
+        with (
+            self.locked(resume=resume),
+            Interrupts() as interrupts,
+            self.explained(),
+            self.running() as network,
+        ):
             self.config.warn_of_warm_up()
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
@@ -205,20 +196,12 @@ class Trainer:
         """Step after step, with a line of metrics, a checkpoint and samples when they are due."""
         batches, stopping, self._last_save = self.batches(), False, time.monotonic()
         while self.step < self.config.train_num_steps and not stopping:
-            try:
-                logger.add(*self.training_step(network, batches))
-                self._count_step()
-            except (RuntimeError, EOFError, ConnectionError) as error:
-                # A signal to the whole group has ended the processes that load images too, perhaps while one handed
-                # over a batch, which ends the line to it. No update is lost by that.
-                line_broke = isinstance(error, EOFError | ConnectionError)
-                loading = line_broke or run_folder.WORKER_DIED.search(str(error))
-                if interrupts.received is None or self.accelerator.num_processes > 1 or not loading:
-                    raise
+            self._update(network, batches, logger, interrupts)
             finished = self.step == self.config.train_num_steps
             sampling = finished or self.step % self.config.save_and_sample_every == 0
             reporting = sampling or self.step % self.config.log_every == 0
-            stopping, overdue = self._wishes(interrupts, meeting=reporting)
+            wishes = interrupts.received is not None, self._overdue()
+            stopping, overdue = distributed.agreed(self.accelerator, *wishes, meeting=reporting)
             if reporting or stopping or overdue:
                 self.seconds = logger.write(self.step, self.images_seen, self.seconds)
             if sampling or stopping or overdue:
@@ -226,20 +209,27 @@ class Trainer:
                 if sampling and not stopping:
                     logger.show_images(self.draw_samples(), self.step)
                 logger.restart_clock()
-        if stopping or interrupts.received is not None:
-            how = how_to_resume(self.results_folder)
-            if self.accelerator.is_main_process:
-                say(f"Saved at step {self.step}. {how}")
+        if self.accelerator.is_main_process and (stopping or interrupts.received is not None):
+            say(f"Saved at step {self.step}. {how_to_resume(self.results_folder)}")
 
-    def _wishes(self, interrupts: Interrupts, *, meeting: bool) -> tuple[bool, bool]:
-        """Whether a signal has come, and whether a checkpoint is overdue; processes agree on it where they meet anyway."""
+    def _update(
+        self, network: torch.nn.Module, batches: Batches, logger: MetricsLogger, interrupts: Interrupts
+    ) -> None:
+        """One step, or none where the signal that ends the run has ended the processes that load images, too."""
+        try:
+            logger.add(*self.training_step(network, batches))
+            self._count_step()
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            # One of them may have been handing over a batch, which ends the line to it. No update is lost by that.
+            line_broke = isinstance(error, EOFError | ConnectionError)
+            loading = line_broke or run_folder.WORKER_DIED.search(str(error))
+            if interrupts.received is None or self.accelerator.num_processes > 1 or not loading:
+                raise
+
+    def _overdue(self) -> bool:
+        """Whether a checkpoint is due by the clock."""
         minutes = self.config.save_every_minutes
-        overdue = minutes is not None and time.monotonic() - self._last_save >= 60 * minutes
-        wishes = (interrupts.received is not None, overdue)
-        if self.accelerator.num_processes == 1:
-            return wishes
-        everyone = gather_object([wishes]) if meeting else [(False, False)]
-        return any(stop for stop, _ in everyone), any(late for _, late in everyone)
+        return minutes is not None and time.monotonic() - self._last_save >= 60 * minutes
 
     @contextlib.contextmanager
     def locked(self, *, resume: bool = False) -> Iterator[None]:
@@ -251,7 +241,7 @@ class Trainer:
         with run_folder.locked(folder) if main else contextlib.nullcontext():
             if resume:
                 there = bool(checkpoints.list_checkpoints(folder))
-                if any(gather_object([there]) if self.accelerator.num_processes > 1 else [there]):
+                if any(distributed.agreed(self.accelerator, there)):
                     self.load()
             if main:
                 run_folder.refuse_used(folder, self.step, continued=self._owns_checkpoints)
@@ -263,13 +253,15 @@ class Trainer:
 
     def running(self) -> contextlib.AbstractContextManager[torch.nn.Module]:
         """The network as it is trained, and put back afterwards."""
-        return running(self.diffusion, self.accelerator, self.config)
+        return distributed.running(self.diffusion, self.accelerator, self.config)
 
     def draw_samples(self) -> Tensor:
         """Draw images with the averaged weights, write them to `samples/`, return their grid of shape (C, H, W)."""
         count, accelerator = self.config.num_samples, self.accelerator
         ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        images = draw_images(self.ema_model, range(count), batch_size=self.config.train_batch_size, **ranks)
+        images = distributed.draw_images(
+            self.ema_model, range(count), batch_size=self.config.train_batch_size, **ranks
+        )
         grid = make_grid(images, nrow=math.ceil(math.sqrt(count)), padding=1, pad_value=1.0)
         if accelerator.is_main_process:
             save_image(grid, self.results_folder / "samples" / f"step-{self.step:08d}.png")
@@ -304,6 +296,6 @@ class Trainer:
         self._owns_checkpoints = True
 
     def resume(self) -> None:
-        """Go on with a run, as `train(resume=True)` does, which begins it as well; FileNotFoundError if there is none."""
+        """Go on with a run as `train(resume=True)` does; FileNotFoundError if none was ever begun there."""
         run_folder.refuse_unbegun(self.results_folder)
         self.train(resume=True)

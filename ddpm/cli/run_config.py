@@ -106,8 +106,8 @@ class RunConfig:
         if not begun_here and not list_checkpoints(folder):
             what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
             raise FileNotFoundError(
-                f"{folder} {what}: give the folder of a run that `ddpm train` began, or that of a program's own run with a"
-                " checkpoint in it"
+                f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with"
+                " a checkpoint in it"
             )
         if not begun_here:
             return cls(**recipe(folder))

@@ -30,6 +30,7 @@ _PLAIN = {
     "│": "|",
 }
 _PLAIN |= {"α": "alpha", "β": "beta", "γ": "gamma", "ε": "epsilon", "η": "eta", "λ": "lambda", "σ": "sigma"}
+_SYSTEM = os.name
 _PLAIN |= {"±": "+-", "≥": ">=", "≤": "<=", "→": "->", "─": "-", "━": "-"}
 
 
@@ -64,7 +65,7 @@ def is_terminal(stream: Any) -> bool:
 
 def as_typed(path: Path) -> str:
     """A path as it stands in a command: in quotation marks if it needs them."""
-    if os.name == "nt":
+    if _SYSTEM == "nt":
         return f'"{path}"' if " " in str(path) else str(path)
     return shlex.quote(str(path))
 

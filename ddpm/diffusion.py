@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ddpm import editing, samplers
 from ddpm.checks import check_choice, check_image_size, check_whole
@@ -200,26 +199,31 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
 
         Args:
             batch_size: number of images, at least 1.
-            sampling_timesteps: network calls, 1 … T; None takes the value given at construction.
+            sampling_timesteps: network calls, 1 … T; None takes the value given at construction, or T for "ancestral".
             sampler: "ancestral", which takes T calls, or "ddim"; None takes the first for T calls, else the second.
             eta: η of DDIM; None takes the value given at construction.
             labels: their classes.
             generator: source of all randomness, for a whole batch that can be repeated.
             seeds: one seed per image instead: image i then depends on seeds[i] alone, not on the batch around it.
-            progress: show a progress bar.
+            progress: show a progress bar; where standard error is no terminal, a line from time to time.
 
         Raises:
             FloatingPointError: if an image is not finite, as the network has diverged or its file is damaged.
         """
-        steps = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
+        own = self.schedule.timesteps if sampler == "ancestral" else self.sampling_timesteps
+        steps = own if sampling_timesteps is None else sampling_timesteps
         eta = self.ddim_sampling_eta if eta is None else eta
         batch_size = check_whole("batch_size", batch_size)
         source = image_generators(batch_size, generator, seeds)
         walk = samplers.choose(sampler, steps, self.schedule.timesteps, eta)
         x = randn((batch_size, *self.image_shape), source, self.device).to(self.schedule.beta.dtype)
         states = walk(self, x, labels=check_labels(labels, x), generator=source)
+        if progress:
+            from ddpm.io.progress import tracked
+
+            states = tracked(states, steps, "step", "sampling")
         with evaluating(self):
-            for state in tqdm(states, total=steps, desc="sampling", disable=not progress):
+            for state in states:
                 x = state.x
         return to_image_scale(check_finite(x))
 

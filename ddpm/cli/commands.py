@@ -4,7 +4,6 @@ Nothing here imports torch, which takes seconds, before the arguments are checke
 """
 
 import contextlib
-import math
 import os
 import sys
 import warnings
@@ -18,15 +17,17 @@ import typer
 from safetensors import SafetensorError
 
 import ddpm
-from ddpm.cli import places, report
+from ddpm.cli import places, report, runs
+from ddpm.cli.application import Application
 from ddpm.cli.checks import check_data, check_export, check_folder, prepare_output
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
 from ddpm.cli.run_config import RunConfig, completed, with_overrides
 from ddpm.data.names import DIGITS, known_name
-from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints
+from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints, step_of
 from ddpm.io.files import json_bytes, write_whole
 from ddpm.io.paths import MODEL, RUN, locate_model
+from ddpm.io.streams import as_typed, patient_streams
 
 _MODEL_HELP = 'The folder of a run, a checkpoint or an exported model, or a name such as "digits".'
 _MOVED_HELP = "The folder of the run's images, if they have moved."
@@ -44,7 +45,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Image i is drawn from seed + i."
 Weights = Annotated[Literal["ema", "model"], typer.Option(help="The averaged weights, or those themselves.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 
-app = typer.Typer(name="ddpm", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = Application(name="ddpm", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -76,21 +77,27 @@ def train(
     data_root: DataRoot = None,
     cache: Annotated[bool, typer.Option("--cache", help="Keep prepared images in the run's folder.")] = False,
     change: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
+    go_on: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in its folder, if any.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
 ) -> None:
     """Train a model, from a configuration that suits the data."""
     name, run_config = choose_preset(data, preset)
-    run_config = run_config.changed("data", root=data_root, cache="prepared" if cache else None)
-    run_config = run_config.changed("diffusion", image_size=image_size)
     source = run_config.data["name_or_path"]
     folder = out or Path("runs") / (Path(source).name or "all")
+    if go_on:
+        run_config = runs.continued(folder, run_config, by_preset=preset is not None)
+    run_config = run_config.changed("data", root=data_root, cache="prepared" if cache else None)
+    run_config = run_config.changed("diffusion", image_size=image_size)
     given = {"train_num_steps": train_steps, "train_batch_size": batch_size, "train_lr": lr, "seed": seed}
     given |= {"mixed_precision": mixed_precision, "results_folder": str(folder)}
     run_config = with_overrides(run_config.changed("training", **given), change or [])
     run_config = places.with_absolute_root(run_config)
+    run_config, said = runs.with_warm_up_that_fits(run_config, change or [])
     run_config.check_size()
     check_data(source)
-    if not dry_run:
+    if not dry_run and not go_on:
         check_folder(folder, source)
 
     from ddpm.cli import cost
@@ -98,55 +105,34 @@ def train(
     run_config = completed(run_config)
     diffusion = run_config.build_diffusion()
     run_config, threads = cost.with_threads(run_config, diffusion)
+    said = [f"preset {name}", *said, *threads]
     if dry_run:
-        show(f"preset {name}", *threads, *cost.dry_run(run_config, diffusion))
+        show(*said, *cost.dry_run(run_config, diffusion))
         return
-    trainer = ddpm.Trainer(diffusion, run_config.load_data(), **run_config.training)
-    show(f"preset {name}", *report.described_run(run_config, trainer), *threads)
-    _train(trainer, run_config, folder)
+    images = runs.load_images(run_config, folder) if list_checkpoints(folder) else run_config.load_data()
+    trainer = ddpm.Trainer(diffusion, images, **run_config.training)
+    show(*said, *report.described_run(run_config, trainer))
+    if go_on:
+        runs.go_on(trainer, run_config, folder)
+    else:
+        runs.train(trainer, run_config, folder)
 
 
 @app.command()
 def resume(run: Run, train_steps: TrainSteps = None, data: DataAt = None, data_root: DataRoot = None) -> None:
-    """Resume a run from its newest whole checkpoint."""
+    """Resume a run from its newest whole checkpoint, or begin it where it has none yet."""
     run_config = RunConfig.load(run).changed("training", train_num_steps=train_steps)
     run_config = places.with_data_at(run_config, run, data, data_root)
-    if not list_checkpoints(run):
-        raise FileNotFoundError(
-            f"{run} holds no checkpoint yet, so there is nothing to resume: begin again with `ddpm train"
-            f" {run_config.data['name_or_path']} --out {run}` and the options you gave; {run / RUN} has them"
+    stands = step_of(list_checkpoints(run)[-1]) if list_checkpoints(run) else 0
+    if train_steps is not None and stands >= train_steps:
+        raise ValueError(
+            f"--train-steps {train_steps} is not beyond step {stands}, where the run stands; give a larger number, as"
+            f" in `ddpm resume {as_typed(run)} --train-steps {2 * stands}`"
         )
     with places.data_of(run_config, run, "resume"):
-        images = run_config.load_data()
+        images = runs.load_images(run_config, run)
     trainer = ddpm.Trainer(run_config.build_diffusion(), images, **run_config.training)
-    trainer.load()
-    if trainer.step < run_config.training_config.train_num_steps:
-        show(
-            f"resuming {run} at step {trainer.step} of {run_config.training_config.train_num_steps},"
-            f" on {report.described_data(run_config)}"
-        )
-        _train(trainer, run_config, run)
-        return
-    stands, more = f"step {trainer.step}", f"`ddpm resume {run} --train-steps {2 * trainer.step}`"
-    if train_steps is not None:
-        where = f"--train-steps {train_steps} is not beyond {stands}, where the run stands"
-        raise ValueError(f"{where}; give a larger number, as in {more}")
-    show(f"{run} is finished, at {stands}; to train on: {more}")
-
-
-def _train(trainer: "ddpm.Trainer", run_config: RunConfig, folder: Path) -> None:
-    """Keep the run config, train, and say what comes next."""
-    with trainer.locked():  # so that a run which is under way there keeps its own
-        if trainer.accelerator.is_main_process:
-            run_config.save(folder)
-    trainer.train()
-    # Interrupted by a Ctrl-C that this shell ignores, as for a job with &.
-    if trainer.step < run_config.training_config.train_num_steps:
-        raise KeyboardInterrupt
-    show(
-        f"done: {trainer.step} steps in {report.duration(trainer.seconds)}; the model is in {folder}",
-        f"draw from it with: ddpm sample {folder} -n 64 --out samples.png",
-    )
+    runs.go_on(trainer, run_config, run)
 
 
 @app.command()
@@ -168,34 +154,14 @@ def sample(
     found = locate_model(model)
     prepare_output(out)
 
-    from torchvision.utils import make_grid, save_image
+    from ddpm.cli.drawing import draw_into
 
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
-    if sampler == "ancestral" and sampling_steps is None:
-        sampling_steps = diffusion.schedule.timesteps
     sampler = "ddim" if sampler is None and eta is not None else sampler
     options = {"sampling_timesteps": sampling_steps, "sampler": sampler, "eta": eta}
     options |= {"labels": None if label is None else [label] * images, "batch_size": batch_size}
-    drawn = _draw(diffusion, range(seed, seed + images), **options)
-    if drawn is None:
-        return
-    if out.suffix.lower() == ".png":
-        save_image(make_grid(drawn, nrow=math.ceil(math.sqrt(images)), padding=1, pad_value=1.0), out)
-    else:
-        for number, image in enumerate(drawn, start=seed):
-            save_image(image, out / f"{number:06d}.png")
-    show(f"{counted(images, 'image')} in {out}", *report.described_model(found))
-
-
-def _draw(diffusion: Any, seeds: Sequence[int], **options: Any) -> Any:
-    """One image per seed, drawn by all processes together; None on all but the first."""
-    from ddpm.training.distributed import draw_images, this_process
-
-    state = this_process()
-    options |= {"rank": state.process_index, "world_size": state.num_processes}
-    options["progress"] = state.is_main_process and sys.stderr.isatty()
-    drawn = draw_images(diffusion.to(state.device), seeds, **options)
-    return drawn if state.is_main_process else None
+    draw_into(out, diffusion, range(seed, seed + images), **options)
+    show(*report.described_model(found))
 
 
 @app.command()
@@ -215,6 +181,7 @@ def evaluate(
     run_config = places.with_data_at(RunConfig.load(run), run, data, data_root)
     run_config, found = run_config.changed("data", augment_horizontal_flip=False), locate_model(run)
 
+    from ddpm.cli.drawing import draw
     from ddpm.evaluation.features import DigitClassifier
     from ddpm.evaluation.report import bits_per_dimension, random_images, report_on_samples
 
@@ -225,7 +192,7 @@ def evaluate(
     takes_classes = run_config.network.get("num_classes") is not None
     options = {"batch_size": batch_size, "sampling_timesteps": sampling_steps}
     classes = labels.tolist() if takes_classes and labels is not None else None
-    drawn = _draw(diffusion, range(seed, seed + len(real)), labels=classes, **options)
+    drawn = draw(diffusion, range(seed, seed + len(real)), labels=classes, **options)
     if drawn is None:
         return
     digits = known_name(run_config.data["name_or_path"]) == DIGITS
@@ -287,6 +254,12 @@ _EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; errors that a user can mend are told without their origin, unless DDPM_TRACEBACK=1."""
     warnings.showwarning = _warn
+    with patient_streams():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    """The same, once every stream takes every word."""
     try:
         app(arguments)
     except SystemExit as end:

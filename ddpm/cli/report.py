@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import humanize
-import typer
 
 import ddpm
 from ddpm.cli.run_config import RunConfig
@@ -26,7 +25,7 @@ def show(*lines: str) -> None:
     from ddpm.training.distributed import this_process
 
     if this_process().is_main_process:
-        typer.echo("\n".join(lines))
+        print("\n".join(lines), flush=True)
 
 
 def described_run(run_config: RunConfig, trainer: "ddpm.Trainer", *, known: bool = True) -> list[str]:

@@ -9,9 +9,11 @@ import ddpm
 from ddpm.checks import check_image_size
 from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, TORCHVISION, known_name
+from ddpm.io.checkpoint import list_checkpoints
 from ddpm.io.files import json_bytes, read_json, write_whole
 from ddpm.io.paths import RUN, shipped_model
 from ddpm.training.config import TrainingConfig
+from ddpm.training.recipe import recipe
 
 Options = dict[str, Any]
 
@@ -97,10 +99,14 @@ class RunConfig:
 
     @classmethod
     def load(cls, folder: Path) -> "RunConfig":
-        """Read it from the `run.json` of a run that `ddpm train` began."""
-        try:
-            return cls(**read_json(folder / RUN))
-        except (FileNotFoundError, NotADirectoryError) as error:
+        """Read it from the `run.json` of a run that `ddpm train` began, or from what a program's checkpoint tells.
+
+        Raises:
+            FileNotFoundError: if it is no run, or its images have gone.
+            ValueError: if it cannot be read, or takes what only the program has.
+        """
+        begun_here = (folder / RUN).is_file()
+        if not begun_here and not list_checkpoints(folder):
             what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
             ships = (
                 ""
@@ -108,9 +114,13 @@ class RunConfig:
                 else (f" (The model {folder} that ships is no run: ddpm sample, export and info take it.)")
             )
             raise FileNotFoundError(
-                f"{folder} {what}: give the folder of a run that `ddpm train` began. A run that your own program began"
-                f" is resumed by that program, with trainer.resume(){ships}"
-            ) from error
+                f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with"
+                f" a checkpoint in it{ships}"
+            )
+        if not begun_here:
+            return cls(**recipe(folder))
+        try:
+            return cls(**read_json(folder / RUN))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{folder / RUN} cannot be read as the configuration of a run: {error}"

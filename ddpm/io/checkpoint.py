@@ -29,6 +29,8 @@ _HINTS = {
     errno.EDQUOT: "your quota on that disk is used up: make room, or point results_folder elsewhere",
     errno.EROFS: "that disk is read-only: point results_folder elsewhere",
     errno.EACCES: "you may not write there: point results_folder elsewhere",
+    errno.ENOTCONN: "the drive has gone: mount it again, and resume the run",
+    errno.ESTALE: "the drive was mounted anew: resume the run",
 }
 
 
@@ -162,7 +164,9 @@ def newest_good_folder(run: Path) -> Path:
             for problem in problems:
                 warnings.warn(f"{problem}; {folder.name}, the one before it, is used", stacklevel=3)
             return folder
-    raise DamagedCheckpointError(f"every checkpoint in {run} is damaged: {'; '.join(problems)}")
+    raise DamagedCheckpointError(
+        f"every checkpoint in {run} is damaged: {'; '.join(problems)}; delete {run / CHECKPOINTS} to begin again"
+    )
 
 
 def list_checkpoints(run: Path) -> list[Path]:

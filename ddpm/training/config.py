@@ -2,8 +2,9 @@
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,12 +22,22 @@ _LIMITS: dict[str, dict[str, float]] = {
     "ema_decay": {"at_least": 0, "below": 1},
     "ema_halflife": {"above": 0},
     "ema_rampup": {"above": 0},
+    "save_every_minutes": {"above": 0},
 }
-_MAY_BE_NONE = {"ema_halflife", "ema_rampup"}
+_MAY_BE_NONE = {"ema_halflife", "ema_rampup", "save_every_minutes"}
+# What the MindSpore port took, and what to write here.
+PORT_KEYWORDS = {
+    "amp_level": "write mixed_precision='fp16' (on a GPU), 'bf16' or 'no' instead",
+    "dynamic_loss_scale": "with mixed_precision='fp16' the loss scale is always dynamic; leave it out",
+    "jit": "write compile=True to run the network through torch.compile",
+    "akg": "write compile=True to run the network through torch.compile",
+    "distributed": "start the program with `accelerate launch` or `torchrun`, and leave it out",
+}
 # These may differ between a run and its continuation without a word: what is computed stays the same.
 FREE_TO_CHANGE = {
     "train_num_steps",
     "save_and_sample_every",
+    "save_every_minutes",
     "num_samples",
     "results_folder",
     "num_workers",
@@ -52,6 +63,8 @@ class TrainingConfig:
         ema_decay: m in eq:ema, for one step of the average.
         adam_betas: β_1 and β_2 of Adam.
         save_and_sample_every: updates between two checkpoints, each with a grid of samples.
+        save_every_minutes: a checkpoint, without samples, also after so many minutes without one, for machines that end
+            without asking; None leaves that out.
         num_samples: images in that grid.
         results_folder: where the run keeps checkpoints, samples and metrics.
         mixed_precision: "no" (float32), "bf16", or "fp16" (needs a GPU); only the network runs in it. "auto" is what
@@ -70,9 +83,11 @@ class TrainingConfig:
         seed: of the order of the images, the timesteps, the noise, the dropout.
         channels_last: keep the network's images with their channels last in memory, as a `Unet` does by itself;
             convolutions like it.
-        progress: show a progress bar.
+        progress: show a progress bar; where standard error is no terminal, a line from time to time.
         tensorboard: also write metrics for TensorBoard, if it is installed.
         num_threads: threads of the CPU; None leaves torch's own number.
+        deterministic: take only kernels that give the same bits each time, which on a GPU are slower; the CPU's do so
+            by themselves.
 
     Raises:
         ValueError: if a value is out of range; the message says what is allowed.
@@ -105,6 +120,8 @@ class TrainingConfig:
     progress: bool = True
     tensorboard: bool = True
     num_threads: int | None = None
+    save_every_minutes: float | None = 10.0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -151,6 +168,16 @@ class TrainingConfig:
         done = (step - self.lr_warmup_steps) / max(1, self.train_num_steps - self.lr_warmup_steps)
         return self.train_lr * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
+    def warn_of_warm_up(self) -> None:
+        """Say that the learning rate never gets to `train_lr` where the warm-up takes the whole run."""
+        if self.lr_warmup_steps >= self.train_num_steps:
+            warnings.warn(
+                f"the warm-up takes the whole run: with lr_warmup_steps={self.lr_warmup_steps} and train_num_steps="
+                f"{self.train_num_steps} the learning rate ends at {self.learning_rate(self.train_num_steps - 1):.2g}"
+                f" and never comes to train_lr={self.train_lr:g}; set a shorter warm-up, or train longer",
+                stacklevel=3,
+            )
+
     def average_decay(self, images_seen: int, images_per_step: int) -> float:
         """m of eq:ema for one step of the average, in [0, 1); both counts of images are over all processes."""
         images = self.ema_update_every * images_per_step  # that pass between two steps of the average
@@ -160,3 +187,30 @@ class TrainingConfig:
         if self.ema_rampup is not None:
             halflife = min(halflife, self.ema_rampup * images_seen)
         return 0.5 ** (images / halflife) if halflife > 0 else 0.0
+
+
+class Configured:
+    """What has a `config`, and shows each of its values as its own."""
+
+    config: TrainingConfig
+
+    def __getattr__(self, name: str) -> Any:
+        """What the config has, the trainer has: `trainer.train_num_steps`, as in the port."""
+        if hasattr(TrainingConfig, name):
+            return getattr(self.config, name)
+        raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A value of the config is checked, and set there."""
+        if hasattr(TrainingConfig, name):
+            # That module needs this one.
+            from ddpm.training.precision import with_precision
+
+            name, value = "config", with_precision(replace(self.config, **{name: value}))
+        super().__setattr__(name, value)
+
+
+def refuse_port_keywords(config: Mapping[str, Any]) -> None:
+    """A TypeError for a keyword of the port says what to write."""
+    for word in config.keys() & PORT_KEYWORDS.keys():
+        raise TypeError(f"Trainer has no {word!r}: {PORT_KEYWORDS[word]}")

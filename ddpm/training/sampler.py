@@ -57,10 +57,17 @@ class ShuffledBatches(Sampler[Batch]):
         """The batches from `start` on."""
         position = self.start + self.rank * self.batch_size
         while True:
-            places = [divmod(position + k, self.size) for k in range(self.batch_size)]
-            indices = tuple(int(_permutation(self.size, self.seed, epoch)[place]) for epoch, place in places)
-            yield Batch(indices, mixed_seed(Purpose.LOADING, self.seed, position))
+            yield Batch(self._indices(position), mixed_seed(Purpose.LOADING, self.seed, position))
             position += self.world_size * self.batch_size
+
+    def _indices(self, position: int) -> tuple[int, ...]:
+        """The images of the batch that begins there; it may go on into the next epoch."""
+        indices: list[int] = []
+        while len(indices) < self.batch_size:
+            epoch, place = divmod(position + len(indices), self.size)
+            rest = _permutation(self.size, self.seed, epoch)[place:]
+            indices += rest[: self.batch_size - len(indices)].tolist()
+        return tuple(indices)
 
 
 @lru_cache(maxsize=2)  # a batch may lie across the seam between two epochs

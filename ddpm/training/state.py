@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
+import ddpm
 from ddpm.data.batches import SeededBatches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import Checkpoint
@@ -60,14 +61,14 @@ def gather_state(training: Training) -> tuple[dict[str, dict[str, Tensor]], dict
 def _described(training: Training) -> dict[str, Any]:
     """The whole configuration, and the versions of what it ran on."""
     source = training.folder_or_dataset
-    name = str(source) if isinstance(source, str | Path) else type(source).__name__
+    name = str(Path(source).absolute()) if isinstance(source, str | Path) else type(source).__name__
     others = {package: version(package) for package in ("torch", "accelerate", "numpy")}
     return model_config(training.diffusion) | {
         "training": training.config.to_json(),
         "data": {"source": name, "images": len(training.data)},
         "processes": training.accelerator.num_processes,
         "device": str(training.accelerator.device),
-        "versions": {"ddpm": version("out-of-the-snow")} | others,
+        "versions": {"ddpm": ddpm.__version__} | others,
     }
 
 
@@ -110,6 +111,9 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     old, new = (
         said["training"] | {key: said[key] for key in ("processes", "data")} for said in (before, now)
     )
+    source = old["data"]["source"]
+    if str(Path(source).absolute()) == new["data"]["source"]:  # earlier versions kept it as it was given
+        old["data"] = old["data"] | {"source": new["data"]["source"]}
     if changes := _differences(old, new, free):
         warnings.warn(f"the run goes on with other settings: {'; '.join(changes)}", stacklevel=4)
 

@@ -1,11 +1,13 @@
 """`GaussianDiffusion`: a network, a schedule and an objective, which is all of DDPM but the training loop."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ddpm import editing, samplers
 from ddpm.checks import check_choice, check_image_size, check_whole
@@ -38,6 +40,12 @@ def to_image_scale(x: Tensor) -> Tensor:
     """From the [-1, 1] of the maths to images in [0, 1]; what lies outside is clipped."""
     check_tensor("x", x, floating=True)
     return ((x + 1) / 2).clamp(0, 1)
+
+
+def _pause() -> float:
+    """Seconds between two states of a progress bar: few where a log keeps all of them, and a notebook draws over."""
+    draws_over = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    return 0.1 if draws_over else 30.0
 
 
 class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
@@ -205,7 +213,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             labels: their classes.
             generator: source of all randomness, for a whole batch that can be repeated.
             seeds: one seed per image instead: image i then depends on seeds[i] alone, not on the batch around it.
-            progress: show a progress bar; where standard error is no terminal, a line from time to time.
+            progress: show a progress bar; in a log it is drawn twice a minute at most.
 
         Raises:
             FloatingPointError: if an image is not finite, as the network has diverged or its file is damaged.
@@ -218,12 +226,10 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         walk = samplers.choose(sampler, steps, self.schedule.timesteps, eta)
         x = randn((batch_size, *self.image_shape), source, self.device).to(self.schedule.beta.dtype)
         states = walk(self, x, labels=check_labels(labels, x), generator=source)
-        if progress:
-            from ddpm.io.progress import tracked
-
-            states = tracked(states, steps, "step", "sampling")
         with evaluating(self):
-            for state in states:
+            for state in tqdm(
+                states, total=steps, desc="sampling", disable=not progress, mininterval=_pause()
+            ):
                 x = state.x
         return to_image_scale(check_finite(x))
 

@@ -2,15 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
 from ddpm.io.streams import Patient, is_terminal, say
-
-Item = TypeVar("Item")
 
 _SHORTEST, _LONGEST = 30.0, 600.0  # seconds between two lines; between them a tenth of the time so far
 
@@ -82,17 +79,6 @@ class Progress:
         counted = f"{self.done:,}/{self._total:,} {self._unit}s"
         line = ", ".join(part for part in (counted, figures, time_left) if part)
         say(f"{self._title}: {line}" if self._title else line, self._stream)
-
-
-def tracked(items: Iterable[Item], total: int, unit: str, title: str) -> Iterator[Item]:
-    """The items, and how far they have come on standard error."""
-    progress = Progress(total, unit, title=title)
-    try:
-        for item in items:
-            yield item
-            progress.update()
-    finally:
-        progress.close()
 
 
 def _in_notebook() -> bool:

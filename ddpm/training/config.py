@@ -200,13 +200,14 @@ class Configured:
             return getattr(self.config, name)
         raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
 
+    def adopted(self, config: TrainingConfig) -> TrainingConfig:
+        """A config as it is kept."""
+        return config
+
     def __setattr__(self, name: str, value: Any) -> None:
         """A value of the config is checked, and set there."""
         if hasattr(TrainingConfig, name):
-            # That module needs this one.
-            from ddpm.training.precision import with_precision
-
-            name, value = "config", with_precision(replace(self.config, **{name: value}))
+            name, value = "config", self.adopted(replace(self.config, **{name: value}))
         super().__setattr__(name, value)
 
 

@@ -60,7 +60,7 @@ class Trainer(Configured):
         self, diffusion: GaussianDiffusion, folder_or_dataset: str | Path | Dataset[Any], **config: Any
     ) -> None:
         refuse_port_keywords(config)
-        self.config = with_precision(TrainingConfig(**config))
+        self.config = self.adopted(TrainingConfig(**config))
         diffusion = trainable(diffusion)
         self.diffusion, self.folder_or_dataset = diffusion, folder_or_dataset
         self.accelerator = distributed.make_accelerator(self.config.mixed_precision)
@@ -80,6 +80,10 @@ class Trainer(Configured):
 
     _own = list(inspect.signature(__init__).parameters.values())[1:-1]
     __signature__ = inspect.Signature([*_own, *inspect.signature(TrainingConfig).parameters.values()])
+
+    def adopted(self, config: TrainingConfig) -> TrainingConfig:
+        """The config with the precision of this machine, where it is to be chosen."""
+        return with_precision(config)
 
     @property
     def ema_model(self) -> GaussianDiffusion:

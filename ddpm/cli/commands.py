@@ -20,6 +20,7 @@ import ddpm
 from ddpm.cli import places, report, runs
 from ddpm.cli.application import Application
 from ddpm.cli.checks import check_data, check_export, check_folder, prepare_output
+from ddpm.cli.places import DataAt, DataRoot, Model, Run
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
 from ddpm.cli.run_config import RunConfig, completed, with_overrides
@@ -29,15 +30,9 @@ from ddpm.io.files import json_bytes, write_whole
 from ddpm.io.paths import MODEL, RUN, locate_model
 from ddpm.io.streams import as_typed, patient_streams
 
-_MODEL_HELP = 'The folder of a run, a checkpoint or an exported model, or a name such as "digits".'
-_MOVED_HELP = "The folder of the run's images, if they have moved."
 _CALLS_HELP = "Network calls per image; the model's own number if not given."
 _SET_HELP = "Any other option as part.option=value, such as network.dropout=0.2."
 
-Run = Annotated[Path, typer.Argument(parser=places.path, help="The folder of a run.")]
-Model = Annotated[str, typer.Argument(parser=places.word, help=_MODEL_HELP)]
-DataAt = Annotated[Path | None, typer.Option("--data", parser=places.path, help=_MOVED_HELP)]
-DataRoot = Annotated[Path | None, typer.Option(parser=places.path, help="For torchvision's files.")]
 TrainSteps = Annotated[int | None, typer.Option("--train-steps", "--steps", min=1, help="Updates in all.")]
 SamplingSteps = Annotated[int | None, typer.Option("--sampling-steps", "--steps", min=1, help=_CALLS_HELP)]
 Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]
@@ -121,16 +116,14 @@ def train(
 @app.command()
 def resume(run: Run, train_steps: TrainSteps = None, data: DataAt = None, data_root: DataRoot = None) -> None:
     """Resume a run from its newest whole checkpoint, or begin it where it has none yet."""
-    run_config = RunConfig.load(run).changed("training", train_num_steps=train_steps)
-    run_config = places.with_data_at(run_config, run, data, data_root)
+    run_config = places.load_run(run, data, data_root).changed("training", train_num_steps=train_steps)
     stands = step_of(list_checkpoints(run)[-1]) if list_checkpoints(run) else 0
     if train_steps is not None and stands >= train_steps:
         raise ValueError(
             f"--train-steps {train_steps} is not beyond step {stands}, where the run stands; give a larger number, as"
             f" in `ddpm resume {as_typed(run)} --train-steps {2 * stands}`"
         )
-    with places.data_of(run_config, run, "resume"):
-        images = runs.load_images(run_config, run)
+    images = runs.load_images(run_config, run)
     trainer = ddpm.Trainer(run_config.build_diffusion(), images, **run_config.training)
     runs.go_on(trainer, run_config, run)
 
@@ -178,15 +171,14 @@ def evaluate(
     data_root: DataRoot = None,
 ) -> None:
     """Evaluate a run's model by its samples and by its bound, and write the figures to evaluation.json."""
-    run_config = places.with_data_at(RunConfig.load(run), run, data, data_root)
-    run_config, found = run_config.changed("data", augment_horizontal_flip=False), locate_model(run)
+    run_config = places.load_run(run, data, data_root).changed("data", augment_horizontal_flip=False)
+    found = locate_model(run)
 
     from ddpm.cli.drawing import draw
     from ddpm.evaluation.features import DigitClassifier
     from ddpm.evaluation.report import bits_per_dimension, random_images, report_on_samples
 
-    with places.data_of(run_config, run, "evaluate"):
-        dataset = run_config.load_data()
+    dataset = places.load_data(run_config, run, "evaluate")
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
     real, labels = random_images(dataset, images, seed=seed)
     takes_classes = run_config.network.get("num_classes") is not None
@@ -239,12 +231,7 @@ def export(
 @app.command()
 def info(model: Model) -> None:
     """Say what a run is, how far it got and which of its checkpoints are whole; or what a model is."""
-    run = places.path(model)
-    there, begun = list_checkpoints(run), (run / RUN).is_file()
-    if there or begun:
-        show(*report.described_folder(run, there, RunConfig.load(run) if begun else None))
-    else:
-        show(*report.described_config(places.no_run(model)))
+    show(*places.described(model))
 
 
 # What bad input, a full disk or a broken file can raise. Anything else is a fault of ours and shows its origin.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.cli import report
+from ddpm.cli.places import load_data
 from ddpm.cli.report import show
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import canonical, known_name
@@ -57,7 +58,9 @@ def with_warm_up_that_fits(run_config: RunConfig, overrides: Sequence[str]) -> t
 
 def load_images(run_config: RunConfig, run: Path) -> Any:
     """The data of a run that goes on: of one that a program began the folder, so that the Trainer takes it as there."""
-    return run_config.load_data() if (run / RUN).is_file() else Path(run_config.data["name_or_path"])
+    if (run / RUN).is_file():
+        return load_data(run_config, run, "resume")
+    return Path(run_config.data["name_or_path"])
 
 
 def go_on(trainer: "ddpm.Trainer", run_config: RunConfig, folder: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from ddpm import data, load_pretrained
 from ddpm.evaluation.metrics import frechet_distance
-from ddpm.evaluation.report import random_images
+from ddpm.evaluation.report import random_images, report_on_samples
 from ddpm.likelihood import vlb_terms
 from ddpm.training.distributed import draw_images
 from tests.cli.small_runs import ENVIRONMENT, SMALL
@@ -146,6 +146,17 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     assert "data       40 of 1,797 images, drawn by the seed; the digits of scikit-learn\n" in out
     assert f" model the run in {run}, its checkpoint of step 4 data " in " ".join(out.split())
     assert out.endswith(f"written to {run / 'evaluation.json'}\n")
+
+
+def test_evaluate_compares_with_images_drawn_by_the_seed(ddpm, run):
+    halves = []
+    for seed in (0, 7):
+        words = ["-n", "40", "--steps", "1", "--bound-images", "0", "--seed", seed]
+        ddpm("evaluate", run, *words)
+        real = random_images(data.digits(), 40, seed=seed)[0]
+        halves.append(json.loads((run / "evaluation.json").read_text())["halves"])
+        assert halves[-1] == pytest.approx(report_on_samples(real, real).halves)
+    assert halves[0] != halves[1]
 
 
 def test_evaluate_takes_the_bound_on_test_images_where_there_are_some(ddpm, tmp_path):

@@ -85,22 +85,23 @@ def test_files_that_were_written_with_the_names_of_a_compiled_or_distributed_net
 
 
 class Wrapped(nn.Module):
-    """A network with a part of that name, and one beside it."""
+    """A network with a part of that name, alone or with another beside it."""
 
     channels = 1
 
-    def __init__(self):
+    def __init__(self, layer):
         super().__init__()
-        self.module, self.layer = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1)
+        self.module, self.layer = nn.Conv2d(1, 1, 3, padding=1), layer
 
     def forward(self, x_t, t, labels=None):  # noqa: ARG002
         return self.layer(self.module(x_t))
 
 
-def test_a_network_with_parts_of_such_names_keeps_them(tmp_path):
+@pytest.mark.parametrize("layer", [nn.Identity(), nn.Conv2d(1, 1, 1)])
+def test_a_network_with_parts_of_such_names_keeps_them(tmp_path, layer):
     shape = {"image_size": 8, "timesteps": 50, "sampling_timesteps": 2}
-    ours = trained(tmp_path, GaussianDiffusion(Wrapped(), **shape))
-    again = trainer(tmp_path, GaussianDiffusion(Wrapped(), **shape))
+    ours = trained(tmp_path, GaussianDiffusion(Wrapped(copy.deepcopy(layer)), **shape))
+    again = trainer(tmp_path, GaussianDiffusion(Wrapped(layer), **shape))
     again.load()
     assert torch.equal(weights(again.diffusion), weights(ours.diffusion))
 

@@ -3,8 +3,8 @@
     python -m tests.training.killed_runs --moments 20
 
 Each time a new run is begun by `ddpm train digits --resume`, killed (SIGKILL) at a moment drawn uniformly between the
-start of the process, imports included, and the time that an undisturbed one takes to its end, and then given to the same
-command once more. Its last checkpoint is held against that of the run that nobody disturbed.
+start of the process, imports included, and the time that an undisturbed one takes to its end, and then given to the
+same command once more. Its last checkpoint is held against that of the run that nobody disturbed.
 """
 
 import argparse
@@ -52,9 +52,9 @@ def undisturbed(folder: Path, steps: int) -> tuple[float, dict[str, bytes]]:
 
 
 def killed_once(folder: Path, steps: int, moment: float) -> int | None:
-    """Kill a new run after so many seconds, and let the command finish it; the step it had saved, None for no checkpoint.
+    """Kill a new run after so many seconds, and let the same command finish it; the step it had saved by then.
 
-    -1 means that it had come to its end before.
+    None means that there was no checkpoint yet, -1 that it had come to its end before.
     """
     process = begin(folder, steps)
     try:

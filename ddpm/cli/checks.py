@@ -133,8 +133,9 @@ def check_writable(folder: Path) -> None:
             f"{folder} cannot be written, as {nearest} is a file; choose another by --out"
         )
     if is_file_name(folder):
+        ending = folder.suffix or folder.name
         raise ValueError(
-            f"{folder} is the name of a file, and a folder is wanted: leave out its {folder.suffix or folder}"
+            f"{folder} is the name of a file, and a folder is wanted: give one without the {ending}"
         )
     if not os.access(nearest, os.W_OK):
         raise PermissionError(f"you may not write to {nearest}; choose another folder by --out")

@@ -62,7 +62,7 @@ def draw_into(out: Path, diffusion: GaussianDiffusion, seeds: range, **options: 
     if state.is_main_process:
         if kept:
             pictures = [image for _, image in sorted(kept, key=lambda pair: pair[0])]
-            _write(make_grid(pictures, nrow=math.ceil(math.sqrt(len(seeds))), padding=1, pad_value=255), out)
+            _write(make_grid(pictures, nrow=math.ceil(math.sqrt(len(kept))), padding=1, pad_value=255), out)
         show(f"{counted(done, 'image')} in {out}{_what_is_left(done, seeds, state.num_processes)}")
     interrupts.deliver()
 

@@ -20,6 +20,7 @@ from ddpm.training.metrics_logger import read_metrics
 from ddpm.training.signals import Interrupts
 from tests import runs
 from tests.runs import saved_files
+from tests.training import killed_runs
 
 # Processes that begin with everything imported: each costs milliseconds, and may be killed without harm to the tests.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -267,3 +268,14 @@ def test_train_refuses_a_folder_that_another_program_has(tmp_path):
         process.kill()
         process.join()
     make(tmp_path, train_num_steps=steps(tmp_path)[-1] + 1).resume()  # the dead hold no lock
+
+
+@pytest.mark.slow
+def test_the_command_that_begins_a_run_finishes_it_after_a_kill_at_any_moment(tmp_path):
+    """Whole processes, three of them killed: while Python imports, before the first checkpoint, and later."""
+    taken, expected = killed_runs.undisturbed(tmp_path / "whole", 40)
+    moments = random.Random(2)
+    for number, share in enumerate((0.1, 0.6, 0.9)):
+        folder = tmp_path / str(number)
+        killed_runs.killed_once(folder, 40, taken * share * moments.uniform(0.9, 1.1))
+        assert saved_files(folder) == expected

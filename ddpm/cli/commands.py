@@ -23,11 +23,11 @@ from ddpm.cli.checks import check_data, check_export, check_folder, prepare_outp
 from ddpm.cli.places import DataAt, DataRoot, Model, Run
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
-from ddpm.cli.run_config import RunConfig, completed, with_overrides
+from ddpm.cli.run_config import completed, with_overrides
 from ddpm.data.names import DIGITS, known_name
 from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints, step_of
 from ddpm.io.files import json_bytes, write_whole
-from ddpm.io.paths import MODEL, RUN, locate_model
+from ddpm.io.paths import MODEL, locate_model
 from ddpm.io.streams import as_typed, patient_streams
 
 _CALLS_HELP = "Network calls per image; the model's own number if not given."

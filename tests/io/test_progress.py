@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ddpm.io import progress
-from ddpm.io.progress import Progress, tracked
+from ddpm.io.progress import Progress
 
 
 class Terminal(io.StringIO):
@@ -118,15 +118,3 @@ def test_progress_goes_on_when_its_stream_breaks_and_without_a_console(monkeypat
     shown = Progress(2, "step")
     shown.update(2)
     shown.close()
-
-
-def test_tracked_gives_the_items_and_counts_them(clock, capsys):
-    def slowly():
-        for number in range(4):
-            clock.now += 40
-            yield number
-
-    assert list(tracked(slowly(), 4, "step", "sampling")) == [0, 1, 2, 3]
-    err = capsys.readouterr().err.splitlines()
-    assert err[0] == "sampling: 1/4 steps, 0:02:00 left"
-    assert err[-1] == "sampling: 4/4 steps"

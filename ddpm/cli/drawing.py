@@ -41,9 +41,8 @@ def draw_into(out: Path, diffusion: GaussianDiffusion, seeds: range, **options: 
     done = 0
     many = len(seeds) > options["batch_size"] * state.num_processes
     options |= {"rank": state.process_index, "world_size": state.num_processes}
-    options["progress"] = (
-        state.is_main_process and not many
-    )  # of one batch the steps are counted, of many the images
+    # Of one batch the steps are counted, of many the images.
+    options["progress"] = state.is_main_process and not many and is_terminal(sys.stderr)
     progress = Progress(len(seeds), "image", shown=many and state.is_main_process)
     with Interrupts(NOTICE) as interrupts:
         for places, images in drawn_batches(diffusion.to(state.device), seeds, **options):

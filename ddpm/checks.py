@@ -1,173 +1,161 @@
 """The guards: each says what was given and what is allowed. Public entry points call them; the maths below does not.
 
-Importing this does not import torch: the command line needs the guards of numbers and words before it needs that.
+Those of numbers give them back as Python's own, whatever they came as, so that JSON can hold them. Those of tensors are
+in `ddpm.tensor_checks`. Importing this does not import torch: the command line needs it earlier.
 """
 
-from __future__ import annotations
-
 import math
+import reprlib
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+# What `torch.Generator.manual_seed` takes.
+_SEEDS = (-(2**63), 2**64 - 1)
+_SHORTENED = reprlib.Repr()
+_SHORTENED.maxstring = _SHORTENED.maxother = 100
 
-# Of the distance between two 8-bit grey levels.
-_GREY_TOLERANCE = 1e-3
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: arrays and tensors by their type and shape, others shortened."""
+    if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
+        return (
+            f"{type(value).__module__}.{type(value).__name__} of {value.dtype} and shape {tuple(value.shape)}"
+        )
+    return _SHORTENED.repr(value)
+
+
+# Numbers and words
+
+
+def plain_number(value: Any) -> int | float | None:
+    """Python's own number for one of Python, NumPy or a tensor without dimensions; None for all else, bool too."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def plain_numbers(values: Any) -> list[int | float | None]:
+    """Python's own numbers for those of a list, a tuple, a range, an array or a tensor; none for all else."""
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(listed, str) or not isinstance(listed, Sequence):
+        return []
+    return list(map(plain_number, listed))
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Refuse an unknown word, naming the known ones."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, allowed))}")
 
 
-def check_whole(name: str, value: Any, lowest: int = 1, highest: int | None = None) -> None:
-    """Refuse anything but a whole number (and no bool) in the range."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < lowest or (highest is not None and value > highest):
+def check_whole(name: str, value: Any, lowest: int = 1, highest: int | None = None) -> int:
+    """The whole number, as Python's own; anything else (a bool too), or one out of range, is refused."""
+    number = plain_number(value)
+    if not isinstance(number, int) or number < lowest or (highest is not None and number > highest):
         allowed = f"of at least {lowest}" if highest is None else f"in {lowest} … {highest}"
-        raise ValueError(f"{name} must be a whole number {allowed}, but got {value!r}")
+        raise ValueError(f"{name} must be a whole number {allowed}, but got {shown(value)}")
+    return int(number)
 
 
-def check_unit(name: str, value: float, meaning: str) -> None:
-    """Refuse a number outside [0, 1]; `meaning` says what the ends stand for."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1]: {meaning}; but got {value!r}")
+def check_wholes(name: str, values: Any, lowest: int = 1) -> list[int]:
+    """The whole numbers of a list, a tuple, an array or a tensor, as Python's own."""
+    numbers = [int(n) for n in plain_numbers(values) if isinstance(n, int) and n >= lowest]
+    if not hasattr(values, "__len__") or len(numbers) != len(values):
+        raise ValueError(
+            f"{name} must be a list of whole numbers of at least {lowest}, such as [1, 2], but got {shown(values)}"
+        )
+    return numbers
 
 
-def check_image_size(image_size: int | Sequence[int]) -> tuple[int, int]:
+def check_number(
+    name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
+) -> float:
+    """The number, as Python's own; anything but finite numbers in the range is refused."""
+    number = plain_number(value)
+    if number is None or not (number > above and number >= at_least and number < below):
+        limits = {"above": above, "at least": at_least, "below": below}
+        allowed = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
+        raise ValueError(f"{name} must be a number {allowed}, but got {shown(value)}")
+    return number
+
+
+def check_unit(name: str, value: Any, meaning: str) -> float:
+    """The number, as Python's own; refused outside [0, 1]; `meaning` says what the ends stand for."""
+    number = plain_number(value)
+    if number is None or not 0 <= number <= 1:
+        raise ValueError(f"{name} must lie in [0, 1]: {meaning}; but got {shown(value)}")
+    return number
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """The truth value, as Python's own; numbers and words are refused."""
+    flag = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    if not isinstance(flag, bool):
+        raise ValueError(f"{name} must be True or False, but got {shown(value)}")
+    return flag
+
+
+def check_image_size(image_size: Any) -> tuple[int, int]:
     """(height, width) from one number or a pair, each at least 1."""
-    size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
+    single = plain_number(image_size) is not None
+    size = plain_numbers([image_size, image_size] if single else image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
         raise ValueError(
-            f"image_size must be one whole number >= 1 or a pair of them, but got {image_size!r}"
+            f"image_size must be one whole number >= 1 or a pair of them, but got {shown(image_size)}"
         )
-    return size
+    return int(size[0] or 0), int(size[1] or 0)
 
 
-def check_images(name: str, x: Tensor, shape: Sequence[int] | None = None) -> None:
-    """Refuse anything but floating-point tensors of shape (B, C, H, W), with (C, H, W) = `shape` if given."""
-    wrong_shape = shape is not None and tuple(x.shape[1:]) != tuple(shape)
-    if x.ndim != 4 or not x.is_floating_point() or wrong_shape:
-        wanted = "C, H, W" if shape is None else ", ".join(map(str, shape))
+def check_seeds(seeds: Any, batch_size: int) -> list[int]:
+    """One seed per image, as Python's own numbers, of a list, a range, an array or a tensor."""
+    listed = seeds.tolist() if hasattr(seeds, "tolist") else seeds
+    if isinstance(listed, str) or not isinstance(listed, Sequence):
         raise ValueError(
-            f"{name} must be a floating-point tensor of shape (B, {wanted}), but got {x.dtype} of shape"
-            f" {tuple(x.shape)}"
+            f"seeds must be a list of whole numbers, one per image, such as range({batch_size}), but got {shown(seeds)}"
         )
-
-
-def check_pair(name_a: str, a: Tensor, name_b: str, b: Tensor) -> None:
-    """Refuse images that are no images, or two that differ in shape."""
-    check_images(name_a, a)
-    check_images(name_b, b)
-    if a.shape != b.shape:
+    if len(listed) != batch_size:
         raise ValueError(
-            f"{name_a} and {name_b} must have one shape, but got {tuple(a.shape)} and {tuple(b.shape)}"
+            f"seeds must hold one number per image: batch_size is {batch_size}, but got {len(listed)} seeds"
+        )
+    return [check_whole("each of seeds", seed, *_SEEDS) for seed in listed]
+
+
+def check_grid(grid: Any, timesteps: int) -> list[int]:
+    """Timesteps as Python's own numbers; refused if they do not fall strictly from T to 0."""
+    steps = [int(t) for t in plain_numbers(grid) if isinstance(t, int)]
+    if not hasattr(grid, "__len__") or len(steps) != len(grid):
+        raise TypeError(
+            f"the timesteps must be whole numbers that fall strictly from {timesteps} (T) to 0, but got {shown(grid)}"
+        )
+    falls = len(steps) > 1 and all(t > s for t, s in pairwise(steps))
+    if not falls or steps[0] != timesteps or steps[-1] != 0:
+        raise ValueError(f"the timesteps must fall strictly from {timesteps} (T) to 0, but got {steps}")
+    return steps
+
+
+# Models and sources of noise
+
+
+def check_denoiser(model: object) -> None:
+    """Refuse what is no model to sample with, such as a bare network."""
+    if not (hasattr(model, "schedule") and hasattr(model, "predict")):
+        raise TypeError(
+            f"a model with `schedule` and `predict` is needed, but got a {type(model).__name__}; around a network that"
+            " is GaussianDiffusion(network, image_size=…)"
         )
 
 
-def check_within(name: str, x: Tensor, low: float, high: float, advice: str) -> None:
-    """Refuse values outside [low, high], and NaN; on the CPU only, as an accelerator would have to wait."""
-    if x.device.type != "cpu" or not x.numel():
+def check_generator(generator: Any) -> None:
+    """Refuse a source of noise that is none, such as a seed, or one of NumPy."""
+    if generator is None:
         return
-    smallest, largest = x.min().item(), x.max().item()
-    # Asked this way round, so that NaN is refused as well.
-    if not (smallest >= low and largest <= high):
-        raise ValueError(
-            f"{name} must lie in [{low:g}, {high:g}], but ranges from {smallest:g} to {largest:g}; {advice}"
-        )
-
-
-def check_8bit(name: str, x: Tensor) -> None:
-    """Refuse pixels that are not 8-bit grey levels scaled to [-1, 1]."""
-    check_within(name, x, -1 - 1e-6, 1 + 1e-6, "8-bit pixels are scaled to [-1, 1]")
-    grey = (x + 1) * 127.5
-    if x.numel() and (grey - grey.round()).abs().max() > _GREY_TOLERANCE:
-        raise ValueError(
-            f"{name} must hold exact 8-bit pixels, k / 127.5 - 1 for k = 0 … 255, but some lie between two grey"
-            " levels: give the original images, neither resized, augmented nor noised"
-        )
-
-
-def check_t(t: Tensor, x: Tensor, timesteps: int, lowest: int = 1) -> Tensor:
-    """Refuse anything but one timestep in `lowest` … T per image; returns them as int64 on the device of x.
-
-    The range is checked on the CPU only: on an accelerator the look itself would make every step wait.
-    """
     import torch
 
-    if not isinstance(t, torch.Tensor):
-        raise TypeError(
-            f"t must be a tensor with one timestep per image, torch.full(({len(x)},), 1 … T), but got {t!r}"
-        )
-    if t.shape != (len(x),) or t.is_floating_point() or t.is_complex() or t.dtype == torch.bool:
-        raise ValueError(
-            f"t must hold one whole number per image, shape ({len(x)},), but got {t.dtype} of shape {tuple(t.shape)}"
-        )
-    if t.device.type == "cpu" and len(t) and not (t.min() >= lowest and t.max() <= timesteps):
-        raise ValueError(
-            f"t must lie in {lowest} … {timesteps} (0 is the clean image), but got values from"
-            f" {t.min().item()} to {t.max().item()}"
-        )
-    # Other integer types index differently: uint8 as a mask.
-    return t.to(x.device, torch.long)
-
-
-def check_mask(name: str, mask: Tensor, x: Tensor) -> None:
-    """Refuse anything but one truth value per image."""
-    if mask.shape != (len(x),) or str(mask.dtype) != "torch.bool":
-        raise ValueError(
-            f"{name} must hold one truth value per image, bool of shape ({len(x)},), but got {mask.dtype} of shape"
-            f" {tuple(mask.shape)}"
-        )
-
-
-def check_grid(grid: Sequence[int], timesteps: int) -> None:
-    """Refuse timesteps that do not fall strictly from T to 0."""
-    falls = len(grid) > 1 and all(t > s for t, s in pairwise(grid))
-    if not falls or grid[0] != timesteps or grid[-1] != 0:
-        raise ValueError(f"the timesteps must fall strictly from {timesteps} (T) to 0, but got {list(grid)}")
-
-
-def check_log_variance(log_variance: Tensor, x_t: Tensor) -> None:
-    """Refuse what would broadcast to something else than one variance per pixel, or is not finite."""
-    sides = zip(log_variance.shape, x_t.shape, strict=False)
-    if log_variance.ndim != x_t.ndim or not all(given in (1, wanted) for given, wanted in sides):
-        raise ValueError(
-            f"a rule for the variance must return log-variances of shape {tuple(x_t.shape)}, or 1 in place of any side,"
-            f" but got {tuple(log_variance.shape)}"
-        )
-    if not log_variance.isfinite().all():
-        raise ValueError(
-            "a rule for the variance returned a log-variance that is not finite; the variance must be positive"
-        )
-
-
-def check_mixture(mean: Tensor, covariance: Tensor, weights: Tensor) -> None:
-    """Refuse means that are no finite (K, D), and covariances or weights that do not fit them."""
-    if mean.ndim != 2 or mean.numel() == 0 or not mean.isfinite().all():
-        raise ValueError(f"means must be finite numbers of shape (K, D), but got shape {tuple(mean.shape)}")
-    count, dimensions = mean.shape
-    full, diagonal, single = (count, dimensions, dimensions), (count, dimensions), (count,)
-    if tuple(covariance.shape) not in (full, diagonal, single) or not covariance.isfinite().all():
-        raise ValueError(
-            f"means of shape {tuple(mean.shape)} need finite covariances of shape {full} (full), {diagonal} (diagonal)"
-            f" or {single} (one variance each), but got {tuple(covariance.shape)}"
-        )
-    if covariance.ndim == 3:
-        asymmetry = (covariance - covariance.mT).abs().amax((1, 2))
-        if (asymmetry > 1e-6 * covariance.abs().amax((1, 2))).any():
-            raise ValueError(
-                f"every covariance must be symmetric, but entries differ by up to {asymmetry.max().item():.3g}"
+    many = isinstance(generator, Sequence) and not isinstance(generator, str)
+    for one in generator if many else [generator]:
+        if not isinstance(one, torch.Generator):
+            raise TypeError(
+                f"generator must be a torch.Generator, but got {shown(one)}; of a seed that is"
+                " torch.Generator().manual_seed(seed)"
             )
-    if (
-        weights.shape != single
-        or not (weights >= 0).all()
-        or not math.isclose(weights.sum(), 1, abs_tol=1e-6)
-    ):
-        raise ValueError(
-            f"weights must be {count} numbers, one per mean, not negative and of sum 1, but got {weights.tolist()} of"
-            f" sum {weights.sum().item():g}"
-        )

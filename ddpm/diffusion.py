@@ -1,6 +1,7 @@
 """`GaussianDiffusion`: a network, a schedule and an objective, which is all of DDPM but the training loop."""
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -9,33 +10,42 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm import editing, samplers
-from ddpm.checks import (
-    check_choice,
-    check_image_size,
-    check_images,
-    check_pair,
-    check_t,
-    check_whole,
-    check_within,
-)
+from ddpm.checks import check_choice, check_image_size, check_whole
 from ddpm.loss import LossType, Network, TrainingLoss
-from ddpm.prediction import Objective, Prediction, evaluating, x0_from_output
+from ddpm.prediction import Objective, Prediction, clipped, evaluating, x0_from_output
 from ddpm.randomness import image_generators, randn
 from ddpm.reverse_process import learned_log_variance
 from ddpm.samplers import Sampler
 from ddpm.schedule import NoiseSchedule, default_schedule
+from ddpm.tensor_checks import (
+    check_finite,
+    check_images,
+    check_labels,
+    check_pair,
+    check_t,
+    check_tensor,
+    check_within,
+)
 from ddpm.transitions import Transitions
 from ddpm.weighting import Weighting, weighting_config
 
 
 def to_model_scale(images: Tensor) -> Tensor:
     """Images from [0, 1] to the [-1, 1] of the maths."""
+    check_tensor("images", images, floating=True)
     return images * 2 - 1
 
 
 def to_image_scale(x: Tensor) -> Tensor:
     """From the [-1, 1] of the maths to images in [0, 1]; what lies outside is clipped."""
+    check_tensor("x", x, floating=True)
     return ((x + 1) / 2).clamp(0, 1)
+
+
+def _pause() -> float:
+    """Seconds between two states of a progress bar: few where a log keeps all of them, and a notebook draws over."""
+    draws_over = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    return 0.1 if draws_over else 30.0
 
 
 class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
@@ -81,6 +91,8 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             ddim_sampling_eta: η of DDIM: 0 is deterministic, 1 has the noise of ancestral sampling.
         """
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network must be a torch.nn.Module, such as Unet(64), but got {network!r}")
         check_choice("objective", objective, get_args(Objective))
         check_choice("loss_type", loss_type, get_args(LossType))
         if loss_weighting is not None and not callable(loss_weighting):
@@ -100,10 +112,9 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             raise ValueError(
                 "the network must say in an attribute `channels` how many image channels it takes"
             )
-        self.sampling_timesteps = timesteps if sampling_timesteps is None else sampling_timesteps
-        check_whole("sampling_timesteps", self.sampling_timesteps, highest=timesteps)
-        samplers.check_eta(ddim_sampling_eta)
-        self.ddim_sampling_eta = ddim_sampling_eta
+        steps = timesteps if sampling_timesteps is None else sampling_timesteps
+        self.sampling_timesteps = check_whole("sampling_timesteps", steps, highest=self.schedule.timesteps)
+        self.ddim_sampling_eta = samplers.check_eta(ddim_sampling_eta)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> "GaussianDiffusion":
@@ -111,7 +122,12 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         # Files are not the method's business: the package finds who reads them, when it is asked.
         import ddpm
 
-        return ddpm.load_pretrained(name_or_folder, **options)
+        loaded = ddpm.load_pretrained(name_or_folder, **options)
+        if cls is GaussianDiffusion:
+            return loaded
+        # A subclass gets one of its own.
+        arguments: dict[str, Any] = {**loaded.config, "loss_weighting": loaded.loss_weighting}
+        return cls(loaded.network, **arguments).eval()
 
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
         """`ddpm.save_pretrained`, where users of other libraries look for it."""
@@ -163,15 +179,15 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         With `clip_x0` the clean image is clipped to [-1, 1] and the noise derived from it again, so that all
         coordinates still agree. `network` is called in place of the model's own, such as its compiled form.
         """
-        check_images("x_t", x_t)
+        check_images("x_t", x_t, device=self.device)
         if x_self_cond is not None:
-            check_pair("x_t", x_t, "x_self_cond", x_self_cond)
-        t = check_t(t, x_t, self.schedule.timesteps)
+            check_pair("x_t", x_t, "x_self_cond", x_self_cond, self.device)
+        t, labels = check_t(t, x_t, self.schedule.timesteps), check_labels(labels, x_t)
         output, log_variance = self._network_output(x_t, t, labels, x_self_cond, network)
         signal, sigma = self.schedule.signal_and_sigma(t, x_t)
         # Autocast may have left the output in half precision.
         x0 = x0_from_output(self.objective, x_t, output.to(x_t.dtype), signal, sigma)
-        x0 = x0.clamp(-1, 1) if clip_x0 else x0
+        x0 = clipped(x0) if clip_x0 else x0
         return Prediction.from_x0(x_t, x0, signal, sigma, log_variance)
 
     @torch.no_grad()
@@ -191,24 +207,31 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
 
         Args:
             batch_size: number of images, at least 1.
-            sampling_timesteps: network calls, 1 … T; None takes the value given at construction.
+            sampling_timesteps: network calls, 1 … T; None takes the value given at construction, or T for "ancestral".
             sampler: "ancestral", which takes T calls, or "ddim"; None takes the first for T calls, else the second.
             eta: η of DDIM; None takes the value given at construction.
             labels: their classes.
             generator: source of all randomness, for a whole batch that can be repeated.
             seeds: one seed per image instead: image i then depends on seeds[i] alone, not on the batch around it.
-            progress: show a progress bar.
+            progress: show a progress bar; in a log it is drawn twice a minute at most.
+
+        Raises:
+            FloatingPointError: if an image is not finite, as the network has diverged or its file is damaged.
         """
-        steps = self.sampling_timesteps if sampling_timesteps is None else sampling_timesteps
+        own = self.schedule.timesteps if sampler == "ancestral" else self.sampling_timesteps
+        steps = own if sampling_timesteps is None else sampling_timesteps
         eta = self.ddim_sampling_eta if eta is None else eta
+        batch_size = check_whole("batch_size", batch_size)
         source = image_generators(batch_size, generator, seeds)
         walk = samplers.choose(sampler, steps, self.schedule.timesteps, eta)
         x = randn((batch_size, *self.image_shape), source, self.device).to(self.schedule.beta.dtype)
-        states = walk(self, x, labels=labels, generator=source)
+        states = walk(self, x, labels=check_labels(labels, x), generator=source)
         with evaluating(self):
-            for state in tqdm(states, total=steps, desc="sampling", disable=not progress):
+            for state in tqdm(
+                states, total=steps, desc="sampling", disable=not progress, mininterval=_pause()
+            ):
                 x = state.x
-        return to_image_scale(x)
+        return to_image_scale(check_finite(x))
 
     def interpolate(
         self, x1: Tensor, x2: Tensor, t: int | None = None, lam: float = 0.5, **options: Any
@@ -219,7 +242,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The training loss of a batch of at least one image in [0, 1]; a scalar."""
-        check_images("images", images, self.image_shape)
+        check_images("images", images, self.image_shape, self.device)
         if len(images) == 0:
             raise ValueError("images must hold at least one image, but got an empty batch")
         check_within("images", images, 0, 1, "`loss` takes images that are already scaled to [-1, 1]")

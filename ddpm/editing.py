@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_pair, check_unit, check_whole
+from ddpm.checks import check_denoiser, check_generator, check_unit, check_whole
 from ddpm.prediction import Denoiser, full_timesteps
 from ddpm.randomness import Generators, randn_like
 from ddpm.samplers import ancestral
+from ddpm.tensor_checks import check_finite, check_pair
 
 
 @torch.no_grad()
@@ -29,14 +30,16 @@ def interpolate(
 
     Raises:
         ValueError: if shapes or types are wrong, or `t` or `lam` is out of range.
+        FloatingPointError: if an image is not finite, as the model has diverged.
     """
+    check_denoiser(diffusion)
+    check_generator(generator)
     schedule = diffusion.schedule
-    check_pair("x1", x1, "x2", x2)
-    t = schedule.timesteps if t is None else t
-    check_whole("t", t, highest=schedule.timesteps)
-    check_unit("lam", lam, "0 is all x1, 1 is all x2")
+    check_pair("x1", x1, "x2", x2, schedule.beta.device)
+    t = schedule.timesteps if t is None else check_whole("t", t, highest=schedule.timesteps)
+    lam = check_unit("lam", lam, "0 is all x1, 1 is all x2")
     noise, at = randn_like(x1, generator), full_timesteps(t, x1)
     mixed = (1 - lam) * schedule.q_sample(x1, at, noise) + lam * schedule.q_sample(x2, at, noise)
     for state in ancestral(diffusion, mixed, labels=labels, generator=generator, start=t):
         mixed = state.x
-    return mixed
+    return check_finite(mixed)

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from ddpm import gaussians
-from ddpm.checks import check_8bit, check_choice, check_images, check_whole, check_within
+from ddpm.checks import check_choice, check_denoiser, check_generator, check_whole
 from ddpm.prediction import Denoiser, evaluating, full_timesteps
 from ddpm.randomness import image_streams, randn_like
 from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, checked, variance_rule
 from ddpm.schedule import NoiseSchedule
+from ddpm.tensor_checks import check_8bit, check_images, check_labels, check_within
 
 Decoder = Literal["8-bit", "continuous"]
 
@@ -148,10 +149,13 @@ def vlb_terms(
         ValueError: if shapes or choices are wrong, a value is not finite, or a pixel is out of reach of the decoder, or
             of the clipped predictions.
     """
-    _check_data(x0, decoder, labels, clip_x0=clip_x0)
-    check_whole("batch_size", batch_size)
+    check_denoiser(diffusion)
+    check_generator(generator)
+    _check_data(x0, decoder, clip_x0=clip_x0)
+    labels, batch_size = check_labels(labels, x0), check_whole("batch_size", batch_size)
     if timesteps_per_image is not None:
-        check_whole("timesteps_per_image", timesteps_per_image, highest=diffusion.schedule.timesteps - 1)
+        most = diffusion.schedule.timesteps - 1
+        timesteps_per_image = check_whole("timesteps_per_image", timesteps_per_image, highest=most)
     rule, device = checked(variance_rule(diffusion, variance)), diffusion.schedule.beta.device
     streams = image_streams(len(x0), generator, seeds)
     # Half precision is too coarse.
@@ -213,7 +217,7 @@ def _visited_timesteps(
     return (1 + torch.searchsorted(cumulative, position, right=True)).clamp(max=timesteps), weight
 
 
-def _check_data(x0: Tensor, decoder: Decoder, labels: Tensor | None, *, clip_x0: bool) -> None:
+def _check_data(x0: Tensor, decoder: Decoder, *, clip_x0: bool) -> None:
     """Refuse at once what would fail, or mean nothing, only at the end of T network calls."""
     check_images("x0", x0)
     check_choice("decoder", decoder, get_args(Decoder))
@@ -227,5 +231,3 @@ def _check_data(x0: Tensor, decoder: Decoder, labels: Tensor | None, *, clip_x0:
         check_within(
             "x0", x0, -1, 1, "predictions are clipped to it; for data of another range give clip_x0=False"
         )
-    if labels is not None and labels.shape != (len(x0),):
-        raise ValueError(f"labels must have shape ({len(x0)},), one per image, but got {tuple(labels.shape)}")

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm.checks import check_images, check_mask
+from ddpm.checks import check_generator
 from ddpm.likelihood import decoder_term, denoising_term
 from ddpm.prediction import Objective, Prediction, training_target, x0_from_output
 from ddpm.randomness import randint, randn
 from ddpm.schedule import NoiseSchedule
+from ddpm.tensor_checks import check_images, check_labels, check_mask, check_t
 from ddpm.weighting import Weighting
 
 LossType = Literal["l1", "l2"]
@@ -65,13 +66,15 @@ class TrainingLoss:
             network: called in place of the model's own.
             self_condition_mask: which images get the first prediction, bool of shape (B,); None tosses a coin for each.
         """
-        check_images("x0", x0)
+        check_images("x0", x0, device=self.schedule.beta.device)
+        check_generator(generator)
+        labels = check_labels(labels, x0)
         if t is None:
             t = randint(1, self.schedule.timesteps + 1, len(x0), generator, x0.device)
         if noise is None:
             noise = randn(tuple(x0.shape), generator, x0.device)
+        t = check_t(t, x0, self.schedule.timesteps)
         x_t = self.q_sample(x0, t, noise)
-        t = t.to(x0.device, torch.long)
         x_self_cond = None
         if self.self_condition:
             mask = self_condition_mask
@@ -94,13 +97,13 @@ class TrainingLoss:
         self, x_t: Tensor, t: Tensor, labels: Tensor | None, mask: Tensor, network: Network | None
     ) -> Tensor:
         """The network's own x_0, in [-1, 1] and without gradient; zeros where `mask` is false."""
-        check_mask("self_condition_mask", mask, x_t)
+        mask = check_mask("self_condition_mask", mask, x_t)
         # All images are asked about, though only some need it: picking them out would make an accelerator wait.
         with torch.no_grad():
             x0 = self.predict(x_t, t, labels, clip_x0=True, network=network).x0
         # Some versions of torch keep the weights that autocast cast here, without gradients, for the pass that follows.
         torch.clear_autocast_cache()
-        return torch.where(mask.to(x_t.device).view(-1, 1, 1, 1), x0, 0.0)
+        return torch.where(mask.view(-1, 1, 1, 1), x0, 0.0)
 
     def _bound_loss(self, x0: Tensor, x_t: Tensor, t: Tensor, output: Tensor, log_variance: Tensor) -> Tensor:
         """λ L_vlb of each image, T times its term of the bound (eq:loss-t, eq:decoder): the variance alone learns."""
@@ -126,5 +129,8 @@ def simple_loss(
     """L_simple of each image, shape (B,): the error of the network's output, weighted by w(t) (eq:l-simple)."""
     target = training_target(objective, x0, noise, *schedule.signal_and_sigma(t, x0))
     distance = F.l1_loss if loss_type == "l1" else F.mse_loss
-    per_image = distance(output.float(), target, reduction="none").flatten(1).mean(1)
+    dtype = torch.promote_types(
+        target.dtype, torch.float32
+    )  # also where autocast gives the output in half precision
+    per_image = distance(output.to(dtype), target.to(dtype), reduction="none").flatten(1).mean(1)
     return per_image if weighting is None else weighting(schedule, t, objective) * per_image

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ddpm import gaussians
-from ddpm.checks import check_mixture, check_whole
+from ddpm.checks import check_whole, plain_numbers
 from ddpm.oracle import Oracle
 from ddpm.prediction import full_timesteps
 from ddpm.randomness import randn_like
 from ddpm.schedule import NoiseSchedule
+from ddpm.tensor_checks import as_table, check_mixture
 
 
 class GaussianMixtureOracle(Oracle):
@@ -49,25 +50,26 @@ class GaussianMixtureOracle(Oracle):
         direction has the same, variances (not standard deviations), shape (K,). The weights are not negative and of sum
         1, and equal if not given. C·H·W of the `shape` of an image is D; None means (1, 1, D).
         """
-        mean = torch.as_tensor(means, dtype=torch.float64)
-        covariance = torch.as_tensor(covariances, dtype=torch.float64, device=mean.device)
-        equal = torch.full((len(mean),), 1 / len(mean))
-        w = torch.as_tensor(equal if weights is None else weights, dtype=torch.float64, device=mean.device)
+        mean = as_table("means", means)
+        covariance = as_table("covariances", covariances).to(mean.device)
+        equal = torch.full((len(mean),), 1 / len(mean), dtype=torch.float64) if mean.ndim else mean
+        w = equal if weights is None else as_table("weights", weights).to(mean.device)
         check_mixture(mean, covariance, w)
         dimensions = mean.shape[1]
-        shape = (1, 1, dimensions) if shape is None else tuple(shape)
-        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) != dimensions:
+        sides = [1, 1, dimensions] if shape is None else plain_numbers(shape)
+        sides = [side for side in sides if isinstance(side, int) and side >= 1]
+        if len(sides) != 3 or math.prod(sides) != dimensions:
             raise ValueError(
                 f"shape must be (C, H, W) with C·H·W = {dimensions}, the length of the means, but got {shape}"
             )
-        super().__init__(schedule, shape, dtype, mean.device)
+        super().__init__(schedule, sides, dtype, mean.device)
         eigenvalues, basis = _decompose(covariance, dimensions)
         self.weights, self.means = (w / w.sum()).to(dtype), mean.to(dtype)
         self.eigenvalues, self.basis = eigenvalues.to(dtype), basis.to(dtype)
 
     def marginal(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
         """q(x_t) for one t in 0 … T: weights (K,), means (K, D) and covariances (K, D, D) (eq:mixture-marginal)."""
-        check_whole("t", t, 0, self.schedule.timesteps)
+        t = check_whole("t", t, 0, self.schedule.timesteps)
         alpha_bar = self._alpha_bar[t].view(1, 1)
         # A row of variances, (K, 1, D), scales the columns of the basis.
         covariances = (self.basis * self._variances(alpha_bar)) @ self.basis.mT
@@ -114,7 +116,7 @@ class GaussianMixtureOracle(Oracle):
 
     def sample_data(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """`count` draws of x_0, at least 1, as a tensor of shape (count, C, H, W) in the oracle's type."""
-        check_whole("count", count)
+        count = check_whole("count", count)
         chosen = choose(self.weights[:, None].expand(-1, count), generator)
         noise = randn_like(self.means.new_empty(count, self.dimensions), generator)
         draws = self.means[:, None] + (self.eigenvalues[:, None].sqrt() * noise) @ self.basis.mT

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_images, check_t, check_whole, check_within
-from ddpm.prediction import Prediction
+from ddpm.checks import check_whole
+from ddpm.prediction import Prediction, clipped
 from ddpm.schedule import NoiseSchedule
+from ddpm.tensor_checks import check_images, check_t, check_within
 
 
 class Oracle(ABC):
@@ -54,9 +55,10 @@ class Oracle(ABC):
         if labels is not None:
             raise ValueError("an oracle knows no classes, so labels must be None")
         check_images("x_t", x_t)
+        t = check_t(t, x_t, self.schedule.timesteps)
         x = x_t.to(torch.promote_types(x_t.dtype, self.dtype))
         x0 = self.expected_x0(x, t)
-        x0 = x0.clamp(-1, 1) if clip_x0 else x0
+        x0 = clipped(x0) if clip_x0 else x0
         alpha_bar = self._alpha_bar[_one_if_equal(t)].view(-1, 1, 1, 1)
         exact = Prediction.from_x0(x, x0, alpha_bar.sqrt().to(x), (1 - alpha_bar).sqrt().to(x))
         return Prediction(*(value.to(x_t.dtype) for value in (exact.noise, x0, exact.signal, exact.sigma)))
@@ -98,7 +100,7 @@ class EmpiricalOracle(Oracle):
         if images.numel() == 0:
             raise ValueError(f"images must be at least one, but got shape {tuple(images.shape)}")
         check_within("images", images, -1, 1, "`to_model_scale` takes them there from [0, 1]")
-        check_whole("chunk_size", chunk_size)
+        chunk_size = check_whole("chunk_size", chunk_size)
         super().__init__(schedule, images.shape[1:], dtype, images.device)
         self.images = images.flatten(1).to(dtype)
         self.chunk_size = chunk_size

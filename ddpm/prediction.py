@@ -54,6 +54,11 @@ def training_target(objective: Objective, x0: Tensor, noise: Tensor, signal: Ten
     return v_from_x0_and_noise(x0, noise, signal, sigma) if objective == "pred_v" else x0
 
 
+def clipped(x0: Tensor) -> Tensor:
+    """A clean image clipped to [-1, 1]; what is not finite becomes NaN, of which clipping would make black or white."""
+    return torch.where(x0.isfinite(), x0.clamp(-1, 1), torch.nan)
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One belief about x_t, in coordinates that always agree (eq:three-coordinates, eq:score).

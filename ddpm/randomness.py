@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_whole
+from ddpm.checks import check_generator, check_seeds, check_whole
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -17,16 +17,13 @@ def image_generators(
 
     With one generator per image, image i depends on seeds[i] alone: neither on the batch around it nor on the device.
     """
-    check_whole("batch_size", batch_size)
+    batch_size = check_whole("batch_size", batch_size)
+    check_generator(generator)
     if seeds is None:
         return generator
     if generator is not None:
         raise ValueError("give either `generator` (one for the batch) or `seeds` (one per image), not both")
-    if len(seeds) != batch_size:
-        raise ValueError(
-            f"seeds must hold one number per image: batch_size is {batch_size}, but got {len(seeds)} seeds"
-        )
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [torch.Generator().manual_seed(seed) for seed in check_seeds(seeds, batch_size)]
 
 
 def image_streams(
@@ -42,17 +39,22 @@ def image_streams(
 
 
 def randn(shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:
-    """Standard normal float32 noise of `shape` on `device`, from one generator or from one per image."""
+    """Standard normal noise of `shape` on `device`, from one generator or from one per image.
+
+    It is float32 whatever torch's default type is, so that a seed means the same noise.
+    """
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
             raise ValueError(
                 f"{shape[0]} images need one generator each (or a single one), but got {len(generator)}"
             )
-        images = [torch.randn(shape[1:], generator=one, device=one.device) for one in generator]
+        images = [
+            torch.randn(shape[1:], generator=one, device=one.device, dtype=torch.float32) for one in generator
+        ]
         return torch.stack(images).to(device)
     # Drawn where the generator lives, so that one seed means the same noise on every device.
     where = device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=where).to(device)
+    return torch.randn(shape, generator=generator, device=where, dtype=torch.float32).to(device)
 
 
 def randn_like(x: Tensor, generator: Generators) -> Tensor:

@@ -12,10 +12,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_choice, check_log_variance
+from ddpm.checks import check_choice
 from ddpm.prediction import Denoiser, Prediction
 from ddpm.randomness import Generators, randn_like
 from ddpm.schedule import NoiseSchedule
+from ddpm.tensor_checks import as_table, check_log_variance
 
 FixedVariance = Literal["fixed_small", "fixed_large"]
 Variance = Literal[FixedVariance, "learned"]
@@ -76,6 +77,8 @@ def variance_rule(diffusion: Denoiser, variance: Variance | Tensor | VarianceRul
         variance = "learned" if learned else "fixed_small"
     if callable(variance):
         return checked(variance)
+    if not isinstance(variance, str | Tensor):
+        variance = as_table("variance, where it is neither None, a word nor a function,", variance)
     if isinstance(variance, str):
         check_choice("variance", variance, get_args(FixedVariance) + (("learned",) if learned else ()))
         if variance == "learned":

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from operator import index
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_choice, check_grid, check_unit, check_whole
+from ddpm.checks import check_choice, check_denoiser, check_generator, check_grid, check_unit, check_whole
 from ddpm.prediction import Denoiser, full_timesteps
 from ddpm.randomness import Generators, randn_like
 from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, draw, predict, variance_rule
+from ddpm.tensor_checks import check_images
 
 Sampler = Literal["ancestral", "ddim"]
 
@@ -58,8 +58,9 @@ def ancestral(
     `x` may be x_t of another timestep, `start`; the states are those of t = start−1 … 0. `variance` is what
     `variance_rule` takes; "fixed_large" is the paper's choice for CIFAR-10.
     """
-    start = diffusion.schedule.timesteps if start is None else start
-    check_whole("start", start, highest=diffusion.schedule.timesteps)
+    _check(diffusion, x, generator)
+    timesteps = diffusion.schedule.timesteps
+    start = timesteps if start is None else check_whole("start", start, highest=timesteps)
     step, x0 = ReverseStep(diffusion, variance_rule(diffusion, variance), labels, clip_x0), None
     for t in range(start, 0, -1):
         at = full_timesteps(t, x)
@@ -85,11 +86,9 @@ def ddim(
     falls strictly from T to 0. `eta` is η in [0, 1]: 0 makes the whole path a function of x_T, 1 adds the noise of
     ancestral sampling.
     """
-    schedule = diffusion.schedule
-    even = isinstance(steps, int | float)
-    grid = timestep_grid(schedule.timesteps, steps) if even else [index(t) for t in steps]
-    check_grid(grid, schedule.timesteps)
-    check_eta(eta)
+    _check(diffusion, x, generator)
+    schedule, eta = diffusion.schedule, check_eta(eta)
+    grid = _grid(steps, schedule.timesteps)
     alpha_bar, x0 = schedule.exact_alpha_bar.tolist(), None
     for t, s in pairwise(grid):
         prediction = predict(diffusion, x, full_timesteps(t, x), labels, x0, clip_x0=clip_x0)
@@ -108,8 +107,7 @@ def choose(sampler: Sampler | None, steps: int, timesteps: int, eta: float) -> C
 
     None takes "ancestral" for T calls and "ddim" for fewer.
     """
-    check_whole("sampling_timesteps", steps, highest=timesteps)
-    check_eta(eta)
+    steps, eta = check_whole("sampling_timesteps", steps, highest=timesteps), check_eta(eta)
     if sampler is not None:
         check_choice("sampler", sampler, get_args(Sampler))
     if sampler == "ancestral" and steps != timesteps:
@@ -124,11 +122,25 @@ def choose(sampler: Sampler | None, steps: int, timesteps: int, eta: float) -> C
 
 def timestep_grid(timesteps: int, steps: int) -> list[int]:
     """`steps` + 1 timesteps, evenly spread, strictly falling from T to 0; ValueError unless `steps` is in 1 … T."""
-    check_whole("sampling_timesteps", steps, highest=timesteps)
+    timesteps = check_whole("timesteps", timesteps)
+    steps = check_whole("sampling_timesteps", steps, highest=timesteps)
     # Integer arithmetic throughout: rounding a floating-point grid is off by one for many step counts.
     return [timesteps * (steps - i) // steps for i in range(steps + 1)]
 
 
-def check_eta(eta: float) -> None:
-    """Refuse an η for which DDIM has no real coefficients."""
-    check_unit("eta", eta, "0 is deterministic, 1 is ancestral")
+def _grid(steps: Any, timesteps: int) -> list[int]:
+    """The even grid of so many steps, or the grid that was given."""
+    given = hasattr(steps, "__len__") and getattr(steps, "ndim", 1) > 0
+    return check_grid(steps, timesteps) if given else timestep_grid(timesteps, steps)
+
+
+def _check(diffusion: Denoiser, x: Tensor, generator: Generators) -> None:
+    """Refuse what is no model, no images or no source of noise."""
+    check_denoiser(diffusion)
+    check_images("x", x)
+    check_generator(generator)
+
+
+def check_eta(eta: float) -> float:
+    """η as a number; refused where DDIM has no real coefficients."""
+    return check_unit("eta", eta, "0 is deterministic, 1 is ancestral")

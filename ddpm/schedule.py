@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ddpm.buffers import KeepsPrecision
 from ddpm.checks import check_choice, check_whole
+from ddpm.tensor_checks import as_table
 
 # The T for which the DDPM paper chose β from 1e-4 to 0.02.
 LINEAR_SCALE_STEPS = 1000
@@ -27,7 +29,7 @@ def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.0
     multiplied by 1000/T, which keeps the sum of the β, and with it ᾱ_T, about the same; without it a short chain leaves
     signal at its end. For T below about 20 the rescaled β reach 1, which `NoiseSchedule` refuses.
     """
-    check_whole("timesteps", timesteps)
+    timesteps = check_whole("timesteps", timesteps)
     scale = LINEAR_SCALE_STEPS / timesteps
     # Counted down and turned round, so that T = 1 gets the last β (and is refused), not a first one that adds no noise.
     return torch.linspace(scale * beta_end, scale * beta_start, timesteps, dtype=torch.float64).flip(0)
@@ -38,7 +40,7 @@ def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999)
 
     `offset` is the paper's s, which keeps β_1 from being too small to matter.
     """
-    check_whole("timesteps", timesteps)
+    timesteps = check_whole("timesteps", timesteps)
     time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
     alpha_bar = torch.cos((time + offset) / (1 + offset) * torch.pi / 2) ** 2
     return betas_from_alpha_bar(alpha_bar, max_beta)
@@ -51,7 +53,7 @@ def sigmoid_betas(
 
     On that curve t = 0 lies at `start` and t = T at `end`; the smaller the temperature `tau`, the steeper it is.
     """
-    check_whole("timesteps", timesteps)
+    timesteps = check_whole("timesteps", timesteps)
     time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
     curve = torch.sigmoid((start + time * (end - start)) / tau)
     alpha_bar = (curve[-1] - curve) / (curve[-1] - curve[0])
@@ -72,17 +74,16 @@ BETA_SCHEDULES: dict[str, Callable[..., Tensor]] = {
 
 def default_schedule(timesteps: int) -> str:
     """The schedule where none is named: the paper's, if T is long enough for it."""
-    check_whole("timesteps", timesteps)
-    return "linear" if timesteps >= SHORTEST_LINEAR else "cosine"
+    return "linear" if check_whole("timesteps", timesteps) >= SHORTEST_LINEAR else "cosine"
 
 
-class NoiseSchedule(nn.Module):
+class NoiseSchedule(KeepsPrecision):
     """Every table of the forward process and its posterior, indexed by the paper's t.
 
     All tables have length T+1. Index 0 is clean data (`alpha_bar[0] == 1`, `beta[0] == 0`) and 1 … T are the noise
     levels, so `schedule.alpha_bar[t]` is ᾱ_t and nothing is ever shifted by one. They are computed in float64 and
-    stored as float32 buffers, which move with `.to(device)`. The methods take images of shape (B, C, H, W) and t of
-    shape (B,); they check nothing and compute in float32 at least.
+    stored as float32 buffers, which move with `.to(device)` and are never rounded to half precision. The methods take
+    images of shape (B, C, H, W) and t of shape (B,); they check nothing and compute in float32 at least.
 
     `betas` are β_1 … β_T, a tensor, an array or a list of shape (T,), each strictly between 0 and 1; others are a
     ValueError, which names the first offending step. `dtype` is that of the buffers, float64 for full precision.
@@ -117,7 +118,7 @@ class NoiseSchedule(nn.Module):
 
     def __init__(self, betas: Tensor | Sequence[float] | Any, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
+        betas = as_table("betas", betas).cpu()
         _check_betas(betas)
         tables = _schedule_tables(betas)
         for name, table in tables.items():

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ddpm.checks import check_pair, check_t
+from ddpm.checks import check_generator
 from ddpm.prediction import Prediction, noise_from_x0, v_from_x0_and_noise, x0_from_noise, x0_from_v
 from ddpm.randomness import Generators
 from ddpm.reverse_process import draw
 from ddpm.schedule import NoiseSchedule
+from ddpm.tensor_checks import check_pair, check_t
 
 
 class Transitions:
@@ -82,10 +83,11 @@ class Transitions:
         generator: Generators = None,
     ) -> Tensor:
         """Draw x_{t−1} from p_θ(x_{t−1} | x_t); at t = 1 no noise is added (eq:reverse-step)."""
+        check_generator(generator)
         mean, _, log_variance = self.p_mean_variance(
             x_t, t, labels, clip_denoised=clip_denoised, x_self_cond=x_self_cond
         )
-        return draw(mean, log_variance, t.to(x_t.device), generator)
+        return draw(mean, log_variance, check_t(t, x_t, self.schedule.timesteps), generator)
 
     def _factors(self, name_a: str, a: Tensor, name_b: str, b: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """√ᾱ_t and σ_t, once all three are what they should be."""
@@ -93,5 +95,5 @@ class Transitions:
 
     def _checked(self, name_a: str, a: Tensor, name_b: str, b: Tensor, t: Tensor) -> Tensor:
         """t as it can be used, once all three are what they should be."""
-        check_pair(name_a, a, name_b, b)
+        check_pair(name_a, a, name_b, b, self.schedule.beta.device)
         return check_t(t, a, self.schedule.timesteps)

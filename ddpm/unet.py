@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm.checks import check_whole
+from ddpm.buffers import HALVES
+from ddpm.checks import check_flag, check_whole, check_wholes, plain_number, shown
+from ddpm.tensor_checks import check_tensor, may_look_at
 from ddpm.unet_blocks import (
     GROUP_NORM_EPS,
     AttentionBlock,
@@ -21,6 +23,7 @@ from ddpm.unet_blocks import (
     ResidualBlock,
     SinusoidalEmbedding,
     Stage,
+    TimeEmbedding,
     Upsample,
     timestep_embedding,
     zero_init,
@@ -35,6 +38,11 @@ __all__ = [
     "Unet",
     "Upsample",
 ]
+
+_FLAGS = {"self_condition", "learned_variance", "learned_sinusoidal_cond", "random_fourier_features"}
+_MAY_BE_NONE = {"init_dim", "out_dim", "num_classes", "attention_resolutions"}
+# These are looked at once more, with what else they depend on.
+_LOWEST = {"init_dim": 0, "resnet_block_groups": 0, "learned_sinusoidal_dim": 0}
 
 
 class Unet(nn.Module):
@@ -94,35 +102,37 @@ class Unet(nn.Module):
         """
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.config: dict[str, Any] = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()
-        }
-        widths = [dim * mult for mult in dim_mults]
-        first = dim if init_dim is None else init_dim
+        self.config: dict[str, Any] = (config := _plain(arguments))
+        dim, channels, num_classes, groups = (
+            config[name] for name in ("dim", "channels", "num_classes", "resnet_block_groups")
+        )
+        widths = [dim * mult for mult in config["dim_mults"]]
+        first = dim if config["init_dim"] is None else config["init_dim"]
         factors = [2**depth for depth in range(len(widths))]
-        attend = factors[-1:] if attention_resolutions is None else list(attention_resolutions)
-        _check_options(self.config, [first, *widths], attend, factors)
+        attend = factors[-1:] if attention_resolutions is None else config["attention_resolutions"]
+        _check_options(config, [first, *widths], attend, factors)
         self.channels = channels
-        self.self_condition = self_condition
-        self.learned_variance = learned_variance
+        self.self_condition = config["self_condition"]
+        self.learned_variance = config["learned_variance"]
         self.num_classes = num_classes
         self.downsampling = factors[-1]
 
         time_dim = 4 * dim
         embedding, features = timestep_embedding(
-            dim, learned_sinusoidal_dim, learned=learned_sinusoidal_cond, random=random_fourier_features
+            dim,
+            config["learned_sinusoidal_dim"],
+            learned=config["learned_sinusoidal_cond"],
+            random=config["random_fourier_features"],
         )
-        self.time_embedding = nn.Sequential(
-            embedding, nn.Linear(features, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
-        )
+        self.time_embedding = TimeEmbedding(embedding, features, time_dim)
         self.label_embedding = None if num_classes is None else nn.Embedding(num_classes, time_dim)
 
-        stage = partial(Stage, time_dim=time_dim, groups=resnet_block_groups, dropout=dropout)
-        self.first = nn.Conv2d(2 * channels if self_condition else channels, first, 3, padding=1)
+        stage = partial(Stage, time_dim=time_dim, groups=groups, dropout=config["dropout"])
+        self.first = nn.Conv2d(2 * channels if self.self_condition else channels, first, 3, padding=1)
         # Stages and Downsamples in the order in which they run, and the width of every map that the way up asks for.
         self.down, skips = nn.ModuleList(), [first]
         for (dim_in, dim_out), factor in zip(pairwise([first, *widths]), factors, strict=True):
-            for block in range(num_res_blocks):
+            for block in range(config["num_res_blocks"]):
                 self.down.append(
                     stage(dim_in if block == 0 else dim_out, dim_out, attention=factor in attend)
                 )
@@ -135,14 +145,14 @@ class Unet(nn.Module):
         self.middle = nn.ModuleList([stage(width, width, attention=attention) for attention in (True, False)])
         self.up = nn.ModuleList()
         for dim_out, factor in zip(reversed(widths), reversed(factors), strict=True):
-            for _ in range(num_res_blocks + 1):
+            for _ in range(config["num_res_blocks"] + 1):
                 self.up.append(stage(width + skips.pop(), dim_out, attention=factor in attend))
                 width = dim_out
             if factor != 1:
                 self.up.append(Upsample(dim_out))
-        self.last_norm = nn.GroupNorm(resnet_block_groups, width, eps=GROUP_NORM_EPS)
-        heads = 2 if learned_variance else 1
-        out_channels = heads * channels if out_dim is None else out_dim
+        self.last_norm = nn.GroupNorm(groups, width, eps=GROUP_NORM_EPS)
+        heads = 2 if self.learned_variance else 1
+        out_channels = heads * channels if config["out_dim"] is None else config["out_dim"]
         self.last = zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
         # Channels last in memory: a CPU convolves faster for it, by a sixth and more.
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -178,7 +188,7 @@ class Unet(nn.Module):
         return self.last(F.silu(self.last_norm(h)))
 
     def _stem(self, x_t: Tensor) -> Tensor:
-        """The first convolution, in the precision of its weights also under autocast.
+        """The first convolution, in float32 at least, also under autocast and with weights in half precision.
 
         The noise in x_1 has a standard deviation of 0.01 or less; bfloat16 rounds pixels by up to 0.002, which would
         drown it.
@@ -186,10 +196,16 @@ class Unet(nn.Module):
         # Autocast does not know the device `meta`.
         kind = "cpu" if x_t.is_meta else x_t.device.type
         with torch.autocast(kind, enabled=False):
-            return self.first(x_t.to(self.first.weight.dtype))
+            weight, bias = self.first.weight, self.first.bias
+            if weight.dtype not in HALVES:
+                return self.first(x_t.to(weight.dtype))
+            full = F.conv2d(x_t.float(), weight.float(), bias if bias is None else bias.float(), padding=1)
+            return full.to(weight.dtype)
 
     def _check_input(self, x_t: Tensor, t: Tensor, x_self_cond: Tensor | None) -> None:
         """Refuse what does not fit the network, or is not one t, or one estimate, per image."""
+        check_tensor("x_t", x_t, floating=True)
+        check_tensor("t", t)
         fits = x_t.ndim == 4 and x_t.shape[1] == self.channels
         if not fits or any(side % self.downsampling for side in x_t.shape[2:]):
             raise ValueError(
@@ -213,18 +229,36 @@ class Unet(nn.Module):
             if labels is not None:
                 raise ValueError("this network was built without num_classes and takes no labels")
             return
-        given = "none" if labels is None else f"{labels.dtype} of shape {tuple(labels.shape)}"
-        fits = (
-            labels is not None and labels.shape == (len(x_t),) and labels.dtype in (torch.int32, torch.int64)
-        )
-        if labels is not None and fits and labels.device.type == "cpu" and len(labels):
-            low, high = labels.min().item(), labels.max().item()
-            fits, given = low >= 0 and high < self.num_classes, f"values from {low} to {high}"
+        given, fits = shown(labels), False
+        if isinstance(labels, Tensor) and labels.shape == (len(x_t),):
+            fits = labels.dtype in (torch.int32, torch.int64)
+            if fits and may_look_at(labels) and len(labels):
+                low, high = labels.min().item(), labels.max().item()
+                fits, given = low >= 0 and high < self.num_classes, f"values from {low} to {high}"
         if not fits:
             raise ValueError(
                 f"this network needs labels of shape ({len(x_t)},), whole numbers in 0 … {self.num_classes - 1}, but"
                 f" got {given}"
             )
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `Unet` as Python's own numbers, lists and truth values, which JSON can hold."""
+    plain = dict(arguments)
+    for name, value in arguments.items():
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        if name in ("dim_mults", "attention_resolutions"):
+            plain[name] = check_wholes(name, value, 0)
+        elif name in _FLAGS:
+            plain[name] = check_flag(name, value)
+        elif name != "dropout":
+            plain[name] = check_whole(name, value, _LOWEST.get(name, 1))
+        elif (number := plain_number(value)) is not None:
+            plain[name] = number
+        else:
+            raise ValueError(f"dropout must lie in [0, 1), but got {shown(value)}")
+    return plain
 
 
 def _check_options(
@@ -246,6 +280,3 @@ def _check_options(
         )
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), but got {dropout}")
-    for name in ("channels", "out_dim", "num_classes", "num_res_blocks"):
-        if config[name] is not None:
-            check_whole(name, config[name])

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpm.buffers import KeepsPrecision
+from ddpm.checks import check_whole
+
 # As in the paper's code; torch's default is 1e-5.
 GROUP_NORM_EPS = 1e-6
 LONGEST_PERIOD = 10_000.0
@@ -21,7 +24,7 @@ def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     return layer
 
 
-class SinusoidalEmbedding(nn.Module):
+class SinusoidalEmbedding(KeepsPrecision):
     """Timestep t → a vector of sines and cosines of wavelengths from 2π to 2π · 10,000 (Vaswani et al. 2017).
 
     Sines come first, and the frequencies include both ends, as in the paper's code.
@@ -31,6 +34,7 @@ class SinusoidalEmbedding(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        dim = check_whole("dim", dim, 0)
         if dim < 4 or dim % 2:
             raise ValueError(f"the time embedding needs an even dimension of at least 4, but got {dim}")
         exponents = torch.arange(dim // 2, dtype=torch.float64) / (dim // 2 - 1)
@@ -42,7 +46,7 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class FourierEmbedding(nn.Module):
+class FourierEmbedding(KeepsPrecision):
     """Timestep t → itself and its Fourier features, [t′, sin 2π w t′, cos 2π w t′] with t′ = t/1000.
 
     The frequencies w are drawn from N(0, 1), and then either learned or kept as they are (random Fourier features,
@@ -65,6 +69,7 @@ class FourierEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Timesteps (B,) → embeddings (B, dim+1), in float32 whatever the precision around it."""
         t = t.float()[:, None] / FOURIER_TIMESTEPS
+        # In float32 also where the frequencies are weights in half precision.
         angles = 2 * math.pi * t * self.frequencies  # (B, dim/2)
         return torch.cat([t, angles.sin(), angles.cos()], dim=1)
 
@@ -81,6 +86,18 @@ def timestep_embedding(dim: int, fourier_dim: int, *, learned: bool, random: boo
     if learned or random:
         return FourierEmbedding(fourier_dim, learned=learned), fourier_dim + 1
     return SinusoidalEmbedding(dim), dim
+
+
+class TimeEmbedding(nn.Sequential):
+    """The embedding of t, and the two linear layers after it in whatever type their weights have."""
+
+    def __init__(self, embedding: nn.Module, features: int, width: int) -> None:
+        super().__init__(embedding, nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as the base class has it)
+        """Timesteps (B,) → (B, width)."""
+        embedding, first, activation, second = self
+        return second(activation(first(embedding(input).to(first.weight.dtype))))
 
 
 class ResidualBlock(nn.Module):

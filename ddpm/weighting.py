@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_whole
+from ddpm.checks import check_generator, check_whole, plain_number
 from ddpm.prediction import Objective
 from ddpm.schedule import NoiseSchedule
 
@@ -22,8 +22,10 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        if not self.gamma > 0:
+        gamma = plain_number(self.gamma)
+        if gamma is None or not gamma > 0:
             raise ValueError(f"MinSNR needs gamma > 0, but got {self.gamma!r}")
+        object.__setattr__(self, "gamma", gamma)
 
     def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
         """Weights of shape (B,) for t of shape (B,)."""
@@ -41,8 +43,11 @@ class P2:
     k: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.gamma >= 0 and self.k >= 0):
+        gamma, k = plain_number(self.gamma), plain_number(self.k)
+        if gamma is None or k is None or not (gamma >= 0 and k >= 0):
             raise ValueError(f"P2 needs gamma >= 0 and k >= 0, but got gamma={self.gamma!r}, k={self.k!r}")
+        object.__setattr__(self, "gamma", gamma)
+        object.__setattr__(self, "k", k)
 
     def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:  # noqa: ARG002
         """Weights of shape (B,) for t of shape (B,); the same for every objective."""
@@ -94,12 +99,12 @@ def stratified_timesteps(
     covers the whole range, so its loss wanders less (Kingma et al. 2021, appendix I). They come in rising order, shape
     (count,), int64. `shift` is the common shift u in [0, 1), drawn from `generator` if not given.
     """
-    check_whole("count", count)
-    check_whole("timesteps", timesteps)
-    if shift is None:
-        shift = float(torch.rand((), generator=generator, dtype=torch.float64))
-    if not 0 <= shift < 1:
-        raise ValueError(f"shift must lie in [0, 1), but got {shift}")
+    count, timesteps = check_whole("count", count), check_whole("timesteps", timesteps)
+    check_generator(generator)
+    drawn = torch.rand((), generator=generator, dtype=torch.float64) if shift is None else shift
+    shift = plain_number(drawn)
+    if shift is None or not 0 <= shift < 1:
+        raise ValueError(f"shift must lie in [0, 1), but got {drawn!r}")
     position = (torch.arange(count, dtype=torch.float64) + shift) / count
     # The clamp is for rounding only.
     return 1 + (timesteps * position).long().clamp(max=timesteps - 1)

@@ -1,11 +1,11 @@
-"""`ddpm.checks`: one table of refusals per guard, and what each lets pass."""
+"""`ddpm.checks` and `ddpm.tensor_checks`: one table of refusals per guard, and what each lets pass."""
 
 import math
 
 import pytest
 import torch
 
-from ddpm import checks
+from ddpm import checks, tensor_checks
 
 IMAGES, T = torch.zeros(2, 1, 4, 4), torch.tensor([1, 50])
 GREY = torch.arange(256) / 127.5 - 1
@@ -16,11 +16,11 @@ GUARDS = {
     "open": lambda value: checks.check_whole("steps", value),
     "unit": lambda value: checks.check_unit("lam", value, "0 is a"),
     "size": checks.check_image_size,
-    "images": lambda value: checks.check_images("x", value, (1, 4, 4)),
-    "pair": lambda value: checks.check_pair("x", IMAGES, "noise", value),
-    "within": lambda value: checks.check_within("x", torch.tensor(value), 0, 1, "scale them"),
-    "pixels": lambda value: checks.check_8bit("x", torch.tensor(value)),
-    "t": lambda value: checks.check_t(torch.tensor(value), IMAGES, 50),
+    "images": lambda value: tensor_checks.check_images("x", value, (1, 4, 4)),
+    "pair": lambda value: tensor_checks.check_pair("x", IMAGES, "noise", value),
+    "within": lambda value: tensor_checks.check_within("x", torch.tensor(value), 0, 1, "scale them"),
+    "pixels": lambda value: tensor_checks.check_8bit("x", torch.tensor(value)),
+    "t": lambda value: tensor_checks.check_t(torch.tensor(value), IMAGES, 50),
 }
 
 
@@ -59,7 +59,7 @@ def test_check_t_refuses_a_bare_number_with_the_way_to_write_it():
     with pytest.raises(
         TypeError, match=r"t must be a tensor with one timestep per image, torch.full\(\(2,\)"
     ):
-        checks.check_t(3, IMAGES, 50)
+        tensor_checks.check_t(3, IMAGES, 50)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_check_image_size_returns_a_pair():
 
 def test_check_t_returns_int64():
     for dtype in (torch.uint8, torch.int16, torch.int32, torch.int64):
-        got = checks.check_t(T.to(dtype), IMAGES, 50)
+        got = tensor_checks.check_t(T.to(dtype), IMAGES, 50)
         assert got.dtype == torch.long
         assert got.tolist() == [1, 50]
-    assert checks.check_t(T - 1, IMAGES, 50, lowest=0).tolist() == [0, 49]
-    assert checks.check_t(T[:0], IMAGES[:0], 50).shape == (0,)
+    assert tensor_checks.check_t(T - 1, IMAGES, 50, lowest=0).tolist() == [0, 49]
+    assert tensor_checks.check_t(T[:0], IMAGES[:0], 50).shape == (0,)

@@ -26,9 +26,29 @@ def test_loss_is_the_mean_distance_to_the_target(objective, loss_type):
     assert diffusion.loss(x0, t, noise).item() == pytest.approx(distance.mean(), rel=1e-5)
 
 
-def test_simple_loss_is_one_number_per_image_in_full_precision():
-    output = torch.tensor([[0.5, 1.5], [3.0, 3.0]]).view(2, 1, 1, 2).bfloat16()
-    schedule, noise = NoiseSchedule(BETAS["cosine"](50)), torch.full((2, 1, 1, 2), 0.001)
-    loss = simple_loss(schedule, "pred_noise", noise, torch.tensor([3, 4]), noise, output)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, torch.tensor([(0.499**2 + 1.499**2) / 2, 2.999**2]))
+@pytest.mark.parametrize(
+    ("output_type", "image_type", "loss_type"),
+    [
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float32, torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.float32),
+        (torch.float16, torch.float16, torch.float32),
+        (torch.float32, torch.float64, torch.float64),
+        (torch.float64, torch.float64, torch.float64),
+    ],
+)
+@pytest.mark.parametrize(("distance", "power"), [("l1", 1), ("l2", 2)])
+def test_simple_loss_is_one_number_per_image_in_full_precision(
+    output_type, image_type, loss_type, distance, power
+):
+    output = torch.tensor([[0.5, 1.5], [3.0, 3.0]]).view(2, 1, 1, 2).to(output_type).requires_grad_()
+    schedule, noise = NoiseSchedule(BETAS["cosine"](50)), torch.full((2, 1, 1, 2), 0.001, dtype=image_type)
+    loss = simple_loss(schedule, "pred_noise", noise, torch.tensor([3, 4]), noise, output, loss_type=distance)
+    assert loss.dtype == loss_type
+    e = noise[0, 0, 0, 0].double()  # 0.001, as near as its type comes
+    expected = torch.stack([((0.5 - e) ** power + (1.5 - e) ** power) / 2, (3 - e) ** power])
+    torch.testing.assert_close(
+        loss.double(), expected, rtol=1e-13 if loss_type == torch.float64 else 1e-6, atol=0
+    )
+    loss.sum().backward()
+    assert output.grad.dtype == output_type

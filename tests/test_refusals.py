@@ -135,7 +135,12 @@ ROWS = [
     ("vlb_terms", "timesteps_per_image", [0, 50], "_per_image must be a whole number in 1 … 49"),
     ("vlb_terms", "decoder", ["4-bit"], "unknown decoder '4-bit'; .* '8-bit', 'continuous'$"),
     ("vlb_terms", "variance", ["learned"], FIXED),
-    ("vlb_terms", "labels", [torch.zeros(3, dtype=torch.long)], r"labels must have shape \(2,\)"),
+    (
+        "vlb_terms",
+        "labels",
+        [torch.zeros(3, dtype=torch.long)],
+        r"labels must hold one whole number per image, shape \(2,\)",
+    ),
     ("vlb_terms", "batch_size", [0], f"batch_size {WHOLE} 0"),
     ("vlb_terms", "seeds", [[1]], "seeds must hold one number per image"),
     ("ancestral", "start", [0, 51, 2.5], "start must be a whole number in 1 … 50, but got"),
@@ -229,5 +234,5 @@ def test_what_does_not_fit_is_refused_before_a_network_is_asked(call, argument, 
 def test_what_is_of_another_type_is_a_type_error():
     with pytest.raises(TypeError, match=r"must be None or a weighting .* weighting_from_config"):
         diffusion_of(loss_weighting={"name": "MinSNR"})
-    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+    with pytest.raises(TypeError, match=r"must be whole numbers .* but got \[50, 10\.5, 0\]"):
         CALLS["ddim"](steps=[50, 10.5, 0])

@@ -213,9 +213,25 @@ def test_self_conditioning_is_more_channels_of_the_first_convolution():
 # Precision and memory
 
 
-def test_half_precision_weights_fail_loudly_rather_than_blur_the_time():
-    with pytest.raises(RuntimeError, match="dtype"):
-        small().bfloat16()(X.bfloat16(), T)
+@pytest.mark.parametrize("options", [{}, {"random_fourier_features": True}])
+def test_half_precision_weights_do_not_blur_the_time(options):
+    """A thousand timesteps stay as many: in bfloat16 there are but 507 whole numbers up to 1000."""
+    network, t = small(**options), torch.arange(1, 1001)
+    expected = network.time_embedding[0](t)
+    got = network.bfloat16().time_embedding[0](t)
+    assert torch.equal(got, expected)
+    assert len(got.unique(dim=0)) == 1000
+    assert network.time_embedding(t).dtype == network(X.bfloat16(), T).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_stem_keeps_full_precision_with_weights_in_half(kind):
+    """The image is not rounded: only the weights are, and what comes out."""
+    network = small().to(kind)
+    weight, bias = network.first.weight.float(), network.first.bias.float()
+    expected = F.conv2d(X, weight, bias, padding=1).to(kind)
+    assert torch.equal(network._stem(X), expected)
+    assert not torch.equal(F.conv2d(X.to(kind).float(), weight, bias, padding=1).to(kind), expected)
 
 
 def test_stem_keeps_full_precision_under_autocast():

@@ -4,7 +4,6 @@ Nothing here imports torch, which takes seconds, before the arguments are checke
 """
 
 import contextlib
-import math
 import os
 import sys
 import warnings
@@ -18,27 +17,22 @@ import typer
 from safetensors import SafetensorError
 
 import ddpm
-from ddpm.cli import report
-from ddpm.cli.checks import check_data, check_folder, check_model, check_writable, prepare_output
+from ddpm.cli import places, report, runs
+from ddpm.cli.application import Application
+from ddpm.cli.checks import check_data, check_export, check_folder, prepare_output
+from ddpm.cli.places import DataAt, DataRoot, Model, Run
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
-from ddpm.cli.run_config import RUN, RunConfig, completed, with_overrides
-from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints
+from ddpm.cli.run_config import completed, with_overrides
+from ddpm.data.names import DIGITS, known_name
+from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints, step_of
 from ddpm.io.files import json_bytes, write_whole
-from ddpm.io.paths import MODEL
+from ddpm.io.paths import MODEL, locate_model
+from ddpm.io.streams import as_typed, patient_streams
 
-
-def _path(text: str | Path) -> Path:
-    """A path, "~" being the home directory, also where the shell did not see it, as in --out=~/run."""
-    return Path(text).expanduser()
-
-
-_MODEL_HELP = 'The folder of a run, a checkpoint or an exported model, or a name such as "digits".'
 _CALLS_HELP = "Network calls per image; the model's own number if not given."
 _SET_HELP = "Any other option as part.option=value, such as network.dropout=0.2."
 
-Run = Annotated[Path, typer.Argument(parser=_path, help="The folder of a run.")]
-Model = Annotated[Path, typer.Argument(parser=_path, help=_MODEL_HELP)]
 TrainSteps = Annotated[int | None, typer.Option("--train-steps", "--steps", min=1, help="Updates in all.")]
 SamplingSteps = Annotated[int | None, typer.Option("--sampling-steps", "--steps", min=1, help=_CALLS_HELP)]
 Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]
@@ -46,7 +40,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Image i is drawn from seed + i."
 Weights = Annotated[Literal["ema", "model"], typer.Option(help="The averaged weights, or those themselves.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 
-app = typer.Typer(name="ddpm", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = Application(name="ddpm", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,30 +59,40 @@ def _ddpm(
 @app.command()
 def train(
     data: Annotated[str, typer.Argument(help='"digits", a data set of torchvision by name, or a folder.')],
-    out: Annotated[Path | None, typer.Option(parser=_path, help="The run's folder; else runs/DATA.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=places.path, help="The run's folder; else runs/DATA.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}.")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Side of the images in pixels.")] = None,
     train_steps: TrainSteps = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per call and process.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order, timesteps and noise.")] = None,
-    mixed_precision: Annotated[str | None, typer.Option(help="no, fp16 or bf16.")] = None,
-    data_root: Annotated[Path | None, typer.Option(parser=_path, help="For torchvision's files.")] = None,
+    mixed_precision: Annotated[str | None, typer.Option(help="auto, no, fp16 or bf16.")] = None,
+    data_root: DataRoot = None,
+    cache: Annotated[bool, typer.Option("--cache", help="Keep prepared images in the run's folder.")] = False,
     change: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
+    go_on: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in its folder, if any.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")] = False,
 ) -> None:
     """Train a model, from a configuration that suits the data."""
     name, run_config = choose_preset(data, preset)
-    run_config = run_config.changed("data", root=data_root and str(data_root))
-    run_config = run_config.changed("diffusion", image_size=image_size)
     source = run_config.data["name_or_path"]
     folder = out or Path("runs") / (Path(source).name or "all")
+    if go_on:
+        run_config = runs.continued(folder, run_config, by_preset=preset is not None)
+    run_config = run_config.changed("data", root=data_root, cache="prepared" if cache else None)
+    run_config = run_config.changed("diffusion", image_size=image_size)
     given = {"train_num_steps": train_steps, "train_batch_size": batch_size, "train_lr": lr, "seed": seed}
     given |= {"mixed_precision": mixed_precision, "results_folder": str(folder)}
     run_config = with_overrides(run_config.changed("training", **given), change or [])
+    run_config = places.with_absolute_root(run_config)
+    run_config, said = runs.with_warm_up_that_fits(run_config, change or [])
     run_config.check_size()
     check_data(source)
-    if not dry_run:
+    if not dry_run and not go_on:
         check_folder(folder, source)
 
     from ddpm.cli import cost
@@ -96,55 +100,38 @@ def train(
     run_config = completed(run_config)
     diffusion = run_config.build_diffusion()
     run_config, threads = cost.with_threads(run_config, diffusion)
+    said = [f"preset {name}", *said, *threads]
     if dry_run:
-        show(f"preset {name}", *threads, *cost.dry_run(run_config, diffusion))
+        show(*said, *cost.dry_run(run_config, diffusion))
         return
-    trainer = ddpm.Trainer(diffusion, run_config.load_data(), **run_config.training)
-    show(f"preset {name}", *report.described_run(run_config, trainer), *threads)
-    _train(trainer, run_config, folder)
+    images = runs.load_images(run_config, folder) if list_checkpoints(folder) else run_config.load_data()
+    trainer = ddpm.Trainer(diffusion, images, **run_config.training)
+    show(*said, *report.described_run(run_config, trainer))
+    if go_on:
+        runs.go_on(trainer, run_config, folder)
+    else:
+        runs.train(trainer, run_config, folder)
 
 
 @app.command()
-def resume(run: Run, train_steps: TrainSteps = None) -> None:
-    """Resume a run from its newest whole checkpoint."""
-    run_config = RunConfig.load(run).changed("training", results_folder=str(run), train_num_steps=train_steps)
-    if not list_checkpoints(run):
-        raise FileNotFoundError(
-            f"{run} holds no checkpoint yet, so there is nothing to resume: begin again with `ddpm train"
-            f" {run_config.data['name_or_path']} --out {run}` and the options you gave; {run / RUN} has them"
+def resume(run: Run, train_steps: TrainSteps = None, data: DataAt = None, data_root: DataRoot = None) -> None:
+    """Resume a run from its newest whole checkpoint, or begin it where it has none yet."""
+    run_config = places.load_run(run, data, data_root).changed("training", train_num_steps=train_steps)
+    stands = step_of(list_checkpoints(run)[-1]) if list_checkpoints(run) else 0
+    if train_steps is not None and stands >= train_steps:
+        raise ValueError(
+            f"--train-steps {train_steps} is not beyond step {stands}, where the run stands; give a larger number, as"
+            f" in `ddpm resume {as_typed(run)} --train-steps {2 * stands}`"
         )
-    trainer = ddpm.Trainer(run_config.build_diffusion(), run_config.load_data(), **run_config.training)
-    trainer.load()
-    if trainer.step < run_config.training_config.train_num_steps:
-        show(f"resuming {run} at step {trainer.step} of {run_config.training_config.train_num_steps}")
-        _train(trainer, run_config, run)
-        return
-    stands, more = f"step {trainer.step}", f"`ddpm resume {run} --train-steps {2 * trainer.step}`"
-    if train_steps is not None:
-        where = f"--train-steps {train_steps} is not beyond {stands}, where the run stands"
-        raise ValueError(f"{where}; give a larger number, as in {more}")
-    show(f"{run} is finished, at {stands}; to train on: {more}")
-
-
-def _train(trainer: "ddpm.Trainer", run_config: RunConfig, folder: Path) -> None:
-    """Keep the run config, train, and say what comes next."""
-    with trainer.locked():  # so that a run which is under way there keeps its own
-        if trainer.accelerator.is_main_process:
-            run_config.save(folder)
-    trainer.train()
-    # Interrupted by a Ctrl-C that this shell ignores, as for a job with &.
-    if trainer.step < run_config.training_config.train_num_steps:
-        raise KeyboardInterrupt
-    show(
-        f"done: {trainer.step} steps in {report.duration(trainer.seconds)}; the model is in {folder}",
-        f"draw from it with: ddpm sample {folder} -n 64 --out samples.png",
-    )
+    images = runs.load_images(run_config, run)
+    trainer = ddpm.Trainer(run_config.build_diffusion(), images, **run_config.training)
+    runs.go_on(trainer, run_config, run)
 
 
 @app.command()
 def sample(
     model: Model,
-    out: Annotated[Path, typer.Option(parser=_path, help="A .png or a folder.")] = Path("samples.png"),
+    out: Annotated[Path, typer.Option(parser=places.path, help="A .png or a folder.")] = Path("samples.png"),
     images: Annotated[int, typer.Option("-n", "--images", min=1, help="How many images.")] = 64,
     sampling_steps: SamplingSteps = None,
     sampler: Annotated[Literal["ddim", "ancestral"] | None, typer.Option()] = None,
@@ -157,37 +144,17 @@ def sample(
     """Draw images from a trained model."""
     if sampler == "ancestral" and eta is not None:
         raise ValueError("--eta is for --sampler ddim: ancestral sampling has no η")
-    check_model(model)
+    found = locate_model(model)
     prepare_output(out)
 
-    from torchvision.utils import make_grid, save_image
+    from ddpm.cli.drawing import draw_into
 
-    diffusion = ddpm.load_pretrained(model, weights=weights)
-    if sampler == "ancestral" and sampling_steps is None:
-        sampling_steps = diffusion.schedule.timesteps
+    diffusion = ddpm.load_pretrained(found.folder, weights=weights)
     sampler = "ddim" if sampler is None and eta is not None else sampler
     options = {"sampling_timesteps": sampling_steps, "sampler": sampler, "eta": eta}
     options |= {"labels": None if label is None else [label] * images, "batch_size": batch_size}
-    drawn = _draw(diffusion, range(seed, seed + images), **options)
-    if drawn is None:
-        return
-    if out.suffix.lower() == ".png":
-        save_image(make_grid(drawn, nrow=math.ceil(math.sqrt(images)), padding=1, pad_value=1.0), out)
-    else:
-        for number, image in enumerate(drawn, start=seed):
-            save_image(image, out / f"{number:06d}.png")
-    show(f"{counted(images, 'image')} in {out}")
-
-
-def _draw(diffusion: Any, seeds: Sequence[int], **options: Any) -> Any:
-    """One image per seed, drawn by all processes together; None on all but the first."""
-    from ddpm.training.distributed import draw_images, this_process
-
-    state = this_process()
-    options |= {"rank": state.process_index, "world_size": state.num_processes}
-    options["progress"] = state.is_main_process and sys.stderr.isatty()
-    drawn = draw_images(diffusion.to(state.device), seeds, **options)
-    return drawn if state.is_main_process else None
+    draw_into(out, diffusion, range(seed, seed + images), **options)
+    show(*report.described_model(found))
 
 
 @app.command()
@@ -200,35 +167,41 @@ def evaluate(
     seed: Seed = 0,
     weights: Weights = "ema",
     batch_size: BatchSize = 64,
+    data: DataAt = None,
+    data_root: DataRoot = None,
 ) -> None:
     """Evaluate a run's model by its samples and by its bound, and write the figures to evaluation.json."""
-    run_config = RunConfig.load(run).changed("data", augment_horizontal_flip=False)
-    check_model(run)
+    run_config = places.load_run(run, data, data_root).changed("data", augment_horizontal_flip=False)
+    found = locate_model(run)
 
+    from ddpm.cli.drawing import draw
     from ddpm.evaluation.features import DigitClassifier
-    from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
+    from ddpm.evaluation.report import bits_per_dimension, random_images, report_on_samples
 
-    diffusion, data = ddpm.load_pretrained(run, weights=weights), run_config.load_data()
-    real, labels = first_images(data, min(images, len(data)))
+    dataset = places.load_data(run_config, run, "evaluate")
+    diffusion = ddpm.load_pretrained(found.folder, weights=weights)
+    real, labels = random_images(dataset, images, seed=seed)
     takes_classes = run_config.network.get("num_classes") is not None
     options = {"batch_size": batch_size, "sampling_timesteps": sampling_steps}
     classes = labels.tolist() if takes_classes and labels is not None else None
-    drawn = _draw(diffusion, range(seed, seed + len(real)), labels=classes, **options)
+    drawn = draw(diffusion, range(seed, seed + len(real)), labels=classes, **options)
     if drawn is None:
         return
-    digits = run_config.data["name_or_path"].lower() == "digits"
-    classifier = DigitClassifier(*data.tensors) if digits else None  # that has seen all of them
+    digits = known_name(run_config.data["name_or_path"]) == DIGITS
+    classifier = DigitClassifier(*dataset.tensors) if digits else None  # that has seen all of them
+    compared = f"{len(real):,} of {counted(len(dataset), 'image')}, drawn by the seed; "
     figures: dict[str, Any] = asdict(report_on_samples(drawn, real, classifier))
     part = "training"
     if bound_images:
         with contextlib.suppress(ValueError):  # where there is no test part
-            data, part = run_config.load_data(train=False), "test"
-        real, labels = first_images(data, min(bound_images, len(data)))
+            dataset, part = run_config.load_data(train=False), "test"
+        real, labels = random_images(dataset, bound_images, seed=seed)
         classes = labels if takes_classes else None
         bound = bits_per_dimension(diffusion, real, classes, timesteps_per_image=timesteps)
         figures |= {"bits_per_dimension": float(bound.mean), "standard_error": float(bound.standard_error)}
         figures |= {"of": counted(len(real), f"{part} image")}
     show(*report.described_evaluation(figures, sampling_steps or diffusion.sampling_timesteps))
+    show(*report.paragraphs({"model": found.said, "data": compared + report.described_data(run_config)}))
     write_whole(run / "evaluation.json", json_bytes(figures))
     show(f"written to {run / 'evaluation.json'}")
 
@@ -236,35 +209,29 @@ def evaluate(
 @app.command()
 def export(
     model: Model,
-    out: Annotated[Path, typer.Argument(parser=_path, help="The folder to write two files to.")],
+    out: Annotated[Path, typer.Argument(parser=places.path, help="The folder to write two files to.")],
     half: Annotated[bool, typer.Option("--half", help="16-bit weights: half the size.")] = False,
     weights: Weights = "ema",
 ) -> None:
     """Write a trained model by itself, without its run: model.safetensors and config.json."""
-    check_model(model)
-    if (out / MODEL).exists():
-        raise FileExistsError(f"{out} already holds a model; choose another folder, or delete that one")
-    check_writable(out)
+    found = locate_model(model)
+    check_export(out)
 
     import torch
 
     from ddpm.training.distributed import this_process
 
-    diffusion = ddpm.load_pretrained(model, weights=weights)
+    diffusion = ddpm.load_pretrained(found.folder, weights=weights)
     if this_process().is_main_process:
         ddpm.save_pretrained(diffusion, out, dtype=torch.float16 if half else None)
         size = humanize.naturalsize((out / MODEL).stat().st_size, binary=True)
-        show(f"{out / MODEL}, {size}; read it with ddpm.load_pretrained")
+        show(f"{out / MODEL}, {size}; read it with ddpm.load_pretrained", *report.described_model(found))
 
 
 @app.command()
-def info(run: Run) -> None:
-    """Say what a run is, how far it got and which of its checkpoints are whole."""
-    run_config = RunConfig.load(run) if (run / RUN).is_file() else None
-    there = list_checkpoints(run)
-    if not there and run_config is None:
-        raise FileNotFoundError(f"{run} is not the folder of a run: it holds neither {RUN} nor checkpoints")
-    show(*report.described_folder(run, there, run_config))
+def info(model: Model) -> None:
+    """Say what a run is, how far it got and which of its checkpoints are whole; or what a model is."""
+    show(*places.described(model))
 
 
 # What bad input, a full disk or a broken file can raise. Anything else is a fault of ours and shows its origin.
@@ -274,6 +241,12 @@ _EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; errors that a user can mend are told without their origin, unless DDPM_TRACEBACK=1."""
     warnings.showwarning = _warn
+    with patient_streams():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    """The same, once every stream takes every word."""
     try:
         app(arguments)
     except SystemExit as end:

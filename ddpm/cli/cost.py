@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ddpm
 from ddpm.cli import report
 from ddpm.cli.run_config import RunConfig
+from ddpm.data.batches import Batch, SeededBatches
 from ddpm.diffusion import GaussianDiffusion
 
 # Work below which a further thread is not worth its risk. Two threads on two cores against one, measured: 1.1 times as
@@ -38,7 +39,7 @@ class Cost:
         training_flops: of one image in training, forward and backward.
         fixed_bytes: memory for the parameters, their gradients, the optimiser and the average.
         image_bytes: memory that each image of a batch adds, for what the backward pass needs.
-        seconds_per_image: of training, measured here, not compiled.
+        seconds_per_image: of training, measured here, not compiled; loading the images is not in it.
     """
 
     parameters: int
@@ -79,7 +80,9 @@ def measure_cost(diffusion: GaussianDiffusion, *, batch_size: int, mixed_precisi
 
 def dry_run(run_config: RunConfig, diffusion: GaussianDiffusion) -> Iterable[str]:
     """What a run is made from and what it costs, in words; nothing is downloaded or written."""
+    started = time.perf_counter()
     config, data = run_config.training_config, run_config.local_data()
+    reading = time.perf_counter() - started  # of a folder every file, as a run does when it begins
     batch, known = config.train_batch_size, data is not None
     if not known:  # just enough of the right form for one batch
         count = batch * int(os.environ.get("WORLD_SIZE", "1"))
@@ -91,17 +94,47 @@ def dry_run(run_config: RunConfig, diffusion: GaussianDiffusion) -> Iterable[str
         cost = measure_cost(diffusion, batch_size=batch, mixed_precision=config.mixed_precision)
     training, call = (humanize.metric(flops, "FLOP") for flops in (cost.training_flops, cost.forward_flops))
     memory = humanize.naturalsize(cost.fixed_bytes + batch * cost.image_bytes, binary=True)
-    images, rate = trainer.images_per_step * config.train_num_steps, 1 / cost.seconds_per_image
-    time = report.duration(images / rate / trainer.accelerator.num_processes)
+    loading = loading_seconds(trainer.data, batch) if known else 0.0
+    seconds = seconds_per_image(cost.seconds_per_image, loading, config.num_workers, os.cpu_count() or 1)
+    images, rate = trainer.images_per_step * config.train_num_steps, 1 / seconds
+    needed = report.duration(images / rate / trainer.accelerator.num_processes + reading)
+    share = f"; loading them takes {loading / seconds:.0%}" if loading > 0.1 * seconds else ""
+    per_second = f"{rate:,.0f}" if rate >= 1 else f"{rate:.2g}"
+    without = "" if known else " reading the images,"
     yield from report.paragraphs(
         {
             "FLOPs": f"{training} per image in training, {call} per network call",
             "memory": f"about {memory} per process for batches of {batch}, besides what PyTorch takes for itself",
-            "time": f"about {time} here for {images:,} images ({rate:,.0f} images/s and process, measured now),"
-            " besides samples and checkpoints",
+            "time": f"about {needed} here for {images:,} images ({per_second} images/s and process, measured{share})"
+            f", besides{without} samples and checkpoints",
         }
     )
     yield "dry run: nothing was trained, nothing was written"
+
+
+def loading_seconds(batches: SeededBatches, batch_size: int) -> float:
+    """How long an image takes to be loaded, in this process: that of a few batches, or of one image after the other."""
+    started, loaded = time.perf_counter(), 0
+    of_batch = min(batch_size, len(batches))
+    batches[Batch((0,), 0)]  # the first may open files, and so is not counted
+    first = time.perf_counter() - started
+    size = of_batch if first * of_batch < _LONGEST_STEP else 1
+    started = time.perf_counter()
+    while loaded < 2 * of_batch and time.perf_counter() - started < _LONGEST_STEP:
+        places = tuple((loaded + place) % len(batches) for place in range(size))
+        batches[Batch(places, loaded)]
+        loaded += size
+    return (time.perf_counter() - started) / loaded
+
+
+def seconds_per_image(training: float, loading: float, workers: int, cores: int) -> float:
+    """How long an image takes in all: loaded and learnt from in turn, or at the same time where `workers` load.
+
+    These are no faster than the cores that training, which takes one of them, leaves.
+    """
+    if workers == 0:
+        return training + loading
+    return max(training, loading / max(1, min(workers, cores - 1)))
 
 
 def with_threads(run_config: RunConfig, diffusion: GaussianDiffusion) -> tuple[RunConfig, list[str]]:

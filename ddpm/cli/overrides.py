@@ -23,6 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "root": str | Path,
         "channels": int | None,
         "augment_horizontal_flip": bool,
+        "cache": str | Path | None,
     },
     "network": {
         "dim": int,

@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 
+from ddpm.cli.places import absolute
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import canonical, is_path, known_name
 
@@ -35,5 +36,5 @@ def choose_preset(data: str, preset: str | None = None) -> tuple[str, RunConfig]
     if by_name and word not in _MIRRORED:
         run_config = run_config.changed("data", augment_horizontal_flip=False)
     path = Path(data).expanduser()
-    source = str(path.absolute()) if not by_name and (is_path(data) or path.is_dir()) else data
+    source = absolute(path) if not by_name and data and (is_path(data) or path.is_dir()) else data
     return name, run_config.changed("data", name_or_path=source)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import humanize
-import typer
 
 import ddpm
 from ddpm.cli.run_config import RunConfig
+from ddpm.data.names import described
 from ddpm.io.checkpoint import DamagedCheckpointError, read_checkpoint, verify
+from ddpm.io.files import read_json
+from ddpm.io.paths import CONFIG, FoundModel
 
 _WIDEST = 110
 _HOUR, _DAY = 3600, 86400
@@ -23,7 +25,7 @@ def show(*lines: str) -> None:
     from ddpm.training.distributed import this_process
 
     if this_process().is_main_process:
-        typer.echo("\n".join(lines))
+        print("\n".join(lines), flush=True)
 
 
 def described_run(run_config: RunConfig, trainer: "ddpm.Trainer", *, known: bool = True) -> list[str]:
@@ -32,13 +34,29 @@ def described_run(run_config: RunConfig, trainer: "ddpm.Trainer", *, known: bool
     images = f"{len(trainer.data):,} images" if known else "to be downloaded"
     return paragraphs(
         {
-            "data": f"{images}; {_listed(run_config.data)}",
+            "data": f"{images}; {_listed(run_config.data)}; {described_data(run_config)}",
             "network": f"{parameters:,} parameters; {_listed(run_config.network)}",
             "diffusion": trainer.diffusion.config,
             "training": run_config.training,
             "on": f"{trainer.accelerator.device}, {counted(trainer.accelerator.num_processes, 'process')}",
         }
     )
+
+
+def described_data(run_config: RunConfig) -> str:
+    """What the data's word was taken for."""
+    return described(run_config.data["name_or_path"], run_config.data.get("root"))
+
+
+def described_model(found: FoundModel) -> list[str]:
+    """What a word for a model was taken for."""
+    return paragraphs({"model": found.said})
+
+
+def described_config(found: FoundModel) -> list[str]:
+    """A model that is no run: what it is and how it is made."""
+    config = read_json(found.folder / CONFIG)
+    return [found.said, *paragraphs({part: config[part] for part in ("network", "diffusion")})]
 
 
 def described_folder(run: Path, checkpoints: list[Path], run_config: RunConfig | None) -> list[str]:
@@ -49,6 +67,8 @@ def described_folder(run: Path, checkpoints: list[Path], run_config: RunConfig |
     whole = [folder for folder, state in states.items() if state == "whole"]
     title = "no checkpoint is whole" if checkpoints else "no checkpoint yet"
     parts = {} if run_config is None else asdict(run_config)
+    if run_config is not None and "name_or_path" in run_config.data:
+        parts["data"] = f"{_listed(run_config.data)}; {described_data(run_config)}"
     if whole:
         newest = read_checkpoint(whole[-1])
         config, state = newest.documents["config"], newest.documents["state"]

@@ -8,13 +8,14 @@ from typing import Any
 import ddpm
 from ddpm.checks import check_image_size
 from ddpm.cli.overrides import OPTIONS, check_options, read_override
-from ddpm.data.names import TORCHVISION, known_name
+from ddpm.data.names import DIGITS, TORCHVISION, known_name
+from ddpm.io.checkpoint import list_checkpoints
 from ddpm.io.files import json_bytes, read_json, write_whole
+from ddpm.io.paths import RUN, shipped_model
 from ddpm.training.config import TrainingConfig
+from ddpm.training.recipe import recipe
 
 Options = dict[str, Any]
-
-RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class RunConfig:
     """Everything that a run is made from, ready for JSON; making and changing it does not import torch.
 
     Attributes:
-        data: arguments of `ddpm.data.load_dataset`, the name or path among them.
+        data: arguments of `ddpm.data.load_dataset`, the name or path among them; a relative `cache` lies in the run.
         network: arguments of `Unet`.
         diffusion: arguments of `GaussianDiffusion`, apart from the network.
         training: arguments of `TrainingConfig`.
@@ -75,16 +76,18 @@ class RunConfig:
         from ddpm.data.datasets import load_dataset
 
         options = self.data if train else {**self.data, "augment_horizontal_flip": False}
+        if options.get("cache") is not None:
+            options = options | {"cache": self.training_config.results_folder / options["cache"]}
         return load_dataset(**options, train=train)
 
     def local_data(self) -> Any:
-        """The training data, or None if they would have to be downloaded first."""
-        from ddpm.data.datasets import torchvision_dataset
+        """The training data, or None if they would have to be downloaded first; no cache is written."""
+        from ddpm.data.datasets import load_dataset, torchvision_dataset
 
-        options = dict(self.data)
+        options = {name: value for name, value in self.data.items() if name != "cache"}
+        if known_name(options["name_or_path"]) not in TORCHVISION:
+            return load_dataset(**options)
         name = options.pop("name_or_path")
-        if known_name(name) not in TORCHVISION:
-            return self.load_data()
         try:
             return torchvision_dataset(name, download=False, **options)
         except RuntimeError:
@@ -96,15 +99,28 @@ class RunConfig:
 
     @classmethod
     def load(cls, folder: Path) -> "RunConfig":
-        """Read it from the `run.json` of a run that `ddpm train` began."""
+        """Read it from the `run.json` of a run that `ddpm train` began, or from what a program's checkpoint tells.
+
+        Raises:
+            FileNotFoundError: if it is no run, or its images have gone.
+            ValueError: if it cannot be read, or takes what only the program has.
+        """
+        begun_here = (folder / RUN).is_file()
+        if not begun_here and not list_checkpoints(folder):
+            what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
+            ships = (
+                ""
+                if shipped_model(str(folder)) is None
+                else (f" (The model {folder} that ships is no run: ddpm sample, export and info take it.)")
+            )
+            raise FileNotFoundError(
+                f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with"
+                f" a checkpoint in it{ships}"
+            )
+        if not begun_here:
+            return cls(**recipe(folder))
         try:
             return cls(**read_json(folder / RUN))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
-            raise FileNotFoundError(
-                f"{folder} {what}: give the folder of a run that `ddpm train` began. A run that your own program began"
-                " is resumed by that program, with trainer.resume()"
-            ) from error
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{folder / RUN} cannot be read as the configuration of a run: {error}"
@@ -125,15 +141,19 @@ def with_overrides(run_config: RunConfig, overrides: Sequence[str]) -> RunConfig
 def completed(run_config: RunConfig) -> RunConfig:
     """The run config with what follows from other parts of it and from the machine.
 
-    The network gets the data's channels, the data the model's size, and a GPU bf16 and processes that load images.
+    The network gets the data's channels, the data the model's size, and a GPU processes that load images. The precision
+    is that of this machine, unless it was chosen; run.json keeps it, so that a resumed run has the same on any other.
     """
     import torch
+
+    from ddpm.training.precision import with_precision
 
     run_config = run_config.changed("network", channels=run_config.data.get("channels"))
     run_config = run_config.changed("data", image_size=run_config.diffusion["image_size"])
     machine: Options = {}
     if torch.cuda.is_available():
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "no"
-        in_memory = run_config.data.get("name_or_path") == "digits"
-        machine = {"mixed_precision": precision, "num_workers": 0 if in_memory else 4}
-    return replace(run_config, training=machine | run_config.training)
+        in_memory = known_name(run_config.data.get("name_or_path", "")) == DIGITS
+        machine = {"num_workers": 0 if in_memory else 4}
+    run_config = replace(run_config, training={"mixed_precision": "auto"} | machine | run_config.training)
+    precision = with_precision(run_config.training_config).mixed_precision
+    return run_config.changed("training", mixed_precision=precision)

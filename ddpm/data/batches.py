@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
+from ddpm.data import items
 from ddpm.data.folder import image_folder
 from ddpm.data.images import PrepareImage
 from ddpm.diffusion import GaussianDiffusion
@@ -30,9 +30,11 @@ class Batch:
 class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
     """A data set whose items are whole batches: images in [0, 1], and labels 0 … `num_classes` − 1, or None.
 
-    It is made of a map-style data set of images, or of (image, label, …). An image is a float tensor in [0, 1] of
-    `image_shape`, (C, H, W), a uint8 tensor of that shape, or a Pillow image, which is resized and cropped. Other data
-    are refused at once, by their first item.
+    It is made of a map-style data set of images, or of (image, label, …). An image is a tensor or array of
+    `image_shape`, (C, H, W), of floats in [0, 1] or of uint8, or a Pillow image, which is resized and cropped. A label
+    is a whole number of any kind. Other data are refused at once, by their first item.
+
+    Items are fetched by the batch where the data set can (`__getitems__`), and a `TensorDataset` by its tensors.
     """
 
     def __init__(
@@ -47,8 +49,7 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
         self._prepare = PrepareImage(image_shape[1:], image_shape[0])
         if len(self) == 0:
             raise ValueError("the data set is empty: give one that holds at least one image")
-        with seeded(0):
-            self._load(0)
+        self[Batch((0,), 0)]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -56,16 +57,14 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
 
     def __getitem__(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """The batch's images, shape (B, C, H, W), and their labels, shape (B,), or None."""
-        with seeded(batch.seed):
-            items = [self._load(index) for index in batch.indices]
-        images = torch.stack([image for image, _ in items])
+        images, labels = self._from_tensors(batch) or self._from_items(batch)
         if not _is_unit(images):
-            wrong = [i for i, (image, _) in zip(batch.indices, items, strict=True) if not _is_unit(image)]
+            wrong = [i for i, image in zip(batch.indices, images, strict=True) if not _is_unit(image)]
             raise ValueError(
                 f"images must be in [0, 1], but the data set's image number {wrong[0]} is not; a transform such as"
                 " Normalize has to go, since the trainer scales the images itself"
             )
-        return images, None if self.num_classes is None else torch.tensor([label for _, label in items])
+        return images, labels
 
     def check_batch_size(self, batch_size: int, processes: int) -> None:
         """Refuse batches that together are larger than the data."""
@@ -75,40 +74,51 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
                 f" {len(self)} there are; lower it to {max(1, len(self) // processes)}, or add images"
             )
 
-    def _load(self, index: int) -> tuple[Tensor, int]:
-        """One image and its label (0 where labels are not wanted)."""
-        item = self.dataset[index]
-        image, *others = item if isinstance(item, tuple | list) else (item,)
-        return self._to_image(image, index), self._to_label(others, index)
+    def _from_tensors(self, batch: Batch) -> tuple[Tensor, Tensor | None] | None:
+        """The batch out of a `TensorDataset` that has what is wanted, at once; None for anything else.
 
-    def _to_label(self, others: list[Any], index: int) -> int:
-        """The label, which comes after the image."""
+        Whatever is amiss there is worded by `_from_items`.
+        """
+        if type(self.dataset) is not TensorDataset or any(
+            t.device.type != "cpu" for t in self.dataset.tensors
+        ):
+            return None
+        images, *others = self.dataset.tensors
+        if tuple(images.shape[1:]) != self.image_shape or not items.is_image_type(images.dtype):
+            return None
+        where = torch.tensor(batch.indices)
+        scaled = items.scaled(images[where])
         if self.num_classes is None:
-            return 0
-        if not others:
-            raise ValueError(
-                "the network takes class labels (num_classes), so the data set must give pairs (image, label), but"
-                f" item {index} is an image alone"
-            )
-        label = int(others[0])
-        if not 0 <= label < self.num_classes:
-            raise ValueError(
-                f"the network takes the classes 0 … {self.num_classes - 1} (num_classes={self.num_classes}), but item"
-                f" {index} of the data set has the label {label}"
-            )
-        return label
+            return scaled, None
+        if not others or others[0].ndim != 1 or others[0].dtype != torch.int64:
+            return None
+        labels = others[0][where]
+        return (scaled, labels) if labels.min() >= 0 and labels.max() < self.num_classes else None
 
-    def _to_image(self, image: object, index: int) -> Tensor:
-        """A float tensor of the model's shape."""
-        if isinstance(image, Image.Image):
-            return self._prepare(image)
-        if not isinstance(image, Tensor) or tuple(image.shape) != self.image_shape:
-            given = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise ValueError(
-                f"the model takes images of shape {self.image_shape}, but the data set's image number {index} is"
-                f" {given}; resize the data, or build the model with its channels and image_size"
-            )
-        return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    def _from_items(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The batch out of single items."""
+        fetch = getattr(self.dataset, "__getitems__", None)
+        with seeded(batch.seed):
+            if fetch is None:
+                given = [self.dataset[index] for index in batch.indices]
+            else:
+                given = list(fetch(list(batch.indices)))
+            if len(given) != len(batch.indices):
+                raise ValueError(
+                    f"asked for {len(batch.indices)} items, the data set's __getitems__ gave {len(given)}"
+                )
+            pairs = [items.unpacked(item, place) for item, place in zip(given, batch.indices, strict=True)]
+            images = [
+                items.to_image(image, place, self.image_shape, self._prepare)
+                for (image, _), place in zip(pairs, batch.indices, strict=True)
+            ]
+        if self.num_classes is None:
+            return torch.stack(images), None
+        labels = [
+            items.to_label(others, place, self.num_classes)
+            for (_, others), place in zip(pairs, batch.indices, strict=True)
+        ]
+        return torch.stack(images), torch.tensor(labels)
 
 
 def open_batches(

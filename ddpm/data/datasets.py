@@ -105,19 +105,24 @@ def load_dataset(
     root: str | Path = "data",
     channels: int | None = None,
     augment_horizontal_flip: bool = False,
+    cache: str | Path | None = None,
 ) -> Dataset[Any]:
     """A data set by one word: "digits", the name of a torchvision data set, or the path of a folder of images.
 
-    Names go first: a folder called mnist is written "./mnist" or `Path("mnist")`. The data are pairs (image, label), or
-    images alone from a folder. Size, channels and mirroring are those of `PrepareImage`; a folder needs a size, and
-    gets 3 channels for None. Digits are not mirrored, which would be digits no more, and neither they nor a folder have
-    a test part. `root` is the folder for the files of torchvision's data sets.
+    Names go first (`ddpm.io.paths`): a folder called mnist is written "./mnist" or `Path("mnist")`. The data are pairs
+    (image, label), or images alone from a folder. Size, channels and mirroring are those of `PrepareImage`; a folder
+    needs a size, and gets 3 channels for None. Digits are not mirrored, which would be digits no more, and neither they
+    nor a folder have a test part. `root` is the folder for the files of torchvision's data sets, and `cache`, for a
+    folder of images alone, that of its prepared images, as in `image_folder`.
 
     Raises:
         ValueError: if the name is unknown or an option is not allowed; the message says what is.
         NotADirectoryError: if the path is not a folder.
     """
+    names.check_name_or_folder(name_or_path)
     name = known_name(name_or_path)
+    if name and cache is not None:
+        raise ValueError(f"cache={str(cache)!r} is for a folder of images, and not for {name}: leave it out")
     prepare = {"image_size": image_size, "augment_horizontal_flip": augment_horizontal_flip}
     if name in TORCHVISION:
         return torchvision_dataset(name, root, train=train, channels=channels, **prepare)
@@ -128,9 +133,8 @@ def load_dataset(
             raise ValueError("augment_horizontal_flip=True is not for the digits: a mirrored digit is none")
         size = _DIGITS_SIZE if image_size is None else image_size
         return digits(size, channels=1 if channels is None else channels)
-    names.check_name_or_folder(name_or_path)
     if image_size is None:
         raise ValueError(
             f"images in a folder have many sizes: give an image_size, such as 32, for {name_or_path}"
         )
-    return image_folder(name_or_path, channels=3 if channels is None else channels, **prepare)
+    return image_folder(name_or_path, channels=3 if channels is None else channels, cache=cache, **prepare)

@@ -1,28 +1,31 @@
-"""A folder of pictures as a data set: what cannot be read is named and left out."""
+"""A folder of pictures as a data set: what is left out is counted and named."""
 
-import os
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ddpm.checks import check_image_size
-from ddpm.data.images import PrepareImage, read_image
+from ddpm.data import files
+from ddpm.data.cache import PreparedImages, prepare_all
+from ddpm.data.images import PrepareImage, read_sized
+from ddpm.data.looking import Look, look_at, quietly, reason
+from ddpm.data.names import described, known_name
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tiff", ".tif", ".bmp")
 _NAMED = 10  # files in one message; `FolderDataset.unreadable` holds all
 
 
 class FolderDataset(Dataset[Tensor]):
-    """Images that are read from their files when they are asked for.
+    """Images that are read from their files when they are asked for, or from a cache of prepared ones.
 
     Attributes:
         paths: the files, in order.
-        unreadable: files that were left out, with the reason.
+        unreadable: pictures that were left out as they cannot be read, with the reason.
+        left_out: what else was left out, with the reason: hidden files, other endings, links that lead nowhere.
     """
 
     def __init__(
@@ -31,18 +34,47 @@ class FolderDataset(Dataset[Tensor]):
         prepare: Callable[[Image.Image], Tensor],
         *,
         unreadable: dict[Path, str] | None = None,
+        left_out: dict[Path, str] | None = None,
+        noisy: frozenset[Path] | None = None,
+        prepared: tuple[PreparedImages, Sequence[int]] | None = None,
     ) -> None:
-        self.paths, self.prepare, self.unreadable = list(paths), prepare, unreadable or {}
+        self.paths, self.prepare = list(paths), prepare
+        self.unreadable, self.left_out = unreadable or {}, left_out or {}
+        # Files that Pillow warns of, which has been said, and files that it is silent about; None are all others.
+        self._noisy, self._silent = set(noisy or ()), None if noisy is not None else set[Path]()
+        self._prepared = prepared  # and the row of each image in it
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        path = self.paths[index]
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
+        """The images of a batch, as torch's loaders ask for them."""
+        if self._prepared is None or not isinstance(self.prepare, PrepareImage):
+            return [self._read(self.paths[index]) for index in indices]
+        images, rows = self._prepared
+        return [self.prepare.finished(pixels) for pixels in images[[rows[index] for index in indices]]]
+
+    def _read(self, path: Path) -> Tensor:
+        """One image from its file; what Pillow says of it is said once, with the file's name."""
+        silent = path not in self._noisy if self._silent is None else path in self._silent
         try:
-            return self.prepare(read_image(path))
-        except Exception as error:  # as in `_look_at`; the file's name is what helps
-            raise RuntimeError(f"cannot read the image {path}: {_reason(error)}") from error
+            if silent:
+                return self._prepared_from(path)
+            image, said = quietly(self._prepared_from, path)
+        except Exception as error:  # as in `look_at`; the file's name is what helps
+            raise RuntimeError(f"cannot read the image {path}: {reason(error)}") from error
+        if said and path not in self._noisy:
+            warnings.warn(f"{path}: {'; '.join(said)}", stacklevel=2)
+        if self._silent is not None:
+            (self._noisy if said else self._silent).add(path)
+        return image
+
+    def _prepared_from(self, path: Path) -> Tensor:
+        size = self.prepare.image_size if isinstance(self.prepare, PrepareImage) else None
+        return self.prepare(read_sized(path, size)[0])
 
 
 def image_folder(
@@ -52,81 +84,98 @@ def image_folder(
     channels: int = 3,
     augment_horizontal_flip: bool = False,
     check: bool = True,
+    cache: str | Path | None = None,
 ) -> FolderDataset:
-    """All images below a folder, at any depth: .jpg .jpeg .png .webp .tiff .tif .bmp, in capitals or not.
+    """All images below a folder, at any depth, behind links too: every ending that Pillow can read, in capitals or not.
 
     EXIF orientation is respected, 16-bit greys are scaled to 8 bits; of a file with several pictures the first is
-    taken. Size, channels and mirroring are those of `PrepareImage`. The images, without labels, are in the order of
-    their paths.
+    taken. Size, channels and mirroring are those of `PrepareImage`; a large JPEG is decoded at a reduced scale, as
+    `ddpm.data.images.read_image` says. The images, without labels, are in the order of their paths.
 
-    `check` decodes every file now, in threads, and leaves out what cannot be read, with one warning; another warning
-    says how many are smaller than `image_size` and have to be enlarged. A truncated JPEG has an intact header and shows
-    only when it is decoded to the end, so this costs about as much as reading all images once. Without it, a broken
-    file raises an error that names it, in its turn.
+    What is hidden (.thumbnails, ._x.png), lies in the folder of a training run or has another ending is left out; one
+    warning counts and names it, and `FolderDataset.left_out` has all.
+
+    `check` decodes every file now, in threads, and leaves out what cannot be read, with one warning; other warnings say
+    how many are smaller than `image_size` and have to be enlarged, and what Pillow said of which file. A truncated JPEG
+    has an intact header and shows only when it is decoded to the end, so this costs about as much as reading all images
+    once. Without it, a broken file raises an error that names it, in its turn.
+
+    `cache` is a folder, such as "prepared" in that of a run, for the images as they are after resizing: made now, it is
+    what epochs and later starts read. Only files that are new or have changed are decoded again, and the images are the
+    same, bit for bit. It takes C·H·W bytes an image, and one folder may serve several sizes.
 
     Raises:
         ValueError: if an argument is not allowed, or the folder holds no image, or none that can be read.
         NotADirectoryError: if the path is not a folder.
+        OSError: if the folder cannot be read, or the cache not be written.
     """
-    prepare = PrepareImage(image_size, channels, augment_horizontal_flip)
-    paths = _find_images(Path(path))
-    sizes, unreadable = _look_at(paths) if check else ({}, {})
+    prepare, folder = PrepareImage(image_size, channels, augment_horizontal_flip), Path(path).expanduser()
+    found = _found(folder, path)
+    looks, prepared = {}, None
+    if cache is not None:
+        looks, prepared = prepare_all(found.images, folder, prepare, Path(cache).expanduser())
+    elif check:
+        looks = _looks(found.images, folder, prepare)
+    unreadable = {file: look.problem for file, look in looks.items() if look.problem}
     if unreadable:
-        message = f"{len(unreadable)} of {len(paths)} images in {path} cannot be read: {_listed(unreadable)}"
-        if len(unreadable) == len(paths):
+        message = (
+            f"{len(unreadable)} of {len(found.images)} images in {path} cannot be read: {_listed(unreadable)}"
+        )
+        if len(unreadable) == len(found.images):
             raise ValueError(message)
         warnings.warn(f"left out: {message}", stacklevel=2)
-    _warn_of_small(sizes, check_image_size(image_size), path)
-    return FolderDataset([file for file in paths if file not in unreadable], prepare, unreadable=unreadable)
+    if left_out := files.described(found, folder):
+        warnings.warn(f"left out of {path}: {left_out}", stacklevel=2)
+    noisy = {file: "; ".join(look.said) for file, look in looks.items() if look.said and not look.problem}
+    if noisy:
+        warnings.warn(f"of {len(noisy)} images in {path} Pillow says: {_listed(noisy)}", stacklevel=2)
+    _warn_of_small(looks, check_image_size(image_size), path)
+    rows = [row for row, file in enumerate(found.images) if file not in unreadable]
+    return FolderDataset(
+        [found.images[row] for row in rows],
+        prepare,
+        unreadable=unreadable,
+        left_out=found.left_out,
+        noisy=frozenset(noisy) if looks else None,
+        prepared=None if prepared is None else (prepared, rows),
+    )
 
 
-def _find_images(folder: Path) -> list[Path]:
-    """The image files below a folder, sorted by path."""
+def _found(folder: Path, word: str | Path) -> files.Found:
+    """The files below a folder, among them at least one image."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise NotADirectoryError(f"{folder} {what}; give the path of a folder that holds images")
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    images = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
-    if not images:
-        extensions = " ".join(IMAGE_EXTENSIONS)
+        meant = f"; for {described(word)}: ddpm.data.load_dataset({word!r})" if known_name(word) else ""
+        raise NotADirectoryError(f"{folder} {what}; give the path of a folder that holds images{meant}")
+    found = files.find_images(folder)
+    if not found.images:
+        left_out = files.described(found, folder)
         raise ValueError(
-            f"{folder} holds no image: none of its {len(files)} files ends in one of {extensions}"
+            f"{folder} holds no image: none of its {len(found.left_out)} files ends in one of"
+            f" {' '.join(files.picture_endings())}{left_out and f' (left out: {left_out})'}"
         )
-    return images
+    return found
 
 
-def _look_at(paths: Sequence[Path]) -> tuple[dict[Path, tuple[int, int]], dict[Path, str]]:
-    """Decode every file: (height, width) of those that can be, the reason of those that cannot; in the order given."""
+def _looks(paths: Sequence[Path], folder: Path, prepare: PrepareImage) -> dict[Path, Look]:
+    """What every file is, once decoded."""
 
-    def look(path: Path) -> tuple[int, int] | str:
-        try:
-            image = read_image(path)
-        # Pillow's decoders raise many kinds; whichever it is, its words are passed on.
-        except Exception as error:
-            return _reason(error)
-        return image.height, image.width
+    def read(path: Path) -> tuple[Any, tuple[int, int]]:
+        return None, read_sized(path, prepare.image_size)[1]
 
-    # Threads suffice: Pillow decodes without holding the GIL.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = dict(zip(paths, pool.map(look, paths), strict=True))
-    sizes = {path: answer for path, answer in found.items() if isinstance(answer, tuple)}
-    return sizes, {path: answer for path, answer in found.items() if isinstance(answer, str)}
+    return {path: look for path, look, _ in look_at(paths, read, f"looking at the images in {folder}")}
 
 
-def _listed(problems: dict[Path, str]) -> str:
-    """The first of the unreadable files, with reasons, and how many more there are."""
-    named = [f"{path} ({reason})" for path, reason in list(problems.items())[:_NAMED]]
+def _listed(problems: Mapping[Path, str]) -> str:
+    """The first of the files, with what there is to say of them, and how many more there are."""
+    named = [f"{path} ({words})" for path, words in list(problems.items())[:_NAMED]]
     more = len(problems) - len(named)
     return "; ".join(named) + (f"; and {more} more" if more else "")
 
 
-def _reason(error: Exception) -> str:
-    """The error's words, or its kind where it has none."""
-    return str(error) or type(error).__name__
-
-
-def _warn_of_small(sizes: dict[Path, tuple[int, int]], wanted: tuple[int, int], folder: str | Path) -> None:
+def _warn_of_small(looks: Mapping[Path, Look], wanted: tuple[int, int], folder: str | Path) -> None:
     """Say which images have to be enlarged: that adds pixels, but nothing to learn from."""
+    sizes = {file: look.size for file, look in looks.items() if look.size is not None}
     small = {file: size for file, size in sizes.items() if size[0] < wanted[0] or size[1] < wanted[1]}
     if not small:
         return

@@ -1,9 +1,15 @@
-"""The data sets that have a name, and how torchvision's are called. Importing this does not import torch."""
+"""The data sets that have a name, and how torchvision's are called. Importing this does not import torch.
+
+What a word means, a name or a path, is the rule of `ddpm.io.paths`: of data a name goes first.
+"""
 
 import difflib
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
+
+from ddpm.io.paths import canonical, holds_run, is_path
 
 DIGITS = "digits"
 # The classes of torchvision.datasets whose items are images, by how each is told which part to give: the argument, and
@@ -27,17 +33,7 @@ _NO_DOWNLOAD = "Cityscapes CocoCaptions CocoDetection FakeData FER2013 Flickr30k
 NO_DOWNLOAD, NO_ROOT = frozenset(_NO_DOWNLOAD.split()), frozenset({"FakeData"})
 
 
-def canonical(name: str) -> str:
-    """Lower case without punctuation: "fashionmnist" for "Fashion-MNIST"."""
-    return "".join(character for character in name.lower() if character.isalnum())
-
-
 _BY_WORD = {canonical(name): name for name in (DIGITS, *TORCHVISION)}
-
-
-def is_path(name_or_path: str | Path) -> bool:
-    """Whether this is the path of a folder, such as "./mnist", whatever data sets have a name."""
-    return isinstance(name_or_path, Path) or "/" in name_or_path or os.sep in name_or_path
 
 
 def known_name(name_or_path: str | Path) -> str | None:
@@ -54,7 +50,31 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def check_name_or_folder(name_or_path: str | Path) -> None:
-    """Refuse a word that is neither the name of a data set nor a folder, with the names that are close."""
-    if not (is_path(name_or_path) or known_name(name_or_path) or Path(name_or_path).is_dir()):
+    """Refuse a word that is neither the name of a data set nor a folder, with the names that are close.
+
+    A name beside a folder of that name, unless that is a run's, is a warning, which says how to mean the folder.
+    """
+    name, folder = known_name(name_or_path), Path(name_or_path).expanduser()
+    if str(name_or_path) == "":
+        raise ValueError("the data are an empty word: give the name of a data set or the path of a folder")
+    if name and folder.is_dir() and not holds_run(folder):
+        # From one place, so that Python says it once however often the name is looked up.
+        warnings.warn(
+            f"{str(name_or_path)!r} is taken for {described(name_or_path)}, not for the folder of that name here; for"
+            f" the folder write .{os.sep}{name_or_path}",
+            stacklevel=1,
+        )
+    if not (is_path(name_or_path) or name or folder.is_dir()):
         hint = suggestion(str(name_or_path), _BY_WORD.values())
         raise ValueError(f"there is no folder {str(name_or_path)!r} and no data set of that name{hint}")
+
+
+def described(name_or_path: str | Path, root: str | Path | None = None) -> str:
+    """What a word was taken for: a data set by name, with the `root` of torchvision's files if given, or a folder."""
+    name = known_name(name_or_path)
+    if name is None:
+        folder = Path(name_or_path).expanduser()
+        return f"the folder {folder}" + ("" if folder.is_dir() else ", which is not there")
+    if name == DIGITS:
+        return "the digits of scikit-learn"
+    return f"torchvision's data set {name}" + (f", its files in {root}" if root is not None else "")

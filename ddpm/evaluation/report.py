@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ddpm.data.looking import told
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
 from ddpm.evaluation.metrics import frechet_distance, nearest_distances
 from ddpm.likelihood import Estimate, vlb_terms
@@ -38,7 +39,23 @@ class SampleReport:
 
 def first_images(dataset: Dataset[Any], count: int) -> tuple[Tensor, Tensor | None]:
     """The first `count` images of a data set, shape (count, C, H, W), and their labels if it has any."""
-    items = [dataset[index] for index in range(count)]
+    return _images(dataset, range(count))
+
+
+def random_images(dataset: Dataset[Any], count: int, *, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """So many images out of the whole data set, drawn by the seed, in the data set's order, and their labels.
+
+    The first ones would not do: many data sets are sorted by class. Asked for as many as there are, or more, it gives
+    all.
+    """
+    size = len(dataset)  # pyright: ignore[reportArgumentType]
+    drawn = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[: min(count, size)]
+    return _images(dataset, sorted(drawn.tolist()))
+
+
+def _images(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """These images, shape (N, C, H, W), and their labels if there are any."""
+    items = [dataset[index] for index in told(indices, len(indices), "reading images")]
     if isinstance(items[0], tuple | list):
         return torch.stack([item[0] for item in items]), torch.tensor([int(item[1]) for item in items])
     return torch.stack(items), None
@@ -56,6 +73,12 @@ def report_on_samples(
             "samples and images must be equally many, at least 4, and of one shape, but got"
             f" {tuple(samples.shape)} and {tuple(images.shape)}"
         )
+    for name, given in (("samples", samples), ("images", images)):
+        if not given.isfinite().all():
+            raise ValueError(
+                f"the {name} hold numbers that are not finite, so that nothing can be compared; a model that draws such"
+                " samples has diverged, or its weights are damaged: take an earlier checkpoint"
+            )
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     half = len(images) // 2
     among = nearest_distances(images, images, leave_out_itself=True)

@@ -29,6 +29,8 @@ _HINTS = {
     errno.EDQUOT: "your quota on that disk is used up: make room, or point results_folder elsewhere",
     errno.EROFS: "that disk is read-only: point results_folder elsewhere",
     errno.EACCES: "you may not write there: point results_folder elsewhere",
+    errno.ENOTCONN: "the drive has gone: mount it again, and resume the run",
+    errno.ESTALE: "the drive was mounted anew: resume the run",
 }
 
 
@@ -162,7 +164,9 @@ def newest_good_folder(run: Path) -> Path:
             for problem in problems:
                 warnings.warn(f"{problem}; {folder.name}, the one before it, is used", stacklevel=3)
             return folder
-    raise DamagedCheckpointError(f"every checkpoint in {run} is damaged: {'; '.join(problems)}")
+    raise DamagedCheckpointError(
+        f"every checkpoint in {run} is damaged: {'; '.join(problems)}; delete {run / CHECKPOINTS} to begin again"
+    )
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -180,6 +184,8 @@ def verify(folder: Path) -> list[str]:
     """The names of a checkpoint's files, once every checksum holds; DamagedCheckpointError if one does not."""
     try:
         checksums = read_json(folder / CHECKSUMS)
+        if not checksums:
+            raise DamagedCheckpointError(f"{folder} is damaged: {CHECKSUMS} lists no file")
         for name, expected in checksums.items():
             if sha256((folder / name).read_bytes()) != expected:
                 raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} does not hold")

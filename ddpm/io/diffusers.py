@@ -25,24 +25,27 @@ rounded by up to 5 · 10⁻⁵ in either of them, in different ways, which no co
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from ddpm.checks import shown
 from ddpm.io.diffusers_config import diffusers_config, unet_arguments
-from ddpm.io.files import json_bytes, read_json, read_tensors, tensor_bytes, write_whole
+from ddpm.io.files import json_bytes, tensor_bytes, write_whole
 from ddpm.io.paths import CONFIG
+from ddpm.io.weights import check_weights, plain_name, read_file, unwrapped, weights_of
 from ddpm.unet import SinusoidalEmbedding, Stage, Unet
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _PICKLE = "diffusion_pytorch_model.bin"
-_PLACES = ("", "unet")  # a folder of a network alone, and one of a whole pipeline
+# A folder of a network alone, one of a run of diffusers' script, and one of a whole pipeline.
+_PLACES = ("", "unet_ema", "unet")
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-_NAMED = 8  # of the tensors that are wrong, in one message
+_NOT_THESE = "these weights are not those of a network with this configuration"
 _SEES_T = "time_embedding.1.weight"  # the weight that the rotation is about
 # Modules of a stage -> theirs; queries, keys and values are computed in one go here.
 _STAGE = {
@@ -78,8 +81,9 @@ def load_diffusers_unet(
 
     Args:
         path_or_state_dict: a folder that holds `config.json` and `diffusion_pytorch_model.safetensors`, by itself or in
-            a subfolder `unet`; or, where there is no such folder, a name on the Hugging Face Hub, from which these two
-            files are fetched; or the tensors themselves, by their names in a `UNet2DModel`, today's or those of 2023.
+            a subfolder `unet`, or `unet_ema`, the average of a run, which is preferred with a warning; or, where there
+            is no such folder, a name on the Hugging Face Hub, from which these two files are fetched; or the tensors
+            themselves, by their names in a `UNet2DModel`, today's or those of 2023.
         config: what diffusers' `config.json` says; needed with tensors. With a folder or a name it replaces the file.
             An option that it does not name has the default of `UNet2DModel`. Published ones do not name `dropout`,
             so a network to be trained further has none unless you add it.
@@ -96,11 +100,12 @@ def load_diffusers_unet(
     else:
         names = [CONFIG, _WEIGHTS] if config is None else [_WEIGHTS]
         *config_file, weights_file = _find_files(path_or_state_dict, names)
-        config = _read(config_file[0]) if config is None else config
-        tensors = _read(weights_file)
+        config = read_file(config_file[0]) if config is None else config
+        tensors = read_file(weights_file)
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be a mapping, as diffusers' config.json is, but got {config!r}")
-    unet = Unet(**unet_arguments(config))
+    # In float32 whatever torch's default type is.
+    unet = Unet(**unet_arguments(config)).float()
     unet.load_state_dict(_to_our_names(tensors, unet))
     return unet.eval()
 
@@ -115,8 +120,9 @@ def to_diffusers(unet: Unet) -> tuple[dict[str, Tensor], dict[str, Any]]:
         TypeError: if it is not a `Unet`.
         ValueError: if it was built with an option that their layout does not have.
     """
+    unet = unwrapped(unet)
     config = diffusers_config(unet)
-    return to_their_names(unet.state_dict(), unet), config
+    return to_their_names(weights_of(unet), unet), config
 
 
 def save_diffusers_unet(unet: Unet, folder: str | os.PathLike[str]) -> None:
@@ -165,7 +171,7 @@ def to_their_names(tensors: Mapping[str, Tensor], unet: Unet) -> dict[str, Tenso
 def _to_our_names(tensors: Mapping[str, Tensor], unet: Unet) -> dict[str, Tensor]:
     """Published tensors -> tensors for `unet`, once they are all there and of the right shapes."""
     tensors = _with_new_names(tensors)
-    _check_tensors(tensors, expected=to_their_names(unet.state_dict(), unet))
+    check_weights(tensors, to_their_names(unet.state_dict(), unet), _NOT_THESE)
     names = _their_modules(unet)
     ours = {}
     for name in unet.state_dict():
@@ -204,7 +210,7 @@ def _their_modules(unet: Unet) -> dict[str, list[str]]:
 def _with_new_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under the names that diffusers gives attention today, with matrices for 1×1 convolutions."""
     renamed = {}
-    for name, tensor in tensors.items():
+    for name, tensor in ((plain_name(str(name)), tensor) for name, tensor in tensors.items()):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"the weights must be tensors, but {name!r} is a {type(tensor).__name__}")
         new = _OLD_NAME.sub(lambda match: f"{match[1]}.{_OLD_NAMES[match[2]]}.", name)
@@ -213,29 +219,16 @@ def _with_new_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse weights of which some are missing, not expected or of another shape, naming a few."""
-    given, wanted = ({name: tuple(x.shape) for name, x in side.items()} for side in (tensors, expected))
-    problems = [f"{name} is missing" for name in wanted if name not in given]
-    problems += [f"{name} is not expected" for name in given if name not in wanted]
-    problems += [
-        f"{name} has shape {given[name]} where the network has {shape}"
-        for name, shape in wanted.items()
-        if given.get(name, shape) != shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise ValueError(
-            "these weights are not those of a network with this configuration:"
-            f" {'; '.join(sorted(problems)[:_NAMED])}{more}. Give the configuration that came with them"
-        )
-
-
 # Files
 
 
 def _find_files(source: str | os.PathLike[str], names: Sequence[str]) -> list[Path]:
     """Where the files of a network lie: in a folder, or fetched from the Hub where there is no such folder."""
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            "a network is loaded from a folder, a name on the Hugging Face Hub or a mapping of tensors, but got"
+            f" {shown(source)}"
+        )
     folder, wanted = Path(source), " and ".join(names)
     if folder.is_dir():
         pickled = any((folder / place / _PICKLE).is_file() for place in _PLACES)
@@ -263,23 +256,22 @@ def _find_files(source: str | os.PathLike[str], names: Sequence[str]) -> list[Pa
 
 def _in_folder(folder: Path, names: Sequence[str], where: str, *, pickled: bool) -> list[Path]:
     """The files of a network in a folder, or in its subfolder `unet`."""
-    for place in _PLACES:
-        files = [folder / place / name for name in names]
-        if all(file.is_file() for file in files):
-            return files
+    found = [[folder / place / name for name in names] for place in _PLACES]
+    found = [files for files in found if all(file.is_file() for file in files)]
+    if len(found) > 1 and found[0][0].parent.name == _PLACES[1]:
+        warnings.warn(
+            f"{where} holds two networks; the average, in {_PLACES[1]}, is taken: for the weights themselves give the"
+            f" subfolder {_PLACES[2]}",
+            stacklevel=4,
+        )
+    if found:
+        return found[0]
     advice = (
         f"; a file {_PICKLE} is a pickle, which can run any code as it is opened, and is not read. If you trust it,"
         " convert it with diffusers: UNet2DModel.from_pretrained(there).save_pretrained(here)"
     )
     wanted = " and ".join(names)
     raise FileNotFoundError(
-        f"{where} does not hold {wanted}, neither itself nor in a subfolder 'unet'{advice if pickled else ''}"
+        f"{where} does not hold {wanted}, neither itself nor in a subfolder 'unet_ema' or 'unet'"
+        f"{advice if pickled else ''}"
     )
-
-
-def _read(file: Path) -> Any:
-    """What a file of JSON or of tensors holds."""
-    try:
-        return read_json(file) if file.suffix == ".json" else read_tensors(file)
-    except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{file} is damaged: {error}; fetch it again") from error

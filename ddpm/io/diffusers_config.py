@@ -41,6 +41,10 @@ _RENAMED = {  # theirs -> ours
 }
 _LISTS = ("block_out_channels", "down_block_types", "up_block_types")
 _COUNTS = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups", "num_class_embeds")
+# What `EMAModel.save_pretrained` adds to the options of the network that it averages; the weights are what they are.
+_AVERAGED = dict.fromkeys(
+    ("decay", "min_decay", "inv_gamma", "power", "optimization_step", "update_after_step", "use_ema_warmup")
+)
 # Unknown to older versions of diffusers, and at their defaults.
 _NEWEST = ("mid_block_type", "time_embedding_dim")
 
@@ -76,8 +80,9 @@ def _complaints_of_unet(arguments: dict[str, Any]) -> Iterator[str]:
 
 def diffusers_config(unet: Unet) -> dict[str, Any]:
     """The configuration of the `UNet2DModel` that is the same network; a ValueError names all obstacles."""
-    if not isinstance(unet, Unet):
-        raise TypeError(f"only a Unet has a counterpart in diffusers, but got a {type(unet).__name__}")
+    if type(unet) is not Unet:
+        kind = "a subclass, whose own code would be lost: " if isinstance(unet, Unet) else ""
+        raise TypeError(f"only a Unet has a counterpart in diffusers, but got {kind}a {type(unet).__name__}")
     config = unet.config
     lacking = {
         name: config[name]
@@ -168,5 +173,5 @@ def _unknown(config: Mapping[str, Any]) -> Iterator[str]:
     if kind != "UNet2DModel":
         yield f"it is one of a {kind}, not of a UNet2DModel"
     for name, value in config.items():
-        if name not in DEFAULTS and not str(name).startswith("_") and value is not None:
+        if name not in DEFAULTS | _AVERAGED and not str(name).startswith("_") and value is not None:
             yield f"UNet2DModel has no option {name} (given: {value!r}); leave it out if it means nothing"

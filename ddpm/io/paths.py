@@ -1,26 +1,131 @@
-"""Where models lie. Importing this does not import torch."""
+"""Names against paths, and where models lie. Importing this does not import torch.
 
+The rule, for models and for data, in Python and on the command line:
+
+- What has a slash in it, such as "./digits" or "~/runs/a", and every `Path`, is a path and never a name.
+- A word without one, such as "digits", may mean two things. Of **models**, a folder of that name that holds one, or a
+  run, goes before the model that ships: it is the reader's own. Of **data**, the name of a data set goes before a
+  folder: `run.json` keeps the word, which has to mean the same wherever the run is resumed.
+
+What a word was taken for is said; where it means two things, a warning says how to write the other.
+"""
+
+import difflib
 import os
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
-from ddpm.io.checkpoint import list_checkpoints, newest_good_folder
+from ddpm.io.checkpoint import CHECKPOINTS, CHECKSUMS, list_checkpoints, newest_good_folder, step_of
 
 MODEL = "model.safetensors"
 EMA = "ema.safetensors"
 CONFIG = "config.json"
+RUN = "run.json"
 # The models that ship with the project: inside the package once it is installed, next to it in a checkout.
 _SHIPPED = [Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] / "checkpoints"]
 
 
+@dataclass(frozen=True)
+class FoundModel:
+    """A model that was asked for by a word.
+
+    Attributes:
+        folder: holds its `config.json` and its weights.
+        said: what the word was taken for, such as "the run in ./digits, its checkpoint of step 2".
+    """
+
+    folder: Path
+    said: str
+
+
+def is_path(word: str | os.PathLike[str]) -> bool:
+    """Whether this is a path, such as "./mnist", whatever has that name."""
+    return not isinstance(word, str) or "/" in word or os.sep in word or word.startswith("~")
+
+
+def canonical(name: str) -> str:
+    """Lower case without punctuation: "fashionmnist" for "Fashion-MNIST"."""
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether the folder is that of a run."""
+    return (folder / RUN).is_file() or bool(list_checkpoints(folder))
+
+
+def shipped_model(word: str | os.PathLike[str]) -> Path | None:
+    """The folder of the model that ships under this name, in whatever spelling; None for a path or another word."""
+    return None if is_path(word) else _shipped().get(canonical(os.fspath(word)))
+
+
 def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
     """The folder of a model, by path or by the name of one that ships; of a run, its newest good checkpoint."""
-    for folder in [Path(name_or_folder), *(root / name_or_folder for root in _SHIPPED)]:
-        if (folder / CONFIG).is_file() and (folder / MODEL).is_file():
-            return folder
-    if list_checkpoints(Path(name_or_folder)):
-        return newest_good_folder(Path(name_or_folder))
-    shipped = sorted({path.parent.name for root in _SHIPPED for path in root.glob(f"*/{CONFIG}")})
+    return locate_model(name_or_folder).folder
+
+
+def locate_model(name_or_folder: str | os.PathLike[str]) -> FoundModel:
+    """The model that a word means, by the rule above; a warning if it could mean two.
+
+    Raises:
+        FileNotFoundError: if there is none; the message says what is missing, and which models ship.
+        DamagedCheckpointError: if it is a run without a whole checkpoint.
+    """
+    word, ships = os.fspath(name_or_folder), shipped_model(name_or_folder)
+    folder = Path(word).expanduser()
+    begun = any((folder / name).exists() for name in (MODEL, CONFIG, RUN, CHECKPOINTS))
+    if ships is not None and not begun:
+        return FoundModel(ships, f"the model {ships.name} that ships, in {ships}")
+    found = _in_folder(folder, word)
+    if ships is not None:
+        warnings.warn(
+            f"{word!r} is taken for {found.said}, before the model {ships.name} that ships, which is {ships}; write"
+            f" {_dotted(word)} to say so",
+            stacklevel=2,
+        )
+    return found
+
+
+def _in_folder(folder: Path, word: str) -> FoundModel:
+    """The model or the run in a folder."""
+    there = {name for name in (CONFIG, MODEL) if word and (folder / name).is_file()}
+    if len(there) == 2:
+        kind = "checkpoint" if (folder / CHECKSUMS).is_file() else "model in"
+        return FoundModel(folder, f"the {kind} {folder}")
+    if word and list_checkpoints(folder):
+        newest = newest_good_folder(folder)
+        return FoundModel(newest, f"the run in {folder}, its checkpoint of step {step_of(newest)}")
+    if not word or not folder.exists():
+        what = "no such folder"
+    elif not folder.is_dir():
+        what = "a file"
+    elif there:
+        what = f"it holds {there.pop()} alone"
+    else:
+        what = "a run without a checkpoint yet" if (folder / RUN).is_file() else "it holds neither"
     raise FileNotFoundError(
-        f"no model at {os.fspath(name_or_folder)!r}: give a folder that holds {CONFIG} and {MODEL}, the folder of a"
-        f" run, or one of the models that ship: {', '.join(shipped) or 'none'}"
+        f"no model at {word!r} ({what}): give a folder that holds {CONFIG} and {MODEL}, the folder of a run, or one of"
+        f" the models that ship{_suggestion(folder.name)}: {', '.join(_names()) or 'none'}"
     )
+
+
+def _suggestion(word: str) -> str:
+    """For a message: the name of a model that ships and is close to this word."""
+    close = difflib.get_close_matches(canonical(word), _shipped(), n=1)
+    return f" (did you mean {_shipped()[close[0]].name}?)" if close else ""
+
+
+def _names() -> list[str]:
+    """The names of the models that ship."""
+    return sorted(folder.name for folder in _shipped().values())
+
+
+def _shipped() -> dict[str, Path]:
+    """The folders of the models that ship, by their names in lower case without punctuation."""
+    folders = [path.parent for root in reversed(_SHIPPED) for path in root.glob(f"*/{CONFIG}")]
+    return {canonical(folder.name): folder for folder in folders if (folder / MODEL).is_file()}
+
+
+def _dotted(word: str) -> str:
+    """The word as a path."""
+    return f".{os.sep}{word}"

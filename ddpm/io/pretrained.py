@@ -1,21 +1,26 @@
 """Models on disk: the weights as safetensors, the arguments as JSON, never pickle."""
 
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ddpm.checks import check_choice
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import CHECKSUMS, verify
-from ddpm.io.files import json_bytes, read_json, read_tensors, tensor_bytes, write_whole
+from ddpm.io.files import json_bytes, tensor_bytes, write_whole
 from ddpm.io.paths import CONFIG, EMA, MODEL, find_model
+from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
+from ddpm.schedule import NoiseSchedule
 from ddpm.unet import Unet
 from ddpm.weighting import weighting_from_config
 
 Weights = Literal["ema", "model"]
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_pretrained(
@@ -28,24 +33,68 @@ def save_pretrained(
     type. `load_pretrained` makes float32 of any.
 
     Raises:
-        TypeError: if the network is not a `Unet`, whose arguments the configuration file records.
-        ValueError: if `dtype` is not one of floating-point numbers, or a weight is too large for it.
+        TypeError: if the network is not a `Unet`, whose arguments the configuration file records, or a class of your
+            own stands where the file would say `Unet` or `GaussianDiffusion`.
+        ValueError: if `dtype` is not one of floating-point numbers, or a weight is too large for it; or if weights or
+            schedule are not those that the configuration describes.
     """
-    if not isinstance(diffusion.network, Unet):
-        raise TypeError(f"only a Unet can be saved, but the network is a {type(diffusion.network).__name__}")
-    weights = tensor_bytes(_in_type(diffusion.network.state_dict(), dtype))
+    diffusion = unwrapped(diffusion)
+    _check_saveable(diffusion)
+    weights = tensor_bytes(_in_type(weights_of(diffusion.network), dtype))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / MODEL, weights)
     write_whole(folder / CONFIG, json_bytes(model_config(diffusion)))
 
 
+def _check_saveable(diffusion: Any) -> None:
+    """Refuse a model of which the files would say something else than what it is."""
+    if not isinstance(diffusion, GaussianDiffusion):
+        raise TypeError(
+            f"save_pretrained takes a GaussianDiffusion, but got a {type(diffusion).__name__}; around a network that is"
+            " GaussianDiffusion(network, image_size=…)"
+        )
+    network = unwrapped(diffusion.network)
+    if not isinstance(network, Unet):
+        raise TypeError(f"only a Unet can be saved, but the network is a {type(network).__name__}")
+    for part, kind in ((network, Unet), (diffusion, GaussianDiffusion)):
+        if type(part) is not kind:
+            name = type(part).__name__
+            raise TypeError(
+                f"{name} is a subclass of {kind.__name__}, as which it would be loaded, without its own code; save"
+                f" model.network.state_dict() with safetensors, build the {name} in your program and load them there"
+            )
+    with torch.device("meta"):
+        twin = Unet(**network.config)
+    check_weights(
+        weights_of(network),
+        twin.state_dict(),
+        "the network is no longer the Unet that it was built as",
+        look=False,
+    )
+    if has_own_schedule(diffusion):
+        raise ValueError(
+            f"the model's schedule is not the {diffusion.beta_schedule!r} one that its configuration names, and with"
+            " which it would be loaded; keep its betas along with model.network.state_dict(), and build it anew"
+        )
+
+
+def has_own_schedule(diffusion: GaussianDiffusion) -> bool:
+    """Whether a schedule was put in place of the one that the configuration names."""
+    schedule = diffusion.schedule
+    named = NoiseSchedule.from_name(diffusion.beta_schedule, schedule.timesteps)
+    return not torch.equal(named.exact_alpha_bar, schedule.exact_alpha_bar)
+
+
 def _in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mapping[str, Tensor]:
     """The tensors with those of floating-point numbers in another type; None leaves all as they are."""
     if dtype is None:
         return tensors
-    if not dtype.is_floating_point:
-        raise ValueError(f"weights need a floating-point type such as torch.float16, but got {dtype}")
+    if dtype not in _TYPES:
+        raise ValueError(
+            f"weights need a floating-point type such as torch.float16, but got {dtype!r}; choose one of"
+            f" {', '.join(map(str, _TYPES))}"
+        )
     converted = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
     lost = [name for name, tensor in converted.items() if not tensor.isfinite().all()]
     if lost:
@@ -65,32 +114,78 @@ def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: Weights 
     Raises:
         FileNotFoundError: if there is no such model; the message names those that ship.
         DamagedCheckpointError: if it is a checkpoint whose checksums do not hold.
-        ValueError: if it was trained with a network other than `Unet`, or a loss weighting of its own.
+        ValueError: if it was trained with a network other than `Unet`, or a loss weighting of its own; if a file is
+            damaged, or another program's; or if a weight is not finite.
     """
+    check_choice("weights", weights, get_args(Weights))
+    if not isinstance(name_or_folder, str | os.PathLike):
+        raise TypeError(
+            f"a model is loaded by its name or its folder, but got a {type(name_or_folder).__name__}; models that ship"
+            " are loaded by names such as 'digits'"
+        )
     folder = find_model(name_or_folder)
     if (folder / CHECKSUMS).is_file():
         verify(folder)
-    diffusion = build_diffusion(read_json(folder / CONFIG))
-    file = EMA if weights == "ema" and (folder / EMA).is_file() else MODEL
-    diffusion.network.load_state_dict(read_tensors(folder / file))
+    config = read_file(folder / CONFIG)
+    _check_config(config, folder)
+    # In float32 whatever torch's default type is.
+    diffusion = build_diffusion(config)
+    diffusion.network.float()
+    file = folder / (EMA if weights == "ema" and (folder / EMA).is_file() else MODEL)
+    load_weights(
+        diffusion.network, read_file(file), f"{file} does not hold the weights of the network in {CONFIG}"
+    )
     return diffusion.eval()
 
 
+def _check_config(config: Any, folder: Path) -> None:
+    """Refuse a configuration that another program wrote, or a newer version of this one."""
+    parts = ("network", "diffusion")
+    if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in parts):
+        theirs = isinstance(config, dict) and "_class_name" in config
+        advice = (
+            "it is one of diffusers: load_diffusers_unet reads networks in that layout"
+            if theirs
+            else ("give a folder that save_pretrained or a training run has written")
+        )
+        raise ValueError(f"{folder / CONFIG} is not the configuration of a model of this package; {advice}")
+    for part, kind in zip(parts, (Unet, GaussianDiffusion), strict=True):
+        unknown = config[part].keys() - inspect.signature(kind).parameters.keys() - {"class", "own_schedule"}
+        if unknown:
+            raise ValueError(
+                f"{folder / CONFIG} gives {kind.__name__} the options {', '.join(sorted(unknown))}, which it does not"
+                " have: was it written by a newer version of this package? Then install that one"
+            )
+
+
 def model_config(diffusion: GaussianDiffusion) -> dict[str, Any]:
-    """The arguments of a model and of its network, ready for JSON."""
-    network = diffusion.network
-    described = network.config if isinstance(network, Unet) else {"class": type(network).__qualname__}
-    return {"network": described, "diffusion": diffusion.config}
+    """The arguments of a model and of its network, ready for JSON.
+
+    With the name of a `class` of the user's own where there is one, and with `own_schedule`, which only the user's
+    program can build.
+    """
+    network = unwrapped(diffusion.network)
+    described = dict(network.config) if isinstance(network, Unet) else {}
+    if type(network) is not Unet:
+        described["class"] = type(network).__qualname__
+    own: dict[str, Any] = {}
+    if type(diffusion) is not GaussianDiffusion:
+        own["class"] = type(diffusion).__qualname__
+    if has_own_schedule(diffusion):
+        own["own_schedule"] = True
+    return {"network": described, "diffusion": diffusion.config | own}
 
 
 def build_diffusion(config: Mapping[str, Any]) -> GaussianDiffusion:
-    """A fresh model from what `model_config` gave, unless its network is no `Unet`, or its loss weighting its own."""
-    if "class" in config["network"]:
+    """A fresh model from what `model_config` gave, unless a part of it is the user's own."""
+    network, diffusion = config["network"], config["diffusion"]
+    own = [f"a network of class {network['class']}"] if "class" in network else []
+    own += [f"a model of class {diffusion['class']}"] if "class" in diffusion else []
+    own += ["a schedule of your own"] if diffusion.get("own_schedule") else []
+    if own:
         raise ValueError(
-            f"the model was trained with a network of class {config['network']['class']}, which only your own program"
-            " can build: build it there and use Trainer.load"
+            f"the model was trained with {' and '.join(own)}, which only your own program can build: build it there and"
+            " use Trainer.load"
         )
-    weighting = weighting_from_config(config["diffusion"].get("loss_weighting"))
-    return GaussianDiffusion(
-        Unet(**config["network"]), **{**config["diffusion"], "loss_weighting": weighting}
-    )
+    weighting = weighting_from_config(diffusion.get("loss_weighting"))
+    return GaussianDiffusion(Unet(**network), **{**diffusion, "loss_weighting": weighting})

@@ -1,20 +1,43 @@
 """What a training run can be told, and the checks that come before it starts."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ddpm.checks import check_choice, check_whole
+from ddpm.checks import check_choice, check_flag, check_number, check_whole, plain_numbers
 
-MixedPrecision = Literal["no", "fp16", "bf16"]
+MixedPrecision = Literal["no", "fp16", "bf16", "auto"]
 LearningRateSchedule = Literal["constant", "cosine"]
 
 AT_LEAST_ZERO = {"lr_warmup_steps", "num_workers", "seed"}  # the other whole numbers are at least 1
+# The other numbers, by what they may be.
+_LIMITS: dict[str, dict[str, float]] = {
+    "train_lr": {"above": 0},
+    "max_grad_norm": {"above": 0},
+    "weight_decay": {"at_least": 0},
+    "ema_decay": {"at_least": 0, "below": 1},
+    "ema_halflife": {"above": 0},
+    "ema_rampup": {"above": 0},
+    "save_every_minutes": {"above": 0},
+}
+_MAY_BE_NONE = {"ema_halflife", "ema_rampup", "save_every_minutes"}
+# What the MindSpore port took, and what to write here.
+PORT_KEYWORDS = {
+    "amp_level": "write mixed_precision='fp16' (on a GPU), 'bf16' or 'no' instead",
+    "dynamic_loss_scale": "with mixed_precision='fp16' the loss scale is always dynamic; leave it out",
+    "jit": "write compile=True to run the network through torch.compile",
+    "akg": "write compile=True to run the network through torch.compile",
+    "distributed": "start the program with `accelerate launch` or `torchrun`, and leave it out",
+}
 # These may differ between a run and its continuation without a word: what is computed stays the same.
 FREE_TO_CHANGE = {
     "train_num_steps",
     "save_and_sample_every",
+    "save_every_minutes",
     "num_samples",
     "results_folder",
     "num_workers",
@@ -40,9 +63,12 @@ class TrainingConfig:
         ema_decay: m in eq:ema, for one step of the average.
         adam_betas: β_1 and β_2 of Adam.
         save_and_sample_every: updates between two checkpoints, each with a grid of samples.
+        save_every_minutes: a checkpoint, without samples, also after so many minutes without one, for machines that end
+            without asking; None leaves that out.
         num_samples: images in that grid.
         results_folder: where the run keeps checkpoints, samples and metrics.
-        mixed_precision: "no" (float32), "bf16", or "fp16" (needs a GPU); only the network runs in it.
+        mixed_precision: "no" (float32), "bf16", or "fp16" (needs a GPU); only the network runs in it. "auto" is what
+            the machine multiplies natively: bf16 or fp16 on a GPU, bf16 on a CPU that has it, else "no".
         compile: run the network through `torch.compile`.
         weight_decay: decoupled weight decay (AdamW); 0 leaves Adam.
         lr_warmup_steps: updates over which the learning rate rises from zero.
@@ -57,9 +83,11 @@ class TrainingConfig:
         seed: of the order of the images, the timesteps, the noise, the dropout.
         channels_last: keep the network's images with their channels last in memory, as a `Unet` does by itself;
             convolutions like it.
-        progress: show a progress bar.
+        progress: show a progress bar; where standard error is no terminal, a line from time to time.
         tensorboard: also write metrics for TensorBoard, if it is installed.
         num_threads: threads of the CPU; None leaves torch's own number.
+        deterministic: take only kernels that give the same bits each time, which on a GPU are slower; the CPU's do so
+            by themselves.
 
     Raises:
         ValueError: if a value is out of range; the message says what is allowed.
@@ -92,28 +120,38 @@ class TrainingConfig:
     progress: bool = True
     tensorboard: bool = True
     num_threads: int | None = None
+    save_every_minutes: float | None = 10.0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if field.type is int:
-                check_whole(field.name, getattr(self, field.name), 0 if field.name in AT_LEAST_ZERO else 1)
-        if self.num_threads is not None:
-            check_whole("num_threads", self.num_threads)
+                self._keep(field.name, check_whole, 0 if field.name in AT_LEAST_ZERO else 1)
+            if field.type is bool:
+                self._keep(field.name, check_flag)
+        self._keep_numbers()
         check_choice("mixed_precision", self.mixed_precision, get_args(MixedPrecision))
         check_choice("lr_schedule", self.lr_schedule, get_args(LearningRateSchedule))
-        if not isinstance(self.adam_betas, tuple | list) or len(self.adam_betas) != 2:
+        betas = plain_numbers(self.adam_betas)
+        if len(betas) != 2:
             raise ValueError(f"adam_betas must be a pair such as (0.9, 0.99), but got {self.adam_betas!r}")
-        for beta in self.adam_betas:
-            _check_number("each of adam_betas", beta, at_least=0, below=1)
-        _check_number("train_lr", self.train_lr, above=0)
-        _check_number("max_grad_norm", self.max_grad_norm, above=0)
-        _check_number("weight_decay", self.weight_decay, at_least=0)
-        _check_number("ema_decay", self.ema_decay, at_least=0, below=1)
-        for name in ("ema_halflife", "ema_rampup"):
-            if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), above=0)
+        first, second = (check_number("each of adam_betas", beta, at_least=0, below=1) for beta in betas)
+        self.adam_betas = (first, second)
+        if not isinstance(self.results_folder, str | os.PathLike):
+            raise ValueError(f"results_folder must be a path, but got {self.results_folder!r}")
         self.results_folder = Path(self.results_folder)
-        self.adam_betas = (self.adam_betas[0], self.adam_betas[1])
+
+    def _keep_numbers(self) -> None:
+        """Keep the other numbers, of which some may be None."""
+        if self.num_threads is not None:
+            self._keep("num_threads", check_whole)
+        for name, limits in _LIMITS.items():
+            if getattr(self, name) is not None or name not in _MAY_BE_NONE:
+                self._keep(name, check_number, **limits)
+
+    def _keep(self, name: str, check: Callable[..., Any], *limits: Any, **named: Any) -> None:
+        """Keep a value as its check gives it: as Python's own, which JSON can hold."""
+        setattr(self, name, check(name, getattr(self, name), *limits, **named))
 
     def to_json(self) -> dict[str, Any]:
         """All values by name, ready for JSON."""
@@ -130,6 +168,16 @@ class TrainingConfig:
         done = (step - self.lr_warmup_steps) / max(1, self.train_num_steps - self.lr_warmup_steps)
         return self.train_lr * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
+    def warn_of_warm_up(self) -> None:
+        """Say that the learning rate never gets to `train_lr` where the warm-up takes the whole run."""
+        if self.lr_warmup_steps >= self.train_num_steps:
+            warnings.warn(
+                f"the warm-up takes the whole run: with lr_warmup_steps={self.lr_warmup_steps} and train_num_steps="
+                f"{self.train_num_steps} the learning rate ends at {self.learning_rate(self.train_num_steps - 1):.2g}"
+                f" and never comes to train_lr={self.train_lr:g}; set a shorter warm-up, or train longer",
+                stacklevel=3,
+            )
+
     def average_decay(self, images_seen: int, images_per_step: int) -> float:
         """m of eq:ema for one step of the average, in [0, 1); both counts of images are over all processes."""
         images = self.ema_update_every * images_per_step  # that pass between two steps of the average
@@ -141,12 +189,29 @@ class TrainingConfig:
         return 0.5 ** (images / halflife) if halflife > 0 else 0.0
 
 
-def _check_number(
-    name: str, value: float, *, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
-) -> None:
-    """Refuse anything but finite numbers in the range."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and value > above and value >= at_least and value < below):
-        limits = {"above": above, "at least": at_least, "below": below}
-        allowed = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
-        raise ValueError(f"{name} must be a number {allowed}, but got {value!r}")
+class Configured:
+    """What has a `config`, and shows each of its values as its own."""
+
+    config: TrainingConfig
+
+    def __getattr__(self, name: str) -> Any:
+        """What the config has, the trainer has: `trainer.train_num_steps`, as in the port."""
+        if hasattr(TrainingConfig, name):
+            return getattr(self.config, name)
+        raise AttributeError(f"a {type(self).__name__} has no attribute {name!r}")
+
+    def adopted(self, config: TrainingConfig) -> TrainingConfig:
+        """A config as it is kept."""
+        return config
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A value of the config is checked, and set there."""
+        if hasattr(TrainingConfig, name):
+            name, value = "config", self.adopted(replace(self.config, **{name: value}))
+        super().__setattr__(name, value)
+
+
+def refuse_port_keywords(config: Mapping[str, Any]) -> None:
+    """A TypeError for a keyword of the port says what to write."""
+    for word in config.keys() & PORT_KEYWORDS.keys():
+        raise TypeError(f"Trainer has no {word!r}: {PORT_KEYWORDS[word]}")

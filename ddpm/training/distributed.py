@@ -1,7 +1,6 @@
 """What accelerate does for a run: processes, devices and precision; and many images divided among the processes."""
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,17 +12,19 @@ from torch import Tensor
 
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.prediction import evaluating, modes_kept
+from ddpm.training import machine
 from ddpm.training.config import TrainingConfig
 
 
 def this_process() -> PartialState:
     """Which of the processes this is that `accelerate launch` or `torchrun` started, and its device.
 
-    Without an accelerator several processes meet on the CPU, which accelerate does only when it is told to.
+    Where they meet, and by what means, is said in `ddpm.training.machine`: accelerate does it only when it is told to.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    meet_on_cpu = several and (not torch.accelerator.is_available() or torch.backends.mps.is_available())
-    return PartialState(cpu=meet_on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
+    here, told_cpu = machine.Machine.found(), parse_flag_from_env("ACCELERATE_USE_CPU")
+    means = machine.backend(here, told_cpu=told_cpu)
+    several = {} if means is None else {"backend": means}
+    return PartialState(cpu=machine.meets_on_cpu(here, told=told_cpu), **several)
 
 
 def make_accelerator(mixed_precision: str) -> Accelerator:
@@ -39,7 +40,7 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
 
 def make_optimizer(network: torch.nn.Module, accelerator: Accelerator, config: TrainingConfig) -> Any:
     """Adam, with decoupled weight decay."""
-    fused = accelerator.device.type in ("cpu", "cuda")
+    fused = machine.fuses_optimizer(accelerator.device.type)
     options = {"lr": config.train_lr, "betas": config.adam_betas, "weight_decay": config.weight_decay}
     return accelerator.prepare(torch.optim.AdamW(network.parameters(), fused=fused, **options))
 
@@ -50,7 +51,7 @@ def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: Trai
     network, threads = diffusion.network, torch.get_num_threads()
     # accelerate keeps one precision for the whole program, that of the accelerator made last.
     accelerator.state._mixed_precision = config.mixed_precision
-    with modes_kept(diffusion):
+    with modes_kept(diffusion), machine.deterministic_kernels(config.deterministic):
         prepared = accelerator.prepare(diffusion.train().network)
         torch.set_num_threads(config.num_threads or threads)
         try:
@@ -63,10 +64,21 @@ def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: Trai
                 network.__dict__.pop(name, None)
 
 
+def agreed(accelerator: Accelerator, *wishes: bool, meeting: bool = True) -> list[bool]:
+    """What any of the processes wishes, which they tell each other where they are `meeting`.
+
+    Elsewhere several wish nothing; one process has its own wishes at any time.
+    """
+    if accelerator.num_processes == 1:
+        return list(wishes)
+    everyone = gather_object([wishes]) if meeting else [[False] * len(wishes)]
+    return [any(wish) for wish in zip(*everyone, strict=True)]
+
+
 @torch.no_grad()
 def try_network(diffusion: GaussianDiffusion) -> None:
     """Give the network one blank image, so that what does not fit is refused before work starts."""
-    blank = torch.zeros(1, *diffusion.image_shape, device=diffusion.device)
+    blank = torch.zeros(1, *diffusion.image_shape, device=diffusion.device, dtype=torch.float32)
     t = torch.ones(1, dtype=torch.long, device=diffusion.device)
     takes_labels = getattr(diffusion.network, "num_classes", None) is not None
     with evaluating(diffusion):
@@ -92,21 +104,35 @@ def draw_images(
     Raises:
         ValueError: if there are no seeds, or the labels are not as many, out of range or not for this model.
     """
+    mine = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+    batches = drawn_batches(diffusion, seeds, labels=labels, **mine, **options)
+    drawn = [pair for places, images in batches for pair in zip(places, images, strict=True)]
+    together = dict(gather_object(drawn) if world_size > 1 else drawn)
+    return torch.stack([together[place] for place in range(len(seeds))])
+
+
+def drawn_batches(
+    diffusion: GaussianDiffusion,
+    seeds: Sequence[int],
+    *,
+    labels: Sequence[int] | None = None,
+    batch_size: int = 64,
+    rank: int = 0,
+    world_size: int = 1,
+    **options: Any,
+) -> Iterator[tuple[range, Tensor]]:
+    """The images of `draw_images` that are this process's, batch by batch as they are drawn, with their places."""
     if len(seeds) == 0 or batch_size < 1:
         raise ValueError(
             f"at least one seed and a batch_size of at least 1 are needed, but got {len(seeds)} and {batch_size}"
         )
     labels = _chosen_labels(getattr(diffusion.network, "num_classes", None), labels, len(seeds))
-    mine = range(rank, len(seeds), world_size)
-    drawn: list[tuple[int, Tensor]] = []
+    mine, device = range(rank, len(seeds), world_size), diffusion.device
     for first in range(0, len(mine), batch_size):
         places = mine[first : first + batch_size]
-        device = diffusion.device
         classes = None if labels is None else torch.tensor([labels[i] for i in places], device=device)
         images = diffusion.sample(len(places), seeds=[seeds[i] for i in places], labels=classes, **options)
-        drawn += zip(places, images.cpu(), strict=True)
-    together = dict(gather_object(drawn) if world_size > 1 else drawn)
-    return torch.stack([together[place] for place in range(len(seeds))])
+        yield places, images.cpu()
 
 
 def _chosen_labels(classes: int | None, labels: Sequence[int] | None, count: int) -> Sequence[int] | None:

@@ -1,4 +1,4 @@
-"""What a run says of itself while it works: a progress bar, lines of metrics, an alarm when the loss is not finite."""
+"""What a run says of itself while it works: its progress, lines of metrics, an alarm when the loss is not finite."""
 
 import contextlib
 import json
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ddpm.io.files import write_whole
+from ddpm.io.progress import Progress
 from ddpm.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ class MetricsLogger:
                 # It drops what an earlier part of the run wrote from `purge_step` on.
                 events = str(self._folder / "tensorboard")
                 self._events = SummaryWriter(events, purge_step=step + 1) if config.tensorboard else None
-        hidden = not (config.progress and self._writes)
-        self._bar = tqdm(total=config.train_num_steps, initial=step, unit="step", disable=hidden)
+        shown = config.progress and self._writes
+        self._progress = Progress(config.train_num_steps, "step", initial=step, shown=shown)
         self.restart_clock()
 
     def add(self, loss: Tensor, grad_norm: Tensor) -> None:
         """Count one update; nothing waits for the device."""
         self._pending.append(torch.stack([loss, grad_norm.to(loss)]))
-        self._bar.update(1)
+        self._progress.update()
 
     def write(self, step: int, images: int, seconds: float) -> float:
         """Read what has been collected, and write a line, at this step and after so many images over all processes.
@@ -79,7 +79,7 @@ class MetricsLogger:
             "images_per_second": round(rate, 1),
             "seconds": round(seconds + elapsed, 2),
         }
-        self._bar.set_postfix_str(f"loss {line['loss']:.4f}, {rate:,.0f} img/s")
+        self._progress.tell(f"loss {line['loss']:.4f}, {rate:,.0f} img/s")
         if self._writes:
             with (self._folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -112,8 +112,8 @@ class MetricsLogger:
         self._started = time.monotonic()
 
     def close(self) -> None:
-        """Put the bar and the files away."""
-        self._bar.close()
+        """Put the progress and the files away."""
+        self._progress.close()
         if self._events is not None:
             self._events.close()
 

@@ -57,10 +57,17 @@ class ShuffledBatches(Sampler[Batch]):
         """The batches from `start` on."""
         position = self.start + self.rank * self.batch_size
         while True:
-            places = [divmod(position + k, self.size) for k in range(self.batch_size)]
-            indices = tuple(int(_permutation(self.size, self.seed, epoch)[place]) for epoch, place in places)
-            yield Batch(indices, mixed_seed(Purpose.LOADING, self.seed, position))
+            yield Batch(self._indices(position), mixed_seed(Purpose.LOADING, self.seed, position))
             position += self.world_size * self.batch_size
+
+    def _indices(self, position: int) -> tuple[int, ...]:
+        """The images of the batch that begins there; it may go on into the next epoch."""
+        indices: list[int] = []
+        while len(indices) < self.batch_size:
+            epoch, place = divmod(position + len(indices), self.size)
+            rest = _permutation(self.size, self.seed, epoch)[place:]
+            indices += rest[: self.batch_size - len(indices)].tolist()
+        return tuple(indices)
 
 
 @lru_cache(maxsize=2)  # a batch may lie across the seam between two epochs
@@ -89,6 +96,6 @@ def noise_for(
     for block in range(mine[0] // NOISE_BLOCK, mine[-1] // NOISE_BLOCK + 1):
         generator.manual_seed(mixed_seed(Purpose.NOISE, seed, step, number * of_batch + block))
         shape = (min(NOISE_BLOCK, everyone - block * NOISE_BLOCK), *image_shape)
-        blocks.append(torch.randn(shape, generator=generator, device=device))
+        blocks.append(torch.randn(shape, generator=generator, device=device, dtype=torch.float32))
     skipped = mine[0] % NOISE_BLOCK
     return torch.cat(blocks)[skipped : skipped + len(mine)]

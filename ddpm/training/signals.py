@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: finish the step, save, and only then go."""
+"""Ctrl-C, SIGTERM and a closed terminal as a request: finish the step, save, and only then go."""
 
 import contextlib
 import signal
@@ -7,34 +7,40 @@ import threading
 from types import FrameType
 from typing import Any
 
+from ddpm.io.streams import say
+
 NOTICE = "\nStopping after this step, with a checkpoint. Once more stops at once."
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP, which Windows does not have, comes when the terminal is closed or its connection lost.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Interrupts:
-    """While it is entered, the first Ctrl-C or SIGTERM is only remembered; a second one ends the program at once.
+    """While it is entered, the first of the `SIGNALS` is only remembered; a second one ends the program at once.
+
+    A SIGHUP that the program ignores, as under nohup, stays ignored.
 
     Attributes:
         received: the signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notice: str = NOTICE) -> None:
+        self._notice = notice
         self.received: signal.Signals | None = None
         self._handlers_before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         """Listen, if this is the main thread: no other may."""
         if threading.current_thread() is threading.main_thread():
-            self._handlers_before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            hangup = getattr(signal, "SIGHUP", None)
+            heard = [n for n in SIGNALS if n != hangup or signal.getsignal(n) is not signal.SIG_IGN]
+            self._handlers_before = {number: signal.signal(number, self._remember) for number in heard}
         return self
 
     def _remember(self, number: int, _: FrameType | None) -> None:
         """Remember the signal, and let the next one through."""
         self.received = signal.Signals(number)
         self.__exit__()
-        # A signal may come while the same stream is being written to.
-        with contextlib.suppress(RuntimeError):
-            print(NOTICE, file=sys.stderr, flush=True)
+        say(self._notice, sys.stderr)
 
     def __exit__(self, *_: object) -> None:
         """Give the signals back to whoever had them."""
@@ -43,7 +49,8 @@ class Interrupts:
         self._handlers_before = {}
 
     def deliver(self) -> None:
-        """Do what the signal would have done: KeyboardInterrupt for Ctrl-C, the end of the process for SIGTERM."""
+        """Do what the signal would have done: KeyboardInterrupt for Ctrl-C, the end of the process for the others."""
         if self.received is not None:
-            sys.stdout.flush()
+            with contextlib.suppress(OSError, ValueError):  # of a terminal that has gone
+                sys.stdout.flush()
             signal.raise_signal(self.received)

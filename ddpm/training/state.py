@@ -16,6 +16,7 @@ from ddpm.data.batches import SeededBatches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import Checkpoint
 from ddpm.io.pretrained import model_config
+from ddpm.io.weights import load_weights, weights_of
 from ddpm.training.config import FREE_TO_CHANGE, TrainingConfig
 from ddpm.training.sampler import Purpose, mixed_seed
 
@@ -43,8 +44,8 @@ def gather_state(training: Training) -> tuple[dict[str, dict[str, Tensor]], dict
     generators = gather_object([_random_states()])
     scaler: Any = training.accelerator.scaler
     tensors = {
-        "model": training.diffusion.network.state_dict(),
-        "ema": training.ema.module.network.state_dict(),
+        "model": weights_of(training.diffusion.network),
+        "ema": weights_of(training.ema.module.network),
         "optimizer": _optimizer_tensors(training.optimizer),
         "random": {f"{rank}.{name}": x for rank, (xs, _) in enumerate(generators) for name, x in xs.items()},
     }
@@ -59,7 +60,7 @@ def gather_state(training: Training) -> tuple[dict[str, dict[str, Tensor]], dict
 def _described(training: Training) -> dict[str, Any]:
     """The whole configuration, and the versions of what it ran on."""
     source = training.folder_or_dataset
-    name = str(source) if isinstance(source, str | Path) else type(source).__name__
+    name = str(Path(source).absolute()) if isinstance(source, str | Path) else type(source).__name__
     others = {package: version(package) for package in ("torch", "accelerate", "numpy")}
     return model_config(training.diffusion) | {
         "training": training.config.to_json(),
@@ -76,8 +77,8 @@ def restore_state(training: Training, saved: Checkpoint) -> None:
     _warn_of_changes(saved.documents["config"], _described(training))
     scaler: Any = training.accelerator.scaler
     state = saved.documents["state"]
-    training.diffusion.network.load_state_dict(saved.tensors["model"])
-    training.ema.module.network.load_state_dict(saved.tensors["ema"])
+    for network, name in ((training.diffusion.network, "model"), (training.ema.module.network, "ema")):
+        load_weights(network, saved.tensors[name], f"{saved.folder} does not fit the model")
     training.ema.n_averaged.fill_(state["averaged"])
     _restore_optimizer(training.optimizer, saved.tensors["optimizer"])
     if scaler is not None and state["scaler"]:
@@ -109,6 +110,9 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     old, new = (
         said["training"] | {key: said[key] for key in ("processes", "data")} for said in (before, now)
     )
+    source = old["data"]["source"]
+    if str(Path(source).absolute()) == new["data"]["source"]:  # earlier versions kept it as it was given
+        old["data"] = old["data"] | {"source": new["data"]["source"]}
     if changes := _differences(old, new, free):
         warnings.warn(f"the run goes on with other settings: {'; '.join(changes)}", stacklevel=4)
 

@@ -3,25 +3,29 @@
 import contextlib
 import inspect
 import math
+import os
+import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
 from ddpm.data.batches import loader, open_batches
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
 from ddpm.io import checkpoint as checkpoints
-from ddpm.training import run_folder
-from ddpm.training.config import TrainingConfig
-from ddpm.training.distributed import draw_images, make_accelerator, make_optimizer, running, try_network
+from ddpm.io.streams import say
+from ddpm.training import distributed, machine, run_folder, spawning
+from ddpm.training.average import Averaging
+from ddpm.training.config import Configured, TrainingConfig, refuse_port_keywords
 from ddpm.training.metrics_logger import MetricsLogger
+from ddpm.training.precision import trainable, with_precision
+from ddpm.training.recipe import how_to_resume
 from ddpm.training.sampler import Purpose, ShuffledBatches, mixed_seed, noise_for
 from ddpm.training.signals import Interrupts
 from ddpm.training.state import gather_state, restore_state
@@ -29,16 +33,8 @@ from ddpm.weighting import stratified_timesteps
 
 Batches = Iterator[tuple[Tensor, Tensor | None]]
 
-PORT_KEYWORDS = {
-    "amp_level": "write mixed_precision='fp16' (on a GPU), 'bf16' or 'no' instead",
-    "dynamic_loss_scale": "with mixed_precision='fp16' the loss scale is always dynamic; leave it out",
-    "jit": "write compile=True to run the network through torch.compile",
-    "akg": "write compile=True to run the network through torch.compile",
-    "distributed": "start the program with `accelerate launch` or `torchrun`, and leave it out",
-}
 
-
-class Trainer:
+class Trainer(Configured):
     """Trains a diffusion model and keeps everything that a run needs to be resumed.
 
     A run's folder holds `checkpoints/`, `samples/` (grids drawn with the averaged weights), `metrics.jsonl` and
@@ -63,36 +59,31 @@ class Trainer:
     def __init__(
         self, diffusion: GaussianDiffusion, folder_or_dataset: str | Path | Dataset[Any], **config: Any
     ) -> None:
-        for word in config.keys() & PORT_KEYWORDS.keys():
-            raise TypeError(f"Trainer has no {word!r}: {PORT_KEYWORDS[word]}")
-        self.config = TrainingConfig(**config)
+        refuse_port_keywords(config)
+        self.config = self.adopted(TrainingConfig(**config))
+        diffusion = trainable(diffusion)
         self.diffusion, self.folder_or_dataset = diffusion, folder_or_dataset
-        self.accelerator = make_accelerator(self.config.mixed_precision)
+        self.accelerator = distributed.make_accelerator(self.config.mixed_precision)
         self.data = open_batches(folder_or_dataset, diffusion, flip=self.config.augment_horizontal_flip)
         self.data.check_batch_size(self.config.train_batch_size, self.accelerator.num_processes)
-        diffusion.to(self.accelerator.device)
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        kind = diffusion.to(self.accelerator.device).device.type
+        os.environ |= machine.missing_environment(kind, os.environ, deterministic=self.config.deterministic)
+        layout = machine.memory_format(kind, channels_last=self.config.channels_last)
         diffusion.network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-        try_network(diffusion)
+        distributed.try_network(diffusion)
         self.ema = AveragedModel(diffusion).requires_grad_(False).eval()
-        self.optimizer = make_optimizer(diffusion.network, self.accelerator, self.config)
+        self._averaging = Averaging(self.ema, diffusion)
+        self.optimizer = distributed.make_optimizer(diffusion.network, self.accelerator, self.config)
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
+        self._last_save = 0.0  # by time.monotonic
         self._owns_checkpoints = False  # whether it wrote or loaded those in its folder
 
     _own = list(inspect.signature(__init__).parameters.values())[1:-1]
     __signature__ = inspect.Signature([*_own, *inspect.signature(TrainingConfig).parameters.values()])
 
-    def __getattr__(self, name: str) -> Any:
-        """What the config has, the trainer has: `trainer.train_num_steps`, as in the port."""
-        if hasattr(TrainingConfig, name):
-            return getattr(self.config, name)
-        raise AttributeError(f"a Trainer has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """A value of the config is checked, and set there."""
-        if hasattr(TrainingConfig, name):
-            name, value = "config", replace(self.config, **{name: value})
-        super().__setattr__(name, value)
+    def adopted(self, config: TrainingConfig) -> TrainingConfig:
+        """The config with the precision of this machine, where it is to be chosen."""
+        return with_precision(config)
 
     @property
     def ema_model(self) -> GaussianDiffusion:
@@ -113,19 +104,21 @@ class Trainer:
         loss and the length of the gradient before clipping, on the device.
         """
         accelerator, count = self.accelerator, self.config.gradient_accumulate_every
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.optimizer.zero_grad()  # first, in case an error ended the step before in its middle
         losses = []
         for number in range(count):
             images, labels = next(batches)
-            x0 = to_model_scale(images.to(accelerator.device, non_blocking=True))
-            labels = None if labels is None else labels.to(accelerator.device, non_blocking=True)
+            x0 = to_model_scale(self.on_device(images))
+            labels = None if labels is None else self.on_device(labels)
             t, noise, mask = self.draw(len(x0), number)
             last = number == count - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(network):
                 loss = self.diffusion.loss(x0, t, noise, labels, network=network, self_condition_mask=mask)
                 accelerator.backward(loss / count)
             losses.append(loss.detach())
-        norm = accelerator.clip_grad_norm_(network.parameters(), self.config.max_grad_norm)
+        accelerator.unscale_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.step)
         self.optimizer.step()
@@ -136,8 +129,13 @@ class Trainer:
         size, config, accelerator = len(self.data), self.config, self.accelerator
         mine = (accelerator.process_index, accelerator.num_processes)
         order = ShuffledBatches(size, config.train_batch_size, config.seed, self.images_seen, *mine)
-        on_gpu = accelerator.device.type == "cuda"
-        return iter(loader(self.data, order, num_workers=config.num_workers, pin_memory=on_gpu))
+        pins = machine.pins_memory(accelerator.device.type)
+        return iter(loader(self.data, order, num_workers=config.num_workers, pin_memory=pins))
+
+    def on_device(self, tensor: Tensor) -> Tensor:
+        """A tensor of the CPU on the device, where it can be while the copy is still under way."""
+        device = self.accelerator.device
+        return tensor.to(device, non_blocking=machine.copies_without_waiting(device.type))
 
     def draw(self, count: int, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Timesteps, noise and the self-conditioning coin for `count` images of this process (eq:low-discrepancy).
@@ -149,40 +147,56 @@ class Trainer:
         device, seed = self.accelerator.device, (self.config.seed, self.step, number)
         everyone, first = count * self.accelerator.num_processes, count * self.accelerator.process_index
         mine = slice(first, first + count)
-        # Timesteps and coins are one number an image: those of everyone are drawn, and cut.
+        # Timesteps and coins are one number an image: everyone's are drawn, and cut.
         generator = torch.Generator().manual_seed(mixed_seed(Purpose.TIMESTEPS, *seed))
         t = stratified_timesteps(everyone, self.diffusion.schedule.timesteps, generator=generator)[mine]
-        coins = torch.rand(everyone, generator=generator)[mine] if self.diffusion.self_condition else None
+        coins = (
+            torch.rand(everyone, generator=generator, dtype=torch.float32)[mine]
+            if self.diffusion.self_condition
+            else None
+        )
         noise = noise_for(range(everyone)[mine], everyone, self.diffusion.image_shape, *seed, device=device)
-        mask = None if coins is None else (coins < 0.5).to(device, non_blocking=True)
-        return t.to(device, non_blocking=True), noise, mask
+        mask = None if coins is None else self.on_device(coins < 0.5)
+        return self.on_device(t), noise, mask
 
     def _count_step(self) -> None:
         """Count an update, and take the weights into the average when it is due; the first time they are copied."""
         self.step += 1
         self.images_seen += self.images_per_step
         if self.step % self.config.ema_update_every == 0 or int(self.ema.n_averaged) == 0:
-            decay = self.config.average_decay(self.images_seen, self.images_per_step)
-            self.ema.multi_avg_fn = get_ema_multi_avg_fn(decay)
-            self.ema.update_parameters(self.diffusion)
+            self._averaging.step(self.config.average_decay(self.images_seen, self.images_per_step))
 
     # The run
 
-    def train(self) -> None:
+    def train(self, *, resume: bool = False) -> None:
         """Train until `train_num_steps` updates are done, from wherever the trainer stands.
 
-        Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
+        With `resume` from the newest whole checkpoint in the run's folder, or from the beginning where there is none:
+        the same call begins a run and goes on with it, whenever and however it was stopped. On one process of the same
+        machine it ends with the same weights, bit for bit, as if it had never stopped; a GPU needs
+        `deterministic=True` for that.
+
+        Ctrl-C, SIGTERM and a terminal that closes (SIGHUP) end the run after the current step, with a checkpoint.
 
         Raises:
             FileExistsError: if the folder already holds a run, or another program is training in it.
             OSError: if the folder cannot be written, or the disk is full.
             FloatingPointError: if the loss is not finite; the last checkpoint stays.
             RuntimeError: if memory runs out, an image cannot be read, or a process that loads images dies.
+            DamagedCheckpointError, ValueError: with `resume`, as for `load`.
         """
-        with self.locked(), Interrupts() as interrupts, self.explained(), self.running() as network:
+        spawning.refuse_in_the_making()
+        with (
+            self.locked(resume=resume),
+            Interrupts() as interrupts,
+            self.explained(),
+            self.running() as network,
+        ):
+            self.config.warn_of_warm_up()
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
                 set_seed(self.config.seed, device_specific=True)
+            self._averaging = Averaging(self.ema, self.diffusion)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):
                 self._loop(network, logger, interrupts)
@@ -190,43 +204,58 @@ class Trainer:
 
     def _loop(self, network: torch.nn.Module, logger: MetricsLogger, interrupts: Interrupts) -> None:
         """Step after step, with a line of metrics, a checkpoint and samples when they are due."""
-        batches, stopping = self.batches(), False
+        batches, stopping, self._last_save = self.batches(), False, time.monotonic()
         while self.step < self.config.train_num_steps and not stopping:
-            try:
-                logger.add(*self.training_step(network, batches))
-                self._count_step()
-            except (RuntimeError, EOFError, ConnectionError) as error:
-                # A signal to the whole group has ended the processes that load images too, perhaps while one handed
-                # over a batch, which ends the line to it. No update is lost by that.
-                line_broke = isinstance(error, EOFError | ConnectionError)
-                loading = line_broke or run_folder.WORKER_DIED.search(str(error))
-                if interrupts.received is None or self.accelerator.num_processes > 1 or not loading:
-                    raise
+            self._update(network, batches, logger, interrupts)
             finished = self.step == self.config.train_num_steps
-            saving = finished or self.step % self.config.save_and_sample_every == 0
-            reporting = saving or self.step % self.config.log_every == 0
-            stopping = self._should_stop(interrupts, meeting=reporting)
-            if reporting or stopping:
+            sampling = finished or self.step % self.config.save_and_sample_every == 0
+            reporting = sampling or self.step % self.config.log_every == 0
+            wishes = interrupts.received is not None, self._overdue()
+            stopping, overdue = distributed.agreed(self.accelerator, *wishes, meeting=reporting)
+            if reporting or stopping or overdue:
                 self.seconds = logger.write(self.step, self.images_seen, self.seconds)
-            if saving or stopping:
+            if sampling or stopping or overdue:
                 self.save()
-                if not stopping:
+                if sampling and not stopping:
                     logger.show_images(self.draw_samples(), self.step)
                 logger.restart_clock()
-        if stopping or interrupts.received is not None:
-            how = run_folder.how_to_resume(self.results_folder)
-            self.accelerator.print(f"Saved at step {self.step}. {how}")
+        if self.accelerator.is_main_process and (stopping or interrupts.received is not None):
+            say(f"Saved at step {self.step}. {how_to_resume(self.results_folder)}")
 
-    def _should_stop(self, interrupts: Interrupts, *, meeting: bool) -> bool:
-        """Whether a signal has come; several processes agree on it where they meet anyway."""
-        received, several = interrupts.received is not None, self.accelerator.num_processes > 1
-        return any(gather_object([received])) if several and meeting else received and not several
+    def _update(
+        self, network: torch.nn.Module, batches: Batches, logger: MetricsLogger, interrupts: Interrupts
+    ) -> None:
+        """One step, or none where the signal that ends the run has ended the processes that load images, too."""
+        try:
+            logger.add(*self.training_step(network, batches))
+            self._count_step()
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            # One of them may have been handing over a batch, which ends the line to it. No update is lost by that.
+            line_broke = isinstance(error, EOFError | ConnectionError)
+            loading = line_broke or run_folder.WORKER_DIED.search(str(error))
+            if interrupts.received is None or self.accelerator.num_processes > 1 or not loading:
+                raise
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Have the run's folder to oneself; refused if it cannot be written, or holds a run that this is not."""
-        if not self.accelerator.is_main_process:
-            return contextlib.nullcontext()
-        return run_folder.locked(self.results_folder, self.step, continued=self._owns_checkpoints)
+    def _overdue(self) -> bool:
+        """Whether a checkpoint is due by the clock."""
+        minutes = self.config.save_every_minutes
+        return minutes is not None and time.monotonic() - self._last_save >= 60 * minutes
+
+    @contextlib.contextmanager
+    def locked(self, *, resume: bool = False) -> Iterator[None]:
+        """Have the run's folder to oneself; refused if it cannot be written, or holds a run that this is not.
+
+        With `resume` the trainer goes where the newest checkpoint stands, if there is one.
+        """
+        folder, main = self.results_folder, self.accelerator.is_main_process
+        with run_folder.locked(folder) if main else contextlib.nullcontext():
+            if resume:
+                there = bool(checkpoints.list_checkpoints(folder))
+                if any(distributed.agreed(self.accelerator, there)):
+                    self.load()
+            if main:
+                run_folder.refuse_used(folder, self.step, continued=self._owns_checkpoints)
+            yield
 
     def explained(self) -> contextlib.AbstractContextManager[None]:
         """Errors that come up while training say what to do about them, and which checkpoint is left."""
@@ -234,13 +263,15 @@ class Trainer:
 
     def running(self) -> contextlib.AbstractContextManager[torch.nn.Module]:
         """The network as it is trained, and put back afterwards."""
-        return running(self.diffusion, self.accelerator, self.config)
+        return distributed.running(self.diffusion, self.accelerator, self.config)
 
     def draw_samples(self) -> Tensor:
         """Draw images with the averaged weights, write them to `samples/`, return their grid of shape (C, H, W)."""
         count, accelerator = self.config.num_samples, self.accelerator
         ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        images = draw_images(self.ema_model, range(count), batch_size=self.config.train_batch_size, **ranks)
+        images = distributed.draw_images(
+            self.ema_model, range(count), batch_size=self.config.train_batch_size, **ranks
+        )
         grid = make_grid(images, nrow=math.ceil(math.sqrt(count)), padding=1, pad_value=1.0)
         if accelerator.is_main_process:
             save_image(grid, self.results_folder / "samples" / f"step-{self.step:08d}.png")
@@ -260,6 +291,7 @@ class Trainer:
             checkpoints.write_checkpoint(self.results_folder, self.step, tensors, documents, keep=keep)
             self._owns_checkpoints = True
         self.accelerator.wait_for_everyone()
+        self._last_save = time.monotonic()
         return self.results_folder / checkpoints.CHECKPOINTS / f"step-{self.step:08d}"
 
     def load(self, step: int | None = None) -> None:
@@ -274,11 +306,6 @@ class Trainer:
         self._owns_checkpoints = True
 
     def resume(self) -> None:
-        """Go on from the run's newest whole checkpoint, and train to the end; raises what `load` and `train` raise.
-
-        On one process of the same machine it ends with the same weights, bit for bit, as if it had never stopped. On a
-        GPU that takes deterministic kernels: CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment, and
-        `torch.use_deterministic_algorithms(True)`.
-        """
-        self.load()
-        self.train()
+        """Go on with a run as `train(resume=True)` does; FileNotFoundError if none was ever begun there."""
+        run_folder.refuse_unbegun(self.results_folder)
+        self.train(resume=True)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ddpm import data, load_pretrained
 from ddpm.evaluation.metrics import frechet_distance
+from ddpm.evaluation.report import random_images, report_on_samples
 from ddpm.likelihood import vlb_terms
 from ddpm.training.distributed import draw_images
 from tests.cli.small_runs import ENVIRONMENT, SMALL
@@ -30,7 +31,7 @@ def pixels(path):
 def test_sample_draws_a_grid_from_a_model_that_ships(ddpm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out, _ = ddpm("sample", "digits", "-n", "6", "--seed", "3", "--steps", "3")
-    assert out == "6 images in samples.png\n"
+    assert out.startswith("6 images in samples.png\n  model      the model digits that ships, in ")
     grid = pixels(tmp_path / "samples.png")
     assert grid.shape == (19, 28)  # two rows of three, a pixel of white around each
     images = draw_images(load_pretrained("digits"), range(3, 9), sampling_timesteps=3)
@@ -124,7 +125,7 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     words = ["-n", "40", "--steps", "2", "--bound-images", "3", "--timesteps", "5", *options]
     out, _ = ddpm("evaluate", run, *words)
     figures = json.loads((run / "evaluation.json").read_text())
-    images, labels = (tensor[:40] for tensor in data.digits().tensors)
+    images, labels = random_images(data.digits(), 40)
     labels = labels if fixture == "with_classes" else None
     model = load_pretrained(run, weights=weights)
     classes = None if labels is None else labels.tolist()
@@ -133,15 +134,29 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     assert list(figures) == names.split()
     assert figures["images"] == 40
     assert figures["distance"] == pytest.approx(frechet_distance(drawn, images), rel=1e-4)
-    labels = None if labels is None else labels[:3]
-    bound = vlb_terms(model, images[:3] * 2 - 1, timesteps_per_image=5, labels=labels, seeds=range(3))
+    images, labels = random_images(data.digits(), 3)
+    labels = labels if fixture == "with_classes" else None
+    bound = vlb_terms(model, images * 2 - 1, timesteps_per_image=5, labels=labels, seeds=range(3))
     assert figures["bits_per_dimension"] == pytest.approx(float(bound.bits_per_dim(bound.total).mean))
     assert figures["of"] == "3 training images"
     assert figures["recognised"] == 0
     assert f"Fréchet distance  {figures['distance']:.4f}" in out
     assert f"{figures['bits_per_dimension']:.3f} ± {figures['standard_error']:.3f} bits per dimension" in out
     assert out.startswith("40 samples, 2 network calls each")
+    assert "data       40 of 1,797 images, drawn by the seed; the digits of scikit-learn\n" in out
+    assert f" model the run in {run}, its checkpoint of step 4 data " in " ".join(out.split())
     assert out.endswith(f"written to {run / 'evaluation.json'}\n")
+
+
+def test_evaluate_compares_with_images_drawn_by_the_seed(ddpm, run):
+    halves = []
+    for seed in (0, 7):
+        words = ["-n", "40", "--steps", "1", "--bound-images", "0", "--seed", seed]
+        ddpm("evaluate", run, *words)
+        real = random_images(data.digits(), 40, seed=seed)[0]
+        halves.append(json.loads((run / "evaluation.json").read_text())["halves"])
+        assert halves[-1] == pytest.approx(report_on_samples(real, real).halves)
+    assert halves[0] != halves[1]
 
 
 def test_evaluate_takes_the_bound_on_test_images_where_there_are_some(ddpm, tmp_path):
@@ -176,6 +191,7 @@ def test_two_processes_draw_what_one_draws(finished, tmp_path):
     command = [*launch, str(tmp_path / "spy.py"), *options]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"5 images in {tmp_path / 'two'}\n"
+    assert done.stdout.startswith(f"5 images in {tmp_path / 'two'}\n  model ")
+    assert done.stdout.count("model ") == 1
     for number, image in enumerate(draw_images(load_pretrained(finished), range(5))):
         assert np.abs(pixels(tmp_path / f"two/{number:06d}.png") / 255 - image[0].numpy()).max() < 1.01 / 255

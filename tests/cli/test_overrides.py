@@ -66,7 +66,7 @@ def test_read_override_reads_numbers_lists_and_words(text, value):
         ("network.self_condition=1", "network.self_condition must be true or false, but got 1"),
         ("network.dropout=true", "network.dropout must be a number, but got True"),
         ("training.adam_betas=0.9", r"training.adam_betas must be a list such as \[0.9, 0.99\]"),
-        ("training.mixed_precision=fp8", "mixed_precision must be no or fp16 or bf16, but got 'fp8'"),
+        ("training.mixed_precision=fp8", "mixed_precision must be no or fp16 or bf16 or auto, but got 'fp8'"),
         ("diffusion.beta_schedule=3", "diffusion.beta_schedule must be a word or null"),
         ("diffusion.loss_weighting=3", "loss_weighting must be a weighting such as MinSNR or .* or null"),
         ("data.name_or_path=x", "data.name_or_path cannot be set so: it is the argument"),

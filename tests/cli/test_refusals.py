@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ddpm.cli import commands
+from ddpm.cli.checks import check_writable, is_file_name, prepare_output
 from ddpm.cli.run_config import RunConfig
 from tests.cli.small_runs import ENVIRONMENT, everything_in
 
@@ -22,7 +24,11 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("train digits --image-size 9", 1, "images of 9×9 do not fit the network"),
     ("train digits --lr -1", 1, "train_lr must be a number above 0, but got -1.0"),
     ("train digits --preset x", 1, "unknown preset 'x'; choose one of digits, fashion-mnist, cifar10, fol"),
-    ("train digits --mixed-precision fp8", 1, "mixed_precision must be no or fp16 or bf16, but got 'fp8'"),
+    (
+        "train digits --mixed-precision fp8",
+        1,
+        "mixed_precision must be no or fp16 or bf16 or auto, but got 'fp8'",
+    ),
     ("train digits --steps 0", 2, "--steps"),
     ("train digits --batch-size -3", 2, "--batch-size"),
     ("train digits --seed -1", 2, "--seed"),
@@ -46,6 +52,35 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("sample {run} --sampler euler", 2, "'euler' is not one of '"),
     ("sample {run} --sampler ancestral --eta 0.5", 1, "--eta is for --sampler ddim"),
     ("sample {run} --weights best", 2, "'best' is not one of '"),
+    *[
+        (f"sample {{run}} --out {name}", 1, f"--out {name} must end in .png, or be a folder for single PNGs")
+        for name in (
+            *(
+                "x.gif",
+                "X.GIF",
+                ".gif",
+                "a/.jpg",
+                "x.jpeg",
+                "x.jfif",
+                "x.heic",
+                "x.avif",
+                "x.tiff",
+                "x.mp4",
+                "x.webm",
+            ),
+            *("x.pdf", "x.npz", "x.npy", "x.pt", "x.safetensors", "x.zip", "x.txt", "x.json", "v1.5/x.svg"),
+        )
+    ],
+    *[
+        (
+            f"{words} {name}",
+            1,
+            f"{name} is the name of a file, and a folder is wanted: give one without the .",
+        )
+        for words in ("train digits --out", "export digits")
+        for name in ("run.png", "model.safetensors", "x.gif", ".gif", "a/b.pt", "x.zip")
+    ],
+    ("sample {run} --out .png", 1, "--out .png has no name before its ending: give one such as samples.png"),
     ("sample {run} --out x.webp", 1, "--out x.webp must end in .png, or be a folder"),
     ("sample {run} --out {run}/run.json/x.png", 1, "{run}/run.json is a file; choose another by --out"),
     ("evaluate nowhere", 1, "error: nowhere is not a folder"),
@@ -134,3 +169,20 @@ def test_faults_of_ours_show_their_origin_as_do_all_errors_when_asked(monkeypatc
     monkeypatch.setenv("DDPM_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError, match="no model at"):
         commands.main(["sample", "nowhere"])
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "v1.5", "run.1", "a.b", ".hidden", "my run", "epoch.final", "x.v2", "2026.11.28"]
+)
+def test_folders_with_a_dot_in_their_name_are_folders(name):
+    assert not is_file_name(Path(name))
+
+
+def test_a_folder_is_no_file_whatever_its_name(tmp_path):
+    (tmp_path / "faces.zip").mkdir()
+    assert not is_file_name(tmp_path / "faces.zip")
+    check_writable(tmp_path / "faces.zip")
+    prepare_output(tmp_path / "faces.zip")
+    (tmp_path / "grid.png").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"grid\.png is a folder: give the name of a file in it"):
+        prepare_output(tmp_path / "grid.png")

@@ -1,6 +1,6 @@
 """What a run is made from: changed, completed, saved, built."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 from ddpm import MinSNR
 from ddpm.cli.presets import CIFAR10, PRESETS, choose_preset
 from ddpm.cli.run_config import RunConfig, completed, with_overrides
+from ddpm.training.precision import Processor, choose_precision
 from tests.data.pictures import write_mnist
 
 
@@ -48,22 +49,30 @@ def test_completed_parts_agree_and_a_weighting_is_known_by_its_name(weighting):
 
 
 @pytest.mark.parametrize(
-    ("on_gpu", "bf16", "word", "precision", "workers"),
+    ("processor", "word", "precision", "workers"),
     [
-        (False, False, "cifar10", None, None),
-        (True, True, "cifar10", "bf16", 4),
-        (True, False, "cifar10", "no", 4),
-        (True, True, "digits", "bf16", 0),
+        (Processor("cpu", native_bf16=False), "cifar10", "no", None),
+        (Processor("cpu", native_bf16=True), "cifar10", "bf16", None),
+        (Processor("cuda", native_bf16=True), "cifar10", "bf16", 4),
+        (Processor("cuda", native_bf16=False), "cifar10", "fp16", 4),
+        (Processor("mps", native_bf16=False), "cifar10", "no", None),
+        (Processor("cuda", native_bf16=True), "mnist", "bf16", 4),
+        # Too small for it to be faster.
+        (Processor("cuda", native_bf16=True), "digits", "no", 0),
+        (Processor("cpu", native_bf16=True), "digits", "no", None),
     ],
 )
-def test_completed_gives_a_gpu_what_makes_it_fast(monkeypatch, on_gpu, bf16, word, precision, workers):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+def test_completed_gives_a_machine_what_makes_it_fast(monkeypatch, processor, word, precision, workers):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: processor.kind == "cuda")
+    monkeypatch.setattr("ddpm.training.precision.this_processor", lambda: processor)
     training = completed(choose_preset(word)[1]).training
-    assert (training.get("mixed_precision"), training.get("num_workers")) == (precision, workers)
+    assert (training["mixed_precision"], training.get("num_workers")) == (precision, workers)
     chosen = with_overrides(choose_preset(word)[1], ["training.mixed_precision=no", "training.num_workers=1"])
     assert completed(chosen).training["mixed_precision"] == "no"
     assert completed(chosen).training["num_workers"] == 1
+    # Where nothing is said, as in the run config of one's own.
+    unsaid = replace(choose_preset("cifar10")[1], training={})
+    assert completed(unsaid).training["mixed_precision"] == choose_precision(processor)
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,6 @@ GOOD = torch.zeros(3, 4, 4)
     ("data", "classes", "error", "message"),
     [
         (Items(GOOD[:1]), None, ValueError, r"of shape \(3, 4, 4\), but .* image number 0 is \(1, 4, 4\)"),
-        (Items(GOOD.numpy()), None, ValueError, r"of shape \(3, 4, 4\), but .* is ndarray; resize the data"),
-        (Items({"image": GOOD}), None, ValueError, "is dict"),
         (Items(GOOD), 20, ValueError, r"takes class labels \(num_classes\), so the data set must give pairs"),
         (
             Items((GOOD, -1)),

@@ -18,8 +18,7 @@ def cut_short(path):
 
 def test_image_folder_finds_images_at_any_depth_in_any_spelling_and_in_order(tmp_path):
     wanted = ["B.PNG", "a.jpg", "b/c.JPEG", "b/d/e.webp", "b/d/f.Tiff", "b/g.tif", "h.bmp"]
-    write_images(tmp_path, [*reversed(wanted), "b/skipped.gif"])
-    (tmp_path / "notes.txt").write_text("no image")
+    write_images(tmp_path, reversed(wanted))
     (tmp_path / "folder.png").mkdir()
     dataset = data.image_folder(tmp_path, 8)
     assert [path.relative_to(tmp_path).as_posix() for path in dataset.paths] == wanted
@@ -89,6 +88,13 @@ def test_image_folder_warns_of_images_that_have_to_be_enlarged(tmp_path):
         (["notes.txt"], "notes.txt", NotADirectoryError, r"notes\.txt is a file; give the path of a folder"),
         ([], "nowhere", NotADirectoryError, "nowhere does not exist"),
         (["a.jpg", "b.png"], "", ValueError, r"2 of 2 images .* cannot be read: .*a\.jpg .*b\.png"),
+        (
+            ["x.heic", ".y.png"],
+            "",
+            ValueError,
+            r"none of its 2 .*\.xpm \(left out: 1 hidden: .*1 \.heic .*: pip install",
+        ),
+        (["a.jpg"], "a.jpg/b", NotADirectoryError, "a.jpg/b does not exist"),
     ],
 )
 def test_image_folder_refuses_folders_that_cannot_be_used(tmp_path, files, place, error, message):
@@ -96,3 +102,29 @@ def test_image_folder_refuses_folders_that_cannot_be_used(tmp_path, files, place
         (tmp_path / name).write_text("no image")
     with pytest.raises(error, match=message):
         data.image_folder(tmp_path / place, 8)
+
+
+@pytest.mark.parametrize("word", ["digits", "CIFAR-10"])
+def test_a_folder_that_is_asked_for_by_a_name_is_told_how_to_get_the_data(tmp_path, monkeypatch, word):
+    """The Trainer takes folders and data sets; a word is a folder there."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        NotADirectoryError, match=rf"{word} does not exist; .*: ddpm.data.load_dataset\('{word}'\)$"
+    ):
+        data.image_folder(word, 8)
+    with pytest.raises(NotADirectoryError, match=r"a folder that holds images$"):
+        data.image_folder(f"./{word}", 8)
+
+
+def test_image_folder_knows_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_images(tmp_path, ["pictures/a.png"])
+    assert data.image_folder("~/pictures", 8).paths == [tmp_path / "pictures/a.png"]
+    assert data.load_dataset("~/pictures", image_size=8).paths == [tmp_path / "pictures/a.png"]
+
+
+def test_items_come_one_by_one_and_by_the_batch(tmp_path):
+    write_images(tmp_path, ["a.png", "b.png", "c.png"])
+    dataset = data.image_folder(tmp_path, 8)
+    for index, image in zip([2, 0, 2], dataset.__getitems__([2, 0, 2]), strict=True):
+        assert torch.equal(image, dataset[index])

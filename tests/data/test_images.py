@@ -7,6 +7,7 @@ from PIL import Image
 
 from ddpm import data
 from ddpm.data import PrepareImage
+from ddpm.data.images import read_image, read_sized
 from tests.data.pictures import RANDOM, assert_eight_bit, read_one, write_images
 
 
@@ -63,6 +64,104 @@ def test_resizing_is_antialiased(tmp_path):
     Image.fromarray((np.indices((96, 96)).sum(0) % 2 * 255).astype(np.uint8)).save(tmp_path / "board.png")
     inner = read_one(tmp_path, 16, channels=1)[:, 2:-2, 2:-2]
     assert (inner - 0.5).abs().max() < 0.02
+
+
+# Large JPEGs
+
+
+def natural(height, width, slope, seed=0):
+    """Noise whose amplitude falls as 1/frequency to this power: 1 is that of photographs (Field 1987), 0 of snow."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf if slope else 1
+    noise = np.random.default_rng(seed).standard_normal((3, height, width))
+    shaped = np.fft.irfft2(np.fft.rfft2(noise) / frequency**slope, (height, width))
+    shaped = 128 + 50 * (shaped + shaped.mean(0)) / shaped.std()
+    return Image.fromarray(np.clip(shaped, 0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def flags(height, width):
+    """Sharp edges between the strongest colours."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[:, : width // 2, 0] = pixels[:, width // 2 :, 2] = 255
+    pixels[height // 3 : height // 2, width // 8 : -width // 4] = (0, 255, 0)
+    return Image.fromarray(pixels)
+
+
+LARGE = [
+    (natural(768, 1024, 1.0), {"quality": 90}),
+    (natural(768, 1024, 1.5), {"quality": 75, "subsampling": 2}),
+    (natural(768, 1024, 0.0), {"quality": 95, "subsampling": 0}),
+    (natural(771, 1021, 1.0), {"quality": 90, "progressive": True}),
+    (natural(1600, 809, 1.0), {"quality": 90}),
+    (natural(768, 1024, 1.0).convert("L"), {"quality": 90}),
+    (natural(768, 1024, 1.0).convert("CMYK"), {"quality": 90}),
+    (flags(768, 1024), {"quality": 90}),
+    (flags(3000, 4000), {"quality": 90}),
+]
+
+
+@pytest.mark.parametrize(("picture", "options"), LARGE)
+@pytest.mark.parametrize("size", [16, 32, (48, 20), 64, 128])
+def test_large_jpegs_are_decoded_at_a_fraction_within_the_stated_tolerance(tmp_path, picture, options, size):
+    picture.save(tmp_path / "x.jpg", **options)
+    prepare = PrepareImage(size, 3)
+    whole, reduced = read_image(tmp_path / "x.jpg"), read_image(tmp_path / "x.jpg", size)
+    assert whole.size == picture.size
+    apart = 255 * (prepare(whole) - prepare(reduced)).abs()
+    assert apart.max() < 6.5
+    assert apart.mean() < 0.7
+    assert torch.equal(data.image_folder(tmp_path, size)[0], prepare(reduced))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_turned_upright(tmp_path, orientation):
+    """Six times as high as wide when upright, so that the wrong side would ask for more than there is."""
+    upright = np.asarray(natural(1600, 256, 1.0))
+    exif = Image.Exif()
+    exif[274] = orientation
+    picture = Image.fromarray(np.ascontiguousarray(stored(upright, orientation)))
+    picture.save(tmp_path / "x.jpg", quality=95, exif=exif)
+    image, size = read_sized(tmp_path / "x.jpg", (200, 32))
+    assert size == (1600, 256)
+    assert image.size == (128, 800)
+    prepare = PrepareImage((200, 32), 3)
+    assert 255 * (prepare(Image.fromarray(upright)) - prepare(image)).abs().mean() < 1.5  # the compression's
+
+
+@pytest.mark.parametrize(
+    ("sides", "size", "divisor"),
+    [
+        ((768, 1024), 24, 8),
+        ((768, 1024), 25, 4),  # 768 / 8 is less than four times 25
+        ((768, 1024), 48, 4),
+        ((768, 1024), 96, 2),
+        ((768, 1024), 97, 1),
+        ((768, 1024), 2000, 1),
+        ((768, 1024), (8, 128), 2),
+        ((772, 1028), 24, 4),  # of 772 / 8 = 96.5 half a row too little moves the picture by 0.12 of a pixel
+        ((3001, 4001), 64, 8),
+        ((3004, 4000), 64, 4),
+        ((768, 1024), None, 1),
+    ],
+)
+def test_how_far_a_jpeg_is_reduced(tmp_path, sides, size, divisor):
+    Image.new("RGB", sides[::-1]).save(tmp_path / "x.jpg")
+    image, whole = read_sized(tmp_path / "x.jpg", size)
+    assert whole == sides
+    assert image.size == tuple(round(side / divisor) for side in sides[::-1])
+
+
+def test_other_formats_are_not_reduced_and_a_reduced_jpeg_is_read_to_its_end(tmp_path):
+    picture = natural(768, 1024, 1.0)
+    for ending in ("png", "webp", "tiff"):
+        picture.save(tmp_path / f"x.{ending}")
+        assert read_image(tmp_path / f"x.{ending}", 16).size == picture.size
+    for options in ({}, {"progressive": True}):
+        picture.save(tmp_path / "x.jpg", **options)
+        content = (tmp_path / "x.jpg").read_bytes()
+        (tmp_path / "x.jpg").write_bytes(content[: -len(content) // 50])
+        with pytest.raises(OSError, match="truncated"):
+            read_image(tmp_path / "x.jpg", 16)
 
 
 # Colours

@@ -1,14 +1,24 @@
 """The table of names says what torchvision's classes say of themselves."""
 
 import inspect
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from torchvision import datasets
 
-from ddpm.data.names import NEEDS, NO_DOWNLOAD, NO_ROOT, TORCHVISION, check_name_or_folder, known_name
+from ddpm.data.names import (
+    NEEDS,
+    NO_DOWNLOAD,
+    NO_ROOT,
+    TORCHVISION,
+    check_name_or_folder,
+    described,
+    known_name,
+)
 
 # Bases to derive from, and videos: their items are no images, or their constructors take no name of a data set.
 NOT_BY_NAME = {"VisionDataset", "DatasetFolder", "ImageFolder", "LSUNClass", "Kinetics", "HMDB51", "UCF101"}
@@ -53,21 +63,80 @@ def test_torchvision_table_is_what_the_classes_say():
         ("", None),
         ("./mnist", None),
         (Path("mnist"), None),
+        ("~mnist", None),
     ],
 )
 def test_known_name(word, name):
     assert known_name(word) == name
 
 
-def test_check_name_or_folder(tmp_path, monkeypatch):
+CHECKED = [  # word, what lies here, what a warning or an error says
+    ("digits", [], None),
+    ("cifar-10", [], None),
+    ("pictures", ["pictures"], None),
+    ("./anything", [], None),
+    (Path("anything"), [], None),
+    ("~/anything", [], None),
+    ("./celeba", ["celeba"], None),
+    (Path("celeba"), ["celeba"], None),
+    (
+        "celeba",
+        ["celeba"],
+        "'celeba' is taken for torchvision's data set CelebA, not .*; for the folder write ./celeba$",
+    ),
+    (
+        "digits",
+        ["digits"],
+        "'digits' is taken for the digits of scikit-learn, not for the folder of that name here",
+    ),
+    ("Fashion-MNIST", ["Fashion-MNIST"], r"data set FashionMNIST, not for .* write \./Fashion-MNIST$"),
+    ("digits", ["digits/run.json"], None),  # a run that learns from them
+    ("mnist", ["mnist/checkpoints/step-00000004"], None),
+    ("CelebA", ["celeba"], None),
+]
+
+
+@pytest.mark.parametrize(("word", "here", "message"), CHECKED)
+def test_a_name_goes_before_a_folder_and_says_so(tmp_path, monkeypatch, word, here, message):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
-    for word in ("digits", "cifar-10", "pictures", "./anything", Path("anything")):
+    for name in here:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch() if name.endswith("json") else (tmp_path / name).mkdir()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         check_name_or_folder(word)
-    with pytest.raises(
-        ValueError, match=r"no folder 'cifar' and no data set of that name \(did you mean CIFAR10"
-    ):
-        check_name_or_folder("cifar")
+    assert len(said) == (message is not None)
+    for warning in said:
+        assert re.search(message, str(warning.message))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("cifar", r"no folder 'cifar' and no data set of that name \(did you mean CIFAR10"),
+        ("", "the data are an empty word: give the name of a data set or the path of a folder"),
+    ],
+)
+def test_other_words_are_refused(tmp_path, monkeypatch, word, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        check_name_or_folder(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "root", "words"),
+    [
+        ("Digits", None, "the digits of scikit-learn"),
+        ("fashion-mnist", None, "torchvision's data set FashionMNIST"),
+        ("fashion-mnist", "/a", "torchvision's data set FashionMNIST, its files in /a"),
+        ("/", None, "the folder /"),
+        ("./gone", None, "the folder gone, which is not there"),
+        ("~", None, "the folder {home}"),
+    ],
+)
+def test_described(monkeypatch, tmp_path, word, root, words):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert described(word, root) == words.format(home=tmp_path)
 
 
 def test_data_do_without_scikit_learn_and_torchvision():

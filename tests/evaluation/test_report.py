@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 from ddpm import GaussianDiffusion, Unet
 from ddpm.evaluation.metrics import frechet_distance, nearest_distances
-from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
+from ddpm.evaluation.report import bits_per_dimension, first_images, random_images, report_on_samples
 from ddpm.likelihood import vlb_terms
 from tests.networks import Pointwise
 
@@ -54,6 +54,38 @@ def test_first_images_come_with_labels_and_without():
     chosen, chosen_labels = first_images(list(images), 3)
     assert torch.equal(chosen, images[:3])
     assert chosen_labels is None
+
+
+def test_random_images_are_of_the_whole_set_and_the_same_for_a_seed():
+    """A data set sorted by class: the first hundred would be of one."""
+    labels = torch.arange(1000) // 100
+    images = torch.arange(1000.0).view(-1, 1, 1, 1)
+    chosen, chosen_labels = random_images(TensorDataset(images, labels), 100)
+    assert len(chosen_labels.unique()) == 10
+    assert torch.equal(images[chosen.flatten().long()], chosen)
+    assert torch.equal(labels[chosen.flatten().long()], chosen_labels)
+    assert torch.equal(chosen.flatten().sort().values.unique(), chosen.flatten())
+    again, other = (random_images(list(images), 100, seed=seed)[0] for seed in (0, 1))
+    assert torch.equal(again, chosen)
+    assert not torch.equal(other, chosen)
+    # Each place is drawn about equally often.
+    drawn = torch.cat([random_images(list(images), 500, seed=seed)[0] for seed in range(40)])
+    assert abs(float((drawn < 500).double().mean()) - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("count", [6, 7, 1000])
+def test_random_images_are_all_where_there_are_no_more(count):
+    images = pictures(6)
+    assert torch.equal(random_images(list(images), count)[0], images)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("name", "place"), [("samples", 0), ("images", 1)])
+def test_report_on_samples_refuses_numbers_that_are_none(value, name, place):
+    both = [pictures(5), pictures(5)]
+    both[place][3, 0, 1, 1] = value
+    with pytest.raises(ValueError, match=rf"^the {name} hold numbers that are not finite"):
+        report_on_samples(*both)
 
 
 @pytest.mark.parametrize(("given", "drawn"), [(7, 7), (28, 28), (29, None), (100, None), (None, None)])

@@ -228,7 +228,9 @@ def test_load_reads_what_was_saved(source, place):
     assert load_diffusers_unet(name, config | {"dropout": 0.5}).config["dropout"] == 0.5
     (folder / place / CONFIG).unlink()
     check_same_network(small(), load_diffusers_unet(name, config))
-    with pytest.raises(FileNotFoundError, match=f"does not hold {CONFIG} and {WEIGHTS}, .* subfolder 'unet'"):
+    with pytest.raises(
+        FileNotFoundError, match=f"does not hold {CONFIG} and {WEIGHTS}, .* subfolder 'unet_ema' or 'unet'"
+    ):
         load_diffusers_unet(name)
 
 
@@ -273,7 +275,10 @@ def test_load_refuses_what_is_neither_a_folder_nor_a_name_on_the_hub(name):
 def test_load_says_what_to_do_without_a_way_to_the_hub(monkeypatch):
     def refuse(name, *, allow_patterns):
         """As the library does of a repository that does not exist, or is not yours to see."""
-        assert (name, set(allow_patterns)) == (NAME, {CONFIG, WEIGHTS, f"unet/{CONFIG}", f"unet/{WEIGHTS}"})
+        assert (name, set(allow_patterns)) == (
+            NAME,
+            {f"{place}{name}" for place in ("", "unet_ema/", "unet/") for name in (CONFIG, WEIGHTS)},
+        )
         raise PermissionError("401")
 
     advice = f"Check the name and the network; .* downloaded elsewhere, from https://huggingface.co/{NAME}"

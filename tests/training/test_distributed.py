@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from ddpm import GaussianDiffusion
 from ddpm.training import distributed
 from ddpm.training.distributed import draw_images, this_process
+from ddpm.training.machine import Machine
 from tests.networks import Pointwise
 
 SEEDS = [5, 3, 11, 8, 2, 40, 7]
@@ -96,24 +98,32 @@ def test_draw_images_refuses_what_makes_no_sense(classes, seeds, options, messag
 
 
 @pytest.mark.parametrize(
-    ("environment", "accelerator", "expected"),
+    ("machine", "told", "asked"),
     [
-        ({}, None, False),
-        ({"WORLD_SIZE": "2"}, None, True),
-        ({"WORLD_SIZE": "2"}, "mps", True),  # accelerate knows no processes on one
-        ({"WORLD_SIZE": "2"}, "cuda", False),
-        ({"WORLD_SIZE": "1"}, None, False),
-        ({"ACCELERATE_USE_CPU": "true"}, "cuda", True),
+        (Machine(), "false", {"cpu": False}),
+        (Machine(), "true", {"cpu": True}),
+        (Machine("cpu", 2, 2), "false", {"cpu": True, "backend": "gloo"}),
+        (Machine("cuda", 2, 2, 2, nccl=True), "false", {"cpu": False, "backend": "nccl"}),
+        (Machine("cuda", 2, 2, 2, nccl=True), "true", {"cpu": True, "backend": "gloo"}),
     ],
 )
-def test_this_process_meets_others_on_the_cpu_without_an_accelerator(
-    monkeypatch, environment, accelerator, expected
-):
-    for name in ("WORLD_SIZE", "ACCELERATE_USE_CPU"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator is not None)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: accelerator == "mps")
-    monkeypatch.setattr(distributed, "PartialState", lambda *, cpu: cpu)
-    assert this_process() is expected
+def test_this_process_tells_accelerate_where_and_how_processes_meet(monkeypatch, machine, told, asked):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", told)
+    monkeypatch.setattr(Machine, "found", lambda: machine)
+    monkeypatch.setattr(distributed, "PartialState", lambda **told: told)
+    assert this_process() == asked
+
+
+@pytest.mark.parametrize(
+    ("wishes", "meeting", "expected"),
+    [
+        ([(True, False), (False, False)], True, [True, False]),
+        ([(False, False), (False, True)], True, [False, True]),
+        ([(True, True), (True, True)], False, [False, False]),
+        ([(True, False)], False, [True, False]),
+    ],
+)
+def test_agreed_is_what_any_process_wishes_where_they_meet(monkeypatch, wishes, meeting, expected):
+    accelerator = SimpleNamespace(num_processes=len(wishes))
+    monkeypatch.setattr(distributed, "gather_object", lambda mine: wishes if mine == wishes[:1] else None)
+    assert distributed.agreed(accelerator, *wishes[0], meeting=meeting) == expected

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +20,13 @@ from ddpm.training.metrics_logger import read_metrics
 from ddpm.training.signals import Interrupts
 from tests import runs
 from tests.runs import saved_files
+from tests.training import killed_runs
 
 # Processes that begin with everything imported: each costs milliseconds, and may be killed without harm to the tests.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.runs", "tests.training.test_interruptions"])
 
+ROOT = Path(__file__).parents[2]
 STEPS = 24
 CONFIG = {"train_num_steps": STEPS, "save_and_sample_every": 3, "num_samples": 1, "checkpoints_to_keep": 2}
 # What Python announces of the calls that write a checkpoint.
@@ -50,8 +53,7 @@ def go_on(folder: Path, *, group: bool = False, **config: int) -> None:
         sys.stdout = (folder / "said.txt").open("w", encoding="utf-8")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
-    trainer = make(folder, **config)
-    (trainer.resume if list_checkpoints(folder) else trainer.train)()
+    make(folder, **config).train(resume=True)
 
 
 def go_on_and_die_writing(folder: Path, count: int) -> None:
@@ -149,7 +151,7 @@ def test_resume_after_a_kill_while_a_checkpoint_is_written_ends_the_same(tmp_pat
 
 # Ctrl-C without workers is that of test_train_answers_ctrl_c_with_a_checkpoint.
 @pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGTERM, 1), (signal.SIGINT, 1)]
+    ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGHUP, 0)]
 )
 def test_train_answers_a_signal_to_the_group_with_a_checkpoint(tmp_path, untouched, number, workers):
     """As a terminal and most schedulers send it: to the whole group, the processes that load images included."""
@@ -158,8 +160,8 @@ def test_train_answers_a_signal_to_the_group_with_a_checkpoint(tmp_path, untouch
         time.sleep(0.01)
     os.killpg(process.pid or 0, number)
     code = end(process)
-    # SIGTERM ends a process as it always does; Ctrl-C is a KeyboardInterrupt, which multiprocessing reports as 1.
-    assert code == (-signal.SIGTERM if number == signal.SIGTERM else 1)
+    # They end a process as they always do; Ctrl-C is a KeyboardInterrupt, which multiprocessing reports as 1.
+    assert code == (1 if number == signal.SIGINT else -number)
     last = read_metrics(tmp_path)[-1]["step"]
     assert last < STEPS
     assert steps(tmp_path)[-1] == last
@@ -189,7 +191,7 @@ def test_train_answers_ctrl_c_with_a_checkpoint(tmp_path, capsys, broken):
         trainer.train()
     said = capsys.readouterr()
     assert "Stopping after this step, with a checkpoint. Once more stops at once." in said.err
-    how = f"To resume the run: trainer.resume(), or `ddpm resume {tmp_path}`."
+    how = "To resume the run: trainer.resume() in your program."
     assert f"Saved at step {saved}. {how}" in said.out
     assert steps(tmp_path)[-1] == saved
     assert not (tmp_path / "samples" / f"step-{saved:08d}.png").exists()  # nobody waits for those
@@ -201,17 +203,53 @@ def test_train_works_outside_of_the_main_thread(tmp_path):
         assert pool.submit(runs.trained, tmp_path).result().step == 4
 
 
-def test_interrupts_remember_the_first_signal_alone_also_while_stderr_is_busy(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("reentrant call"), OSError(5, "terminal gone"), ValueError("closed")]
+)
+def test_interrupts_remember_the_first_signal_alone_whatever_becomes_of_stderr(monkeypatch, error):
     def busy(*_, **__):
-        raise RuntimeError("reentrant call")
+        raise error
 
     monkeypatch.setattr("builtins.print", busy)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         with Interrupts() as interrupts:
             signal.raise_signal(number)
             assert interrupts.received == number
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_interrupts_leave_a_hang_up_alone_that_nohup_has_switched_off(ignored):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with Interrupts("stopping") as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+        assert interrupts.received == (None if ignored else signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_train_leaves_a_checkpoint_when_its_terminal_goes(tmp_path):
+    """Every write to the terminal fails from then on: the bar's, the notice, the last words."""
+    program = f"""
+import os, pty, sys, time
+from pathlib import Path
+child, terminal = pty.fork()
+if child == 0:
+    from tests.training.test_interruptions import go_on
+    go_on(Path({str(tmp_path)!r}), progress=True, train_num_steps=10_000, log_every=1)
+metrics = Path({str(tmp_path)!r}) / "metrics.jsonl"
+while not metrics.exists() or metrics.read_text().count("step") < 4:
+    os.read(terminal, 1000)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.stdout.split() == [str(-signal.SIGHUP)], done.stderr[-1000:]
+    assert steps(tmp_path)[-1] == read_metrics(tmp_path)[-1]["step"]
 
 
 def test_train_refuses_a_folder_that_another_program_has(tmp_path):
@@ -230,3 +268,14 @@ def test_train_refuses_a_folder_that_another_program_has(tmp_path):
         process.kill()
         process.join()
     make(tmp_path, train_num_steps=steps(tmp_path)[-1] + 1).resume()  # the dead hold no lock
+
+
+@pytest.mark.slow
+def test_the_command_that_begins_a_run_finishes_it_after_a_kill_at_any_moment(tmp_path):
+    """Whole processes, three of them killed: while Python imports, before the first checkpoint, and later."""
+    taken, expected = killed_runs.undisturbed(tmp_path / "whole", 40)
+    moments = random.Random(2)
+    for number, share in enumerate((0.1, 0.6, 0.9)):
+        folder = tmp_path / str(number)
+        killed_runs.killed_once(folder, 40, taken * share * moments.uniform(0.9, 1.1))
+        assert saved_files(folder) == expected

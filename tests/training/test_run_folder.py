@@ -98,7 +98,7 @@ def test_explained_names_the_cause_and_the_last_checkpoint(tmp_path, failure, er
     with pytest.raises(error, match=message) as caught:
         ours.train()
     said = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
-    resume = f"To resume the run: trainer.resume(), or `ddpm resume {tmp_path}`."
+    resume = "To resume the run: trainer.resume() in your program."
     assert f"The last checkpoint is that of step 4. {resume}" in said
     assert [folder.name for folder in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
     kept = load((list_checkpoints(tmp_path)[-1] / "model.safetensors").read_bytes())

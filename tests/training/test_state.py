@@ -139,7 +139,13 @@ FREE = {
     "num_workers": 1,
     "num_threads": 2,
 }
-FREE |= {"checkpoints_to_keep": 2, "log_every": 3, "progress": True, "tensorboard": True}
+FREE |= {
+    "save_every_minutes": None,
+    "checkpoints_to_keep": 2,
+    "log_every": 3,
+    "progress": True,
+    "tensorboard": True,
+}
 CHANGES = {"train_batch_size": 4, "gradient_accumulate_every": 2, "train_lr": 1e-3, "ema_update_every": 2}
 CHANGES |= {"ema_decay": 0.9, "adam_betas": (0.8, 0.99), "mixed_precision": "bf16", "compile": True}
 CHANGES |= {
@@ -149,7 +155,13 @@ CHANGES |= {
     "max_grad_norm": 2.0,
     "seed": 1,
 }
-CHANGES |= {"ema_halflife": 9.0, "ema_rampup": None, "channels_last": False, "augment_horizontal_flip": False}
+CHANGES |= {
+    "deterministic": True,
+    "ema_halflife": 9.0,
+    "ema_rampup": None,
+    "channels_last": False,
+    "augment_horizontal_flip": False,
+}
 
 
 def test_load_names_all_that_makes_another_run_and_nothing_else(half_weighted, tmp_path):

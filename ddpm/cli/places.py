@@ -1,0 +1,98 @@
+"""What words and paths on the command line stand for, by the rule of `ddpm.io.paths`, and data that have moved."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ddpm.cli import report
+from ddpm.cli.checks import check_data
+from ddpm.cli.run_config import RunConfig
+from ddpm.data.names import TORCHVISION, known_name
+from ddpm.io.checkpoint import list_checkpoints
+from ddpm.io.paths import RUN, locate_model
+
+
+def path(text: str | Path) -> Path:
+    """A path, "~" being the home directory, also where the shell did not see it, as in --out=~/run."""
+    return Path(word(text)).expanduser()
+
+
+def word(text: str | Path) -> str:
+    """A word or path as it was written: "./digits" is a folder, "digits" may be a name. An empty one is refused."""
+    if str(text) == "":
+        raise ValueError("it is empty, as an unset variable of a script would be")
+    return str(text)
+
+
+_MODEL_HELP = 'The folder of a run, a checkpoint or an exported model, or a name such as "digits".'
+_MOVED_HELP = "The folder of the run's images, if they have moved."
+
+Run = Annotated[Path, typer.Argument(parser=path, help="The folder of a run.")]
+Model = Annotated[str, typer.Argument(parser=word, help=_MODEL_HELP)]
+DataAt = Annotated[Path | None, typer.Option("--data", parser=path, help=_MOVED_HELP)]
+DataRoot = Annotated[Path | None, typer.Option(parser=path, help="For torchvision's files.")]
+
+
+def absolute(place: str | Path) -> str:
+    """A path that means the same in any working directory; ".." goes, as the folder before it might."""
+    given = Path(place).expanduser()
+    return str(given.resolve() if os.pardir in given.parts else given.absolute())
+
+
+def with_absolute_root(run_config: RunConfig) -> RunConfig:
+    """The run config with the folder of torchvision's files as a path that means the same when the run is resumed."""
+    if known_name(run_config.data["name_or_path"]) not in TORCHVISION and "root" not in run_config.data:
+        return run_config
+    return run_config.changed("data", root=absolute(run_config.data.get("root", "data")))
+
+
+def load_run(run: Path, data: Path | None, data_root: Path | None) -> RunConfig:
+    """The config of the run in a folder, with its data where they are now; None is where they were.
+
+    Raises:
+        FileNotFoundError: if it is not the folder of a run.
+        ValueError: if the run's data have a name and `data` is given, or its config is spoiled.
+    """
+    run_config = RunConfig.load(run).changed("training", results_folder=str(run))
+    source = run_config.data["name_or_path"]
+    if data is not None and known_name(source):
+        raise ValueError(
+            f"--data {data} is for a run on a folder of images, but {run} learns from {source}: leave it out; where"
+            " torchvision's files are is said by --data-root"
+        )
+    return run_config.changed(
+        "data",
+        name_or_path=data and absolute(data),
+        root=data_root and absolute(data_root),
+    )
+
+
+def described(model: str) -> list[str]:
+    """What lies where a word leads: a run, how far it got and which of its checkpoints are whole, or a model."""
+    run = path(model)
+    there, begun = list_checkpoints(run), (run / RUN).is_file()
+    if there or begun:
+        return report.described_folder(run, there, RunConfig.load(run) if begun else None)
+    try:
+        return report.described_config(locate_model(model))
+    except FileNotFoundError as error:
+        what = f"{model} is not the folder of a run: it holds neither {RUN} nor checkpoints, and there is {error}"
+        raise FileNotFoundError(what) from error
+
+
+def load_data(run_config: RunConfig, run: Path, command: str) -> Any:
+    """A run's data; an error says where the run has them from, and how to say where they are now."""
+    source = run_config.data["name_or_path"]
+    name = known_name(source)
+    option = "--data-root" if name in TORCHVISION else "--data"
+    where = run_config.data.get("root", "data") if name in TORCHVISION else source
+    try:
+        check_data(source)
+        return run_config.load_data()
+    except (OSError, ValueError, RuntimeError) as error:
+        error.add_note(
+            f"{run / RUN} says that the data are in {where}. If they have moved: ddpm {command} {run} {option} FOLDER"
+        )
+        raise

@@ -1,0 +1,94 @@
+"""Runs that begin, go on, or have ended, by whichever command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpm.cli import report
+from ddpm.cli.places import load_data
+from ddpm.cli.report import show
+from ddpm.cli.run_config import RunConfig
+from ddpm.data.names import canonical, known_name
+from ddpm.io.checkpoint import list_checkpoints
+from ddpm.io.paths import RUN
+from ddpm.io.streams import as_typed
+
+if TYPE_CHECKING:
+    import ddpm
+
+# What a run takes by its machine, and keeps, so that it computes the same bits when it goes on.
+_OF_THE_MACHINE = ("num_threads", "num_workers", "mixed_precision")
+
+
+def continued(folder: Path, fresh: RunConfig, *, by_preset: bool) -> RunConfig:
+    """What `ddpm train … --resume` starts from: the run in the folder, if there is one, else a fresh run config.
+
+    The options of the command line are to be laid over it. `by_preset` is for a preset that is named: that counts then.
+
+    Raises:
+        ValueError: if the run in the folder learns from other data.
+    """
+    if not (folder / RUN).is_file() and not list_checkpoints(folder):
+        return fresh
+    saved = RunConfig.load(folder)
+    before, now = (config.data["name_or_path"] for config in (saved, fresh))
+    names = [known_name(source) for source in (before, now)]
+    if any(names) and canonical(before) != canonical(now):
+        raise ValueError(
+            f"{folder} holds a run that learns from {before}, not from {now}: choose another folder by --out"
+        )
+    if by_preset:
+        kept = {name: saved.training[name] for name in _OF_THE_MACHINE if name in saved.training}
+        return fresh.changed("training", **kept)
+    return saved.changed("data", name_or_path=now)
+
+
+def with_warm_up_that_fits(run_config: RunConfig, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """The run config with a tenth of the run as warm-up, where the preset's is longer, and a line that says so.
+
+    A preset's is meant for its own number of updates. One that the user chose stays.
+    """
+    config = run_config.training_config
+    longest = config.train_num_steps // 10
+    if config.lr_warmup_steps <= longest or any("lr_warmup_steps" in text for text in overrides):
+        return run_config, []
+    said = f"{longest} of {config.train_num_steps:,} updates, as the preset's {config.lr_warmup_steps:,} are too many"
+    return run_config.changed("training", lr_warmup_steps=longest), report.paragraphs({"warm-up": said})
+
+
+def load_images(run_config: RunConfig, run: Path) -> Any:
+    """The data of a run that goes on: of one that a program began the folder, so that the Trainer takes it as there."""
+    if (run / RUN).is_file():
+        return load_data(run_config, run, "resume")
+    return Path(run_config.data["name_or_path"])
+
+
+def go_on(trainer: "ddpm.Trainer", run_config: RunConfig, folder: Path) -> None:
+    """Train from the newest checkpoint, or from the beginning where there is none, unless all is done."""
+    steps = run_config.training_config.train_num_steps
+    if list_checkpoints(folder):
+        trainer.load()
+        if trainer.step >= steps:
+            more = f"`ddpm resume {as_typed(folder)} --train-steps {2 * trainer.step}`"
+            show(f"{folder} is finished, at step {trainer.step}; to train on: {more}")
+            return
+        show(f"resuming {folder} at step {trainer.step} of {steps}, on {report.described_data(run_config)}")
+    else:
+        show(f"{folder} has no checkpoint yet: beginning at step 0 of {steps}")
+    train(trainer, run_config, folder)
+
+
+def train(trainer: "ddpm.Trainer", run_config: RunConfig, folder: Path) -> None:
+    """Keep the run config, train, and say what comes next."""
+    by_program = list_checkpoints(folder) and not (folder / RUN).is_file()
+    with trainer.locked():  # so that a run which is under way there keeps its own
+        if trainer.accelerator.is_main_process and not by_program:
+            run_config.save(folder)
+    trainer.train()
+    # Interrupted by a Ctrl-C that this shell ignores, as for a job with &.
+    if trainer.step < run_config.training_config.train_num_steps:
+        raise KeyboardInterrupt
+    show(
+        f"done: {trainer.step} steps in {report.duration(trainer.seconds)}; the model is in {folder}",
+        f"draw from it with: ddpm sample {as_typed(folder)} -n 64 --out samples.png",
+    )

@@ -1,0 +1,98 @@
+"""Weights between a network and a file: under the names of the plain network, all there, of its shapes, and finite."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ddpm.io.files import read_json, read_tensors
+
+_NAMED = 8  # of the tensors that are wrong, in one message
+# What torch.compile puts before the names of the module that it wraps, and what distributed training does.
+_COMPILED = "_orig_mod"
+_DISTRIBUTED = "module."
+# Names by which the weights of another program are known -> what to write.
+_FOREIGN = {
+    "conv_in.weight": "they are those of a network in diffusers' layout, which ddpm.load_diffusers_unet reads",
+    "network.first.weight": "they are those of a whole GaussianDiffusion: take those of its `network`",
+    "model.init_conv.weight": "they are those of denoising-diffusion-pytorch, whose network is another one",
+    "init_conv.weight": "they are those of denoising-diffusion-pytorch, whose network is another one",
+}
+
+
+def unwrapped(module: Any) -> Any:
+    """The module itself, where it was given as `torch.compile` returned it."""
+    while _COMPILED in getattr(module, "_modules", {}):
+        module = module._modules[_COMPILED]
+    return module
+
+
+def plain_name(name: str) -> str:
+    """The name of a tensor without what `torch.compile` puts into it."""
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """The network's tensors under the names that they have in the plain network, whether it was compiled or not."""
+    return {plain_name(name): tensor for name, tensor in network.state_dict().items()}
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Put tensors into a network, whether it, or the one they are from, was compiled or not, or distributed.
+
+    Raises:
+        ValueError: if they are not those of such a network; the message names `origin`, and what is wrong.
+    """
+    own = network.state_dict()
+    names = {plain_name(name): name for name in own}
+    given = {plain_name(name): tensor for name, tensor in tensors.items()}
+    if given and not any(name.startswith(_DISTRIBUTED) for name in names):
+        while all(name.startswith(_DISTRIBUTED) for name in given):
+            given = {name.removeprefix(_DISTRIBUTED): tensor for name, tensor in given.items()}
+    check_weights(given, {plain: own[name] for plain, name in names.items()}, origin)
+    network.load_state_dict({names[plain]: tensor for plain, tensor in given.items()})
+
+
+def check_weights(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, *, look: bool = True
+) -> None:
+    """Refuse weights of which some are missing, not expected or of another shape, naming a few.
+
+    With `look` those that are not finite are refused as well.
+    """
+    given, wanted = ({name: tuple(x.shape) for name, x in side.items()} for side in (tensors, expected))
+    problems = [f"{name} is missing" for name in wanted if name not in given]
+    problems += [f"{name} is not expected" for name in given if name not in wanted]
+    problems += [
+        f"{name} has shape {given[name]} where the network has {shape}"
+        for name, shape in wanted.items()
+        if given.get(name, shape) != shape
+    ]
+    problems += [
+        f"{name} holds {x.dtype} where the network has {expected[name].dtype}"
+        for name, x in tensors.items()
+        if name in wanted and x.is_floating_point() != expected[name].is_floating_point()
+    ]
+    if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        advice = next((words for name, words in _FOREIGN.items() if name in given and name not in wanted), "")
+        raise ValueError(
+            f"{origin}: {'; '.join(sorted(problems)[:_NAMED])}{more}. "
+            + (f"By their names {advice}" if advice else "Give the configuration that came with them")
+        )
+    spoilt = [name for name, tensor in tensors.items() if look and not tensor.isfinite().all()]
+    if spoilt:
+        raise ValueError(
+            f"some weights are not finite (NaN): {', '.join(spoilt[:3])}; the model diverged in training, or its file"
+            " is damaged. Take an earlier checkpoint, or fetch it again"
+        )
+
+
+def read_file(file: Path) -> Any:
+    """What a file of JSON or of tensors holds; one that cannot be read is a ValueError that says which."""
+    try:
+        return read_json(file) if file.suffix == ".json" else read_tensors(file)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{file} is damaged: {error}; fetch it again") from error

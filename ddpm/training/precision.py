@@ -1,0 +1,81 @@
+"""In which precision a machine is best trained on: what it multiplies natively, and what it is refused."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate.utils import parse_flag_from_env
+
+from ddpm.buffers import HALVES
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.io.weights import unwrapped
+from ddpm.training.config import MixedPrecision, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What the choice depends on.
+
+    Attributes:
+        kind: torch's word for it: "cpu", "cuda" (of AMD, too), "mps", …
+        native_bf16: whether it multiplies bfloat16 itself: GPUs from compute capability 8.0 on, and CPUs with
+            AVX512-BF16 or AMX. Others emulate it, a GPU slower than float32 and a CPU ten times as slow.
+    """
+
+    kind: str
+    native_bf16: bool
+
+
+def choose_precision(processor: Processor) -> MixedPrecision:
+    """bf16 where it is native; fp16, with its loss scaler, on other GPUs; else float32."""
+    if processor.kind not in ("cpu", "cuda"):
+        return "no"
+    if processor.native_bf16:
+        return "bf16"
+    return "fp16" if processor.kind == "cuda" else "no"
+
+
+def this_processor() -> Processor:
+    """The one that a training run on this machine takes."""
+    if not parse_flag_from_env("ACCELERATE_USE_CPU"):
+        if torch.cuda.is_available():
+            # Unless asked so, torch counts the cards that emulate it, such as Colab's T4.
+            return Processor("cuda", torch.cuda.is_bf16_supported(including_emulation=False))
+        if torch.accelerator.is_available():
+            accelerator = torch.accelerator.current_accelerator()
+            return Processor("cpu" if accelerator is None else accelerator.type, native_bf16=False)
+    return Processor("cpu", any(has() for has in _cpu_instructions()))
+
+
+def _cpu_instructions() -> list:
+    """torch's questions after the instructions that multiply bfloat16, as far as this version of it has them."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return [getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)]
+
+
+def with_precision(config: TrainingConfig) -> TrainingConfig:
+    """The config with what "auto" stands for here, as which it is kept with every checkpoint."""
+    if config.mixed_precision != "auto":
+        return config
+    return replace(config, mixed_precision=choose_precision(this_processor()))
+
+
+def trainable(diffusion: GaussianDiffusion) -> GaussianDiffusion:
+    """The model as the trainer takes it: the plain one of a compiled one.
+
+    Raises:
+        TypeError: if it is no `GaussianDiffusion`, such as a bare network.
+        ValueError: if its weights are in half precision, in which most updates would round to nothing.
+    """
+    diffusion = unwrapped(diffusion)
+    if not isinstance(diffusion, GaussianDiffusion):
+        raise TypeError(
+            f"Trainer takes a GaussianDiffusion, but got a {type(diffusion).__name__}; around a network that is"
+            " GaussianDiffusion(network, image_size=…)"
+        )
+    halves = {str(weight.dtype) for weight in diffusion.parameters() if weight.dtype in HALVES}
+    if halves:
+        raise ValueError(
+            f"the model's weights are {' and '.join(sorted(halves))}, in which most updates would round to nothing:"
+            " give diffusion.float(), and mixed_precision='auto' to compute in half precision"
+        )
+    return diffusion

@@ -1,0 +1,66 @@
+"""What a run was made from, as its folder tells it, and how to go on with it. Importing this does not import torch."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from ddpm.io import checkpoint as checkpoints
+from ddpm.io.files import read_json
+from ddpm.io.paths import RUN
+from ddpm.io.streams import as_typed
+
+_BY_PROGRAM = "only the program that began it can go on with it: there, trainer.train(resume=True)"
+
+
+def recipe(run: Path) -> dict[str, Any]:
+    """The arguments of data, network, diffusion and training of a run that a program began, out of its checkpoint.
+
+    Raises:
+        FileNotFoundError: if the run has no checkpoint, or its images are no longer where they were.
+        ValueError: if a part of it can only be built by the program.
+    """
+    config = _newest_config(run)
+    source, weighting = Path(config["data"]["source"]), config["diffusion"].get("loss_weighting") or {}
+    if "class" in config["network"]:
+        raise ValueError(f"{run} trains a network of class {config['network']['class']}, so {_BY_PROGRAM}")
+    if weighting.get("name") == "custom":
+        raise ValueError(f"{run} has a loss weighting of its program's own, so {_BY_PROGRAM}")
+    if not source.is_absolute() and not source.is_dir():
+        raise ValueError(
+            f"{run} was given a {source} by its program, not a folder of images, so {_BY_PROGRAM}"
+        )
+    if not source.is_dir():
+        raise FileNotFoundError(
+            f"{run} learns from the images in {source}, and that folder is gone: put it back, or give the new one to"
+            " the Trainer in your program, and there trainer.train(resume=True)"
+        )
+    data = {"name_or_path": str(source), "image_size": config["diffusion"]["image_size"]}
+    data |= {"channels": config["network"]["channels"]}
+    data |= {"augment_horizontal_flip": config["training"]["augment_horizontal_flip"]}
+    return {"data": data} | {part: config[part] for part in ("network", "diffusion", "training")}
+
+
+def _newest_config(run: Path) -> dict[str, Any]:
+    """The `config.json` of the newest checkpoint whose own can be read."""
+    for folder in reversed(checkpoints.list_checkpoints(run)):
+        with contextlib.suppress(OSError, ValueError):
+            config = read_json(folder / "config.json")
+            if isinstance(config, dict) and {"data", "network", "diffusion", "training"} <= config.keys():
+                return config
+    raise FileNotFoundError(f"{run} has no checkpoint whose config.json can be read")
+
+
+def goes_on_by_command(run: Path) -> bool:
+    """Whether `ddpm resume` finds all that it needs in the folder."""
+    if (run / RUN).is_file():
+        return True
+    try:
+        return bool(recipe(run))
+    except (OSError, ValueError):
+        return False
+
+
+def how_to_resume(run: Path) -> str:
+    """What to type."""
+    command = f", or `ddpm resume {as_typed(run)}`" if goes_on_by_command(run) else " in your program"
+    return f"To resume the run: trainer.resume(){command}."

@@ -1,0 +1,203 @@
+"""Images on the disk as they are drawn, and what a signal leaves of them."""
+
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.utils import make_grid, save_image
+
+from ddpm import GaussianDiffusion
+from ddpm.cli import drawing
+from ddpm.cli.drawing import draw_into
+from tests.cli.small_runs import ENVIRONMENT
+from tests.networks import Pointwise
+
+
+def make_model(channels=1):
+    network = Pointwise()
+    network.channels = channels
+    return GaussianDiffusion(network, image_size=4, timesteps=20, sampling_timesteps=2)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_folder_and_picture_hold_what_torchvision_writes(tmp_path, batch_size, capsys):
+    """As the command wrote them when it kept all images to the end."""
+    model, seeds = make_model(), range(5, 12)
+    images = model.sample(7, seeds=list(seeds))
+    (tmp_path / "folder").mkdir()
+    draw_into(tmp_path / "folder", model, seeds, batch_size=batch_size)
+    draw_into(tmp_path / "grid.png", model, seeds, batch_size=batch_size)
+    save_image(make_grid(images, nrow=3, padding=1, pad_value=1.0), tmp_path / "theirs.png")
+    assert np.array_equal(pixels(tmp_path / "grid.png"), pixels(tmp_path / "theirs.png"))
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == [
+        f"{seed:06d}.png" for seed in seeds
+    ]
+    for seed, image in zip(seeds, images, strict=True):
+        save_image(image, tmp_path / "theirs.png")
+        assert np.array_equal(pixels(tmp_path / f"folder/{seed:06d}.png"), pixels(tmp_path / "theirs.png"))
+    out, err = capsys.readouterr()
+    assert out == f"7 images in {tmp_path / 'folder'}\n7 images in {tmp_path / 'grid.png'}\n"
+    assert err == ""
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Raises a signal while the batch of this number is drawn, counted from 0; deliveries are noted, not made."""
+    delivered = []
+    monkeypatch.setattr(drawing.Interrupts, "deliver", lambda self: delivered.append(self.received))
+
+    def stop_at(model, batch, number):
+        sample, drawn = model.sample, []
+
+        def interrupted(count, **options):
+            if len(drawn) == batch:
+                signal.raise_signal(number)
+            drawn.append(count)
+            return sample(count, **options)
+
+        model.sample = interrupted
+        return delivered
+
+    return stop_at
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("name", ["folder", "grid.png"])
+def test_a_signal_leaves_what_was_drawn_and_says_how_to_draw_the_rest(
+    tmp_path, stopped, capsys, number, name
+):
+    model, out = make_model(), tmp_path / name
+    expected = model.sample(6, seeds=list(range(10, 16)))
+    if name == "folder":
+        out.mkdir()
+    delivered = stopped(model, 1, number)
+    draw_into(out, model, range(10, 30), batch_size=3)
+    said = capsys.readouterr()
+    assert f"6 images in {out}; 14 are still to be drawn, with --seed 16 -n 14\n" in said.out
+    assert "Stopping after these images" in said.err
+    assert delivered == [number]
+    if name == "folder":
+        assert sorted(path.name for path in out.iterdir()) == [f"{seed:06d}.png" for seed in range(10, 16)]
+        return
+    save_image(make_grid(expected, nrow=3, padding=1, pad_value=1.0), tmp_path / "theirs.png")
+    assert np.array_equal(pixels(out), pixels(tmp_path / "theirs.png"))
+
+
+def test_images_are_not_kept(tmp_path):
+    """What is on the disk is on the disk before the next batch is drawn."""
+    model, there = make_model(), []
+    sample = model.sample
+
+    def watched(*args, **options):
+        there.append(len(list(tmp_path.iterdir())))
+        return sample(*args, **options)
+
+    model.sample = watched
+    draw_into(tmp_path, model, range(7), batch_size=2)
+    assert there == [0, 2, 4, 6]
+
+
+def test_a_picture_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    whole = Image.Image.save
+
+    def breaks(self, path, **options):
+        whole(self, path, **options)
+        if path.name.startswith(".000001"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", breaks)
+    with pytest.raises(OSError, match="No space left"):
+        draw_into(tmp_path, make_model(), range(3), batch_size=1)
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["000000.png"]
+
+
+def test_several_processes_write_their_own_and_one_speaks(tmp_path, monkeypatch, capsys):
+    states = [
+        SimpleNamespace(process_index=i, num_processes=2, is_main_process=i == 0, device="cpu")
+        for i in (0, 1)
+    ]
+    monkeypatch.setattr(
+        "accelerate.utils.gather_object", lambda given: [4, 3] if given in ([4], [3]) else given
+    )
+    for state in reversed(states):
+        monkeypatch.setattr(drawing, "this_process", lambda state=state: state)
+        draw_into(tmp_path, make_model(), range(7), batch_size=2)
+    assert len(list(tmp_path.iterdir())) == 7
+    assert f"7 images in {tmp_path}" in capsys.readouterr().out
+    for seed, image in enumerate(make_model().sample(7, seeds=list(range(7)))):
+        expected = (image.mul(255) + 0.5).clamp(0, 255).to(torch.uint8).numpy()
+        assert np.array_equal(pixels(tmp_path / f"{seed:06d}.png")[..., 0], expected[0])
+
+
+def test_a_log_says_from_time_to_time_how_many_there_are(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    model = make_model()
+    sample = model.sample
+
+    def slow(*args, **options):
+        now[0] += 20
+        return sample(*args, **options)
+
+    model.sample = slow
+    draw_into(tmp_path, model, range(10), batch_size=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "2/10 images, 0:02:40 left"
+    assert lines[-1] == "10/10 images"
+    assert len(lines) == 5
+
+
+def test_sample_leaves_its_images_when_it_is_killed_outright(tmp_path):
+    words = ["sample", "digits", "-n", "100000", "--steps", "20", "--batch-size", "8", "--out", "out"]
+    with subprocess.Popen([sys.executable, "-m", "ddpm", *words], cwd=tmp_path, env=ENVIRONMENT) as process:
+        patience = time.monotonic() + 120
+        while len(list(tmp_path.glob("out/0*.png"))) < 20:
+            assert process.poll() is None
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        process.kill()
+    for path in tmp_path.glob("out/0*.png"):
+        assert pixels(path).shape == (8, 8, 3)
+
+
+SLOW = """
+import pathlib, sys
+from ddpm.cli import drawing, main
+whole = drawing._as_bytes
+def noted(images):
+    pathlib.Path("drawn").touch()
+    return whole(images)
+drawing._as_bytes = noted
+main(sys.argv[1:])
+"""
+
+
+def test_sample_answers_sigterm_with_a_picture_of_what_there_is(tmp_path):
+    words = ["sample", "digits", "-n", "100000", "--steps", "20", "--batch-size", "8", "--out", "grid.png"]
+    command = [sys.executable, "-c", SLOW, *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, **pipes) as process:
+        patience = time.monotonic() + 120
+        while not (tmp_path / "drawn").exists():
+            assert process.poll() is None
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM, err
+    count = int(re.search(r"([\d,]+) images? in grid\.png; .* still to be drawn", out)[1].replace(",", ""))
+    assert count % 8 == 0
+    assert pixels(tmp_path / "grid.png").shape[1] == 9 * math.ceil(math.sqrt(count)) + 1

@@ -1,0 +1,387 @@
+"""Weights between networks and files: of compiled networks, of others' programs, of half a file, of another class."""
+
+import copy
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ddpm import (
+    GaussianDiffusion,
+    NoiseSchedule,
+    Unet,
+    load_diffusers_unet,
+    load_pretrained,
+    save_diffusers_unet,
+    save_pretrained,
+    to_diffusers,
+)
+from ddpm.io.checkpoint import list_checkpoints
+from ddpm.io.weights import plain_name, unwrapped
+from tests.runs import model, saved_files, trained, trainer, weights
+
+
+def spoiled(folder, change):
+    """The tensors of a model's file changed."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: x.contiguous() for name, x in change(tensors).items()}, folder / "model.safetensors")
+
+
+# Compiled networks
+
+COMPILED = {
+    "whole": lambda ours: setattr(ours, "network", torch.compile(ours.network, backend="eager")),
+    "in place": lambda ours: ours.network.compile(backend="eager"),
+    "a part": lambda ours: ours.network.middle.__setitem__(
+        0, torch.compile(ours.network.middle[0], backend="eager")
+    ),
+}
+
+
+def compiled(how: str) -> GaussianDiffusion:
+    """The model of `runs.model`, compiled."""
+    ours = model()
+    COMPILED[how](ours)
+    return ours
+
+
+@pytest.mark.parametrize("how", COMPILED)
+def test_a_compiled_network_is_saved_as_the_network_that_it_is(tmp_path, how):
+    ours, plain = compiled(how), model()
+    for one, place in ((ours, "ours"), (plain, "plain")):
+        save_pretrained(one, tmp_path / place)
+        save_diffusers_unet(one.network, tmp_path / place / "unet")
+    for file in (path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.*")):
+        assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "plain" / file).read_bytes()
+    assert torch.equal(weights(load_pretrained(tmp_path / "ours")), weights(plain))
+
+
+@pytest.mark.parametrize("how", COMPILED)
+def test_a_run_of_a_compiled_network_goes_on_with_any_form_of_it(tmp_path, how):
+    trained(tmp_path / "whole", model(), train_num_steps=4)
+    trained(tmp_path / "parts", compiled(how), train_num_steps=2)
+    other = shutil.copytree(tmp_path / "parts", tmp_path / "other")
+    assert torch.equal(
+        weights(load_pretrained(tmp_path / "parts")),
+        weights(trained(tmp_path / "two", train_num_steps=2).ema_model),
+    )
+    trainer(tmp_path / "parts", model(), train_num_steps=4).resume()
+    trainer(other, compiled(how), train_num_steps=4).resume()
+    assert saved_files(tmp_path / "parts") == saved_files(other) == saved_files(tmp_path / "whole")
+
+
+def test_files_that_were_written_with_the_names_of_a_compiled_or_distributed_network_load(tmp_path):
+    ours = model()
+    for prefix in ("_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.module."):
+        save_pretrained(ours, tmp_path)
+        spoiled(tmp_path, lambda tensors, prefix=prefix: {prefix + name: x for name, x in tensors.items()})
+        assert torch.equal(weights(load_pretrained(tmp_path)), weights(ours))
+    tensors, config = to_diffusers(ours.network)
+    again = load_diffusers_unet({f"_orig_mod.{name}": x for name, x in tensors.items()}, config)
+    torch.testing.assert_close(weights(again), weights(ours.network))
+
+
+class Wrapped(nn.Module):
+    """A network with a part of that name, alone or with another beside it."""
+
+    channels = 1
+
+    def __init__(self, layer):
+        super().__init__()
+        self.module, self.layer = nn.Conv2d(1, 1, 3, padding=1), layer
+
+    def forward(self, x_t, t, labels=None):  # noqa: ARG002
+        return self.layer(self.module(x_t))
+
+
+@pytest.mark.parametrize("layer", [nn.Identity(), nn.Conv2d(1, 1, 1)])
+def test_a_network_with_parts_of_such_names_keeps_them(tmp_path, layer):
+    shape = {"image_size": 8, "timesteps": 50, "sampling_timesteps": 2}
+    ours = trained(tmp_path, GaussianDiffusion(Wrapped(copy.deepcopy(layer)), **shape))
+    again = trainer(tmp_path, GaussianDiffusion(Wrapped(layer), **shape))
+    again.load()
+    assert torch.equal(weights(again.diffusion), weights(ours.diffusion))
+
+
+def test_names_and_forms():
+    assert plain_name("middle.0._orig_mod.block.conv1.weight") == "middle.0.block.conv1.weight"
+    assert plain_name("first.weight") == "first.weight"
+    network = model().network
+    assert unwrapped(network) is network
+    assert unwrapped(torch.compile(network)) is network
+
+
+# Classes of one's own
+
+
+class Louder(Unet):
+    def forward(self, *args, **kwargs):
+        return 3 * super().forward(*args, **kwargs)
+
+
+class Other(GaussianDiffusion):
+    pass
+
+
+def own_schedule(ours):
+    ours.schedule = NoiseSchedule(torch.linspace(1e-3, 0.5, 50))
+    return ours
+
+
+def loud(**options):
+    ours = model(**options)
+    ours.network.__class__ = Louder
+    return ours
+
+
+def other(**options):
+    ours = model(**options)
+    ours.__class__ = Other
+    return ours
+
+
+def widened(ours):
+    ours.network.last = nn.Conv2d(8, 1, 5, padding=2)
+    return ours
+
+
+OWN = {
+    "network": (
+        loud,
+        TypeError,
+        "Louder is a subclass of Unet, as which it would be loaded, without its own code; save",
+    ),
+    "compiled": (
+        lambda: (ours := loud(), setattr(ours, "network", torch.compile(ours.network)), ours)[-1],
+        TypeError,
+        "Louder is a subclass of Unet",
+    ),
+    "model": (other, TypeError, "Other is a subclass of GaussianDiffusion, as which it would be loaded"),
+    "schedule": (
+        lambda: own_schedule(model()),
+        ValueError,
+        "schedule is not the 'cosine' one that its configuration",
+    ),
+    "layer": (
+        lambda: widened(model()),
+        ValueError,
+        r"no longer the Unet .* last.weight has shape \(1, 8, 5, 5\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_would_be_loaded_as_something_else_is_not_saved(tmp_path, name):
+    make, error, message = OWN[name]
+    with pytest.raises(error, match=message):
+        save_pretrained(make(), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (loud, "trained with a network of class Louder, which only your own program can build"),
+        (other, "trained with a model of class Other, which only your own program can build"),
+        (
+            lambda: own_schedule(model()),
+            "trained with a schedule of your own, which only your own program can build",
+        ),
+    ],
+)
+def test_a_run_with_a_class_of_ones_own_is_resumed_by_its_program_alone(tmp_path, make, message):
+    ours = trained(tmp_path, make())
+    again = trainer(tmp_path, make())
+    again.load()
+    assert torch.equal(weights(again.diffusion), weights(ours.diffusion))
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(tmp_path)
+
+
+def test_a_run_of_a_subclass_that_an_earlier_version_wrote_goes_on(tmp_path):
+    """It was described as its parent."""
+    trained(tmp_path, model())
+    trainer(tmp_path, loud()).load()
+    with pytest.raises(TypeError, match="only a Unet has a counterpart in diffusers, but got a subclass"):
+        to_diffusers(loud().network)
+
+
+def test_from_pretrained_of_a_subclass_gives_the_subclass(tmp_path):
+    ours = model(ddim_sampling_eta=0.5)
+    save_pretrained(ours, tmp_path)
+    again = Other.from_pretrained(tmp_path)
+    assert type(again) is Other
+    assert not again.training
+    assert again.config == ours.config
+    assert torch.equal(weights(again), weights(ours))
+    assert type(GaussianDiffusion.from_pretrained(tmp_path)) is GaussianDiffusion
+
+
+# Files that are not what they should be
+
+
+def without(tensors, part):
+    return {name: x for name, x in tensors.items() if part not in name}
+
+
+def with_nan(tensors):
+    tensors["last.weight"][0, 0, 0, 0] = torch.nan
+    return tensors
+
+
+def renamed(prefix):
+    return lambda tensors: {prefix + name: x for name, x in tensors.items()}
+
+
+FOREIGN = {
+    "half": (
+        lambda tensors: without(tensors, "up."),
+        r"up\.0.* is missing.*; and \d+ more\. Give the configuration",
+    ),
+    "one": (
+        lambda tensors: without(tensors, "last.bias"),
+        "last.bias is missing. Give the configuration that came",
+    ),
+    "more": (
+        lambda tensors: tensors | {"extra": torch.ones(1)},
+        "extra is not expected. Give the configuration",
+    ),
+    "shape": (
+        lambda tensors: tensors | {"last.weight": torch.ones(1, 8, 1, 1)},
+        r"last.weight has shape \(1, 8, 1, 1\) where the network has \(1, 8, 3, 3\)",
+    ),
+    "whole numbers": (
+        lambda tensors: tensors | {"last.bias": torch.ones(1, dtype=torch.int8)},
+        "last.bias holds torch.int8 where the network has torch.float32",
+    ),
+    "NaN": (with_nan, r"some weights are not finite \(NaN\): last.weight; the model diverged in training"),
+    "whole model": (renamed("network."), "By their names they are those of a whole GaussianDiffusion"),
+    "lucidrains": (lambda _: {"model.init_conv.weight": torch.ones(1)}, "denoising-diffusion-pytorch"),
+    "diffusers": (lambda _: to_diffusers(model().network)[0], "which ddpm.load_diffusers_unet reads"),
+    "nothing": (lambda _: {}, "is missing"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_weights_of_another_network_are_refused_with_what_they_are(tmp_path, name):
+    change, message = FOREIGN[name]
+    save_pretrained(model(), tmp_path)
+    spoiled(tmp_path, change)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_pretrained(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
+DAMAGED = {
+    "cut": (
+        lambda content: content[: len(content) // 2],
+        "model.safetensors",
+        "model.safetensors is damaged: ",
+    ),
+    "cut in the header": (
+        lambda content: content[:100],
+        "model.safetensors",
+        "is damaged: .*; fetch it again",
+    ),
+    "empty": (lambda _: b"", "model.safetensors", "is damaged: "),
+    "a pickle": (lambda _: b"PK\x03\x04" * 40, "model.safetensors", "is damaged: "),
+    "no JSON": (lambda _: b"{", "config.json", "config.json is damaged: .*; fetch it again"),
+    "no text": (lambda _: b"\xff\xfe", "config.json", "config.json is damaged: "),
+    "a list": (
+        lambda _: b"[]",
+        "config.json",
+        "not the configuration of a model of this package; give a folder that",
+    ),
+    "another's": (lambda _: b'{"model_type": "bert"}', "config.json", "not the configuration of a model"),
+    "diffusers'": (
+        lambda _: json.dumps(to_diffusers(model().network)[1]).encode(),
+        "config.json",
+        "it is one of diffusers: load_diffusers_unet reads",
+    ),
+    "half": (
+        lambda content: json.dumps({"network": json.loads(content)["network"]}).encode(),
+        "config.json",
+        "not the",
+    ),
+    "newer": (
+        lambda content: content.replace(b'"dim"', b'"heads": 4, "dim"'),
+        "config.json",
+        "gives Unet the options heads, which it does not have: was it written by a newer version",
+    ),
+    "newer model": (
+        lambda content: content.replace(b'"timesteps"', b'"flow": true, "timesteps"'),
+        "config.json",
+        "gives GaussianDiffusion the options flow, which",
+    ),
+    "wrong": (
+        lambda content: content.replace(b'"dim": 8', b'"dim": "8"'),
+        "config.json",
+        "dim must be a whole number",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, name):
+    change, file, message = DAMAGED[name]
+    save_pretrained(model(), tmp_path)
+    content = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(change(content))
+    assert change(content) != content
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(tmp_path)
+
+
+def test_an_empty_list_of_checksums_is_no_whole_checkpoint(tmp_path):
+    trained(tmp_path)
+    newest = list_checkpoints(tmp_path)[-1]
+    (newest / "checksums.json").write_text("{}")
+    with pytest.warns(
+        UserWarning, match="is damaged: .* lists no file.*step-00000002, the one before it, is used"
+    ):
+        load_pretrained(tmp_path)
+
+
+# Averages of diffusers
+
+AVERAGED = {"decay": 0.9999, "inv_gamma": 1.0, "min_decay": 0.0, "optimization_step": 100, "power": 0.75}
+AVERAGED |= {"update_after_step": 0, "use_ema_warmup": True}
+
+
+def save_averaged(network, folder):
+    """As `EMAModel.save_pretrained` of diffusers does."""
+    save_diffusers_unet(network, folder)
+    config = json.loads((folder / "config.json").read_text()) | AVERAGED
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_the_average_of_a_run_of_diffusers_is_read(tmp_path):
+    raw, average = model(0).network, model(1).network
+    save_averaged(average, tmp_path / "run" / "unet_ema")
+    for place in ("run", "run/unet_ema"):
+        torch.testing.assert_close(weights(load_diffusers_unet(tmp_path / place)), weights(average))
+    save_diffusers_unet(raw, tmp_path / "run" / "unet")
+    with pytest.warns(
+        UserWarning, match="two networks; the average, in unet_ema, is taken: .* the subfolder unet$"
+    ):
+        both = load_diffusers_unet(tmp_path / "run")
+    torch.testing.assert_close(weights(both), weights(average))
+    torch.testing.assert_close(weights(load_diffusers_unet(tmp_path / "run" / "unet")), weights(raw))
+
+
+def test_an_average_that_the_peer_itself_wrote_is_read(tmp_path):
+    peer = pytest.importorskip("diffusers")
+    training_utils = pytest.importorskip("diffusers.training_utils")
+    tensors, config = to_diffusers(model().network)
+    theirs = peer.UNet2DModel.from_config(config)
+    theirs.load_state_dict(tensors)
+    average = training_utils.EMAModel(
+        theirs.parameters(), model_cls=peer.UNet2DModel, model_config=theirs.config
+    )
+    average.save_pretrained(tmp_path / "unet_ema")
+    again = load_diffusers_unet(tmp_path)
+    torch.testing.assert_close(weights(again), weights(model().network))
+    assert copy.deepcopy(again).config == again.config

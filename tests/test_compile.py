@@ -1,0 +1,114 @@
+"""`torch.compile(fullgraph=True)`: no option of the network or of the loss breaks the graph, nor changes the answer.
+
+The tracer alone runs (backend "eager"): it is what gives up on a look at a value. What the compiler makes of it is in
+`test_numerics` and in the tests of training.
+"""
+
+import itertools
+
+import pytest
+import torch
+
+from ddpm import P2, GaussianDiffusion, MinSNR, Unet
+from tests.networks import drawn, randn, seeded
+
+SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4, "num_res_blocks": 1}
+NETWORKS = {
+    "plain": {},
+    "classes": {"num_classes": 3},
+    "self-conditioned": {"self_condition": True},
+    "learned variance": {"learned_variance": True},
+    "learned sinusoidal": {"learned_sinusoidal_cond": True},
+    "random Fourier": {"random_fourier_features": True},
+    "attention everywhere": {"attention_resolutions": (1, 2)},
+    "dropout": {"dropout": 0.1},
+    "first as wide as the second": {"init_dim": 16},
+    "all": {"num_classes": 3, "self_condition": True, "learned_variance": True, "dropout": 0.1},
+}
+LOSSES = list(itertools.product(("pred_noise", "pred_x0", "pred_v"), ("l1", "l2"), (None, MinSNR(), P2())))
+X, NOISE, T, CLASSES = (
+    randn(2, 1, 8, 8),
+    randn(2, 1, 8, 8, seed=1),
+    torch.tensor([1, 20]),
+    torch.tensor([0, 2]),
+)
+MASK = torch.tensor([True, False])
+
+
+def model(network: str, **options) -> GaussianDiffusion:
+    """In training mode without dropout, whose draws the compiler need not repeat."""
+    unet = drawn(Unet(**(SMALL | NETWORKS[network] | {"dropout": 0.0})), 0.1)
+    return GaussianDiffusion(unet, image_size=8, timesteps=20, **options).train()
+
+
+@pytest.fixture(autouse=True)
+def _anew():
+    """Nothing is left of what was compiled before: after eight forms torch would give up."""
+    torch._dynamo.reset()
+
+
+def traced(function):
+    return torch.compile(function, fullgraph=True, backend="eager", dynamic=False)
+
+
+@pytest.mark.parametrize(
+    ("network", "kind"),
+    [*((network, torch.float32) for network in NETWORKS), ("plain", torch.bfloat16), ("all", torch.bfloat16)],
+)
+def test_network(network, kind):
+    ours = model(network).network
+    told = {"labels": CLASSES} if ours.num_classes else {}
+    compiled = traced(ours)
+    for previous in [{}] + ([{"x_self_cond": NOISE}] if ours.self_condition else []):
+        with torch.no_grad(), torch.autocast("cpu", kind, enabled=kind != torch.float32):
+            expected, got = (one(X, T, **told, **previous) for one in (ours, compiled))
+        assert torch.equal(got, expected)
+
+
+def test_network_that_drops_features_in_training():
+    unet = Unet(**SMALL, dropout=0.1).train()
+    assert traced(unet)(X, T).shape == X.shape
+
+
+@pytest.mark.parametrize(
+    ("network", "losses"),
+    [(network, LOSSES if network == "plain" else LOSSES[-1:]) for network in NETWORKS],
+    ids=NETWORKS,
+)
+def test_loss_and_its_gradients(network, losses):
+    """With everything given, so that both forms see the same."""
+    for objective, kind, weighting in losses:
+        ours = model(network, objective=objective, loss_type=kind, loss_weighting=weighting)
+        given = {"labels": CLASSES if ours.network.num_classes else None}
+        given |= {"self_condition_mask": MASK} if ours.self_condition else {}
+        gradients = []
+        for loss_of in (ours.loss, traced(ours.loss)):
+            ours.zero_grad()
+            loss_of(X, T, NOISE, **given).backward()
+            gradients.append(torch.cat([weight.grad.flatten() for weight in ours.parameters()]))
+        assert gradients[0].abs().sum() > 0
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+        torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("network", ["plain", "all"])
+def test_everything_that_training_calls_draws_for_itself(network):
+    """From images in [0, 1] on, in the precision of autocast, too."""
+    ours, images = model(network), torch.rand(2, 1, 8, 8, generator=seeded(0))
+    labels = CLASSES if ours.network.num_classes else None
+    compiled = traced(ours)
+    for kind in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", kind, enabled=kind != torch.float32):
+            loss = compiled(images, labels)
+        assert loss.shape == ()
+        assert loss.isfinite()
+
+
+@pytest.mark.parametrize("network", ["plain", "all"])
+def test_predictions(network):
+    ours = model(network).eval()
+    labels = CLASSES if ours.network.num_classes else None
+    for clip in (False, True):
+        predict = traced(lambda x, t, labels, clip=clip: ours.predict(x, t, labels, clip_x0=clip).x0)
+        with torch.no_grad():
+            torch.testing.assert_close(predict(X, T, labels), ours.predict(X, T, labels, clip_x0=clip).x0)

@@ -224,7 +224,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         batch_size = check_whole("batch_size", batch_size)
         source = image_generators(batch_size, generator, seeds)
         walk = samplers.choose(sampler, steps, self.schedule.timesteps, eta)
-        x = randn((batch_size, *self.image_shape), source, self.device).to(self.schedule.beta.dtype)
+        x = randn((batch_size, *self.image_shape), source, self.device, self.schedule.beta.dtype)
         states = walk(self, x, labels=check_labels(labels, x), generator=source)
         with evaluating(self):
             for state in tqdm(

@@ -72,7 +72,7 @@ class TrainingLoss:
         if t is None:
             t = randint(1, self.schedule.timesteps + 1, len(x0), generator, x0.device)
         if noise is None:
-            noise = randn(tuple(x0.shape), generator, x0.device)
+            noise = randn(tuple(x0.shape), generator, x0.device, x0.dtype)
         t = check_t(t, x0, self.schedule.timesteps)
         x_t = self.q_sample(x0, t, noise)
         x_self_cond = None

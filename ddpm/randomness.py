@@ -38,28 +38,32 @@ def image_streams(
     return streams
 
 
-def randn(shape: tuple[int, ...], generator: Generators, device: torch.device | str) -> Tensor:
+def randn(
+    shape: tuple[int, ...],
+    generator: Generators,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Standard normal noise of `shape` on `device`, from one generator or from one per image.
 
-    It is float32 whatever torch's default type is, so that a seed means the same noise.
+    It is float64 if `dtype` is, else float32, so that a seed means the same noise in half precision.
     """
+    dtype = torch.float64 if dtype == torch.float64 else torch.float32
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
             raise ValueError(
                 f"{shape[0]} images need one generator each (or a single one), but got {len(generator)}"
             )
-        images = [
-            torch.randn(shape[1:], generator=one, device=one.device, dtype=torch.float32) for one in generator
-        ]
+        images = [torch.randn(shape[1:], generator=one, device=one.device, dtype=dtype) for one in generator]
         return torch.stack(images).to(device)
     # Drawn where the generator lives, so that one seed means the same noise on every device.
     where = device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=where, dtype=torch.float32).to(device)
+    return torch.randn(shape, generator=generator, device=where, dtype=dtype).to(device)
 
 
 def randn_like(x: Tensor, generator: Generators) -> Tensor:
     """Standard normal noise shaped like `x`, in its type and on its device."""
-    return randn(tuple(x.shape), generator, x.device).to(x.dtype)
+    return randn(tuple(x.shape), generator, x.device, x.dtype).to(x.dtype)
 
 
 def randint(

@@ -78,7 +78,7 @@ class PrepareImage:
             image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
         # By NumPy rather than torchvision, whose import takes longer than that of torch.
         pixels = torch.from_numpy(np.array(image))
-        return pixels.view(image.height, image.width, -1).permute(2, 0, 1).contiguous()
+        return pixels.view(image.height, image.width, -1).permute(2, 0, 1)
 
     def finished(self, pixels: Tensor) -> Tensor:
         """Pixels as `pixels` gives them, mirrored or not, as float32 in [0, 1]."""

@@ -46,9 +46,11 @@ def randn(
 ) -> Tensor:
     """Standard normal noise of `shape` on `device`, from one generator or from one per image.
 
-    It is float64 if `dtype` is, else float32, so that a seed means the same noise in half precision.
+    It is drawn in float32, so that a seed means the same noise in every type; only where `dtype` and torch's own
+    default are both float64 is it drawn in that, as `torch.randn` does there.
     """
-    dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    double = dtype == torch.get_default_dtype() == torch.float64
+    dtype = torch.float64 if double else torch.float32
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
             raise ValueError(

@@ -88,9 +88,9 @@ small convolutional classifier of our own. It draws nothing.
 |---|---|
 | data | FashionMNIST, its 60,000 training images, 1 × 28 × 28, half of them mirrored |
 | network | `ddpm.evaluation.features.fashion_classifier()`, {parameters:,} parameters, kept in float16 |
-| training | {EPOCHS} passes, {BATCH_SIZE} images a step, AdamW, one cycle up to {LEARNING_RATE}, smoothed labels |
+| training | {EPOCHS} passes, {BATCH_SIZE} images a step, AdamW, a cycle up to {LEARNING_RATE}, smoothed labels |
 | command | `python tools/train_classifier.py` |
-| time | {seconds / 60:.0f} minutes on a shared CPU with {torch.get_num_threads()} thread(s); torch {torch.__version__} |
+| time | {seconds / 60:.0f} minutes on a shared CPU, {torch.get_num_threads()} thread(s); torch {torch.__version__} |
 | accuracy on the 10,000 test images | {right:.2%} |
 
 Code and weights are under the MIT licence.

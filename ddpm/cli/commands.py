@@ -214,7 +214,7 @@ def evaluate(
         figures |= {"bits_per_dimension": float(bound.mean), "standard_error": float(bound.standard_error)}
         settings |= {"bound_images": len(real), "bound_timesteps": timesteps}
     model = {"model": found.said, "weights": weights, **evaluation.drawn_by(diffusion, sampling_steps)}
-    written = {"model": model, "settings": settings, "figures": figures}
+    written = {**figures, "model": model, "settings": settings}
     show(*report.described_evaluation(written))
     compared = f"{settings['images']:,} of {counted(len(dataset), f'{part} image')}, drawn by the seed; "
     show(*report.paragraphs({"model": found.said, "data": compared + report.described_data(run_config)}))

@@ -99,9 +99,9 @@ def _state(checkpoint: Path) -> str:
     return "whole"
 
 
-def described_evaluation(evaluation: dict[str, dict[str, Any]]) -> Iterable[str]:
+def described_evaluation(figures: dict[str, Any]) -> Iterable[str]:
     """The figures of `ddpm evaluate`, a line each."""
-    model, settings, figures = (evaluation[part] for part in ("model", "settings", "figures"))
+    model, settings = figures["model"], figures["settings"]
     calls, part = counted(model["network_calls"], "network call"), settings["part"]
     yield f"{settings['images']} samples, {calls} each, and as many {part} images, by {settings['features']}"
     yield f"  Fréchet distance  {figures['distance']:.4f} ({figures['halves']:.4f} between halves of the data)"

@@ -176,8 +176,8 @@ def compare(report_a: dict[str, Any], report_b: dict[str, Any]) -> dict[str, tup
             f"the two reports cannot be compared, since their settings differ: {', '.join(unequal)}; evaluate one"
             " of them again with the other's"
         )
-    figures_a, figures_b = report_a["figures"], report_b["figures"]
-    return {name: (figures_a.get(name), figures_b.get(name)) for name in figures_a | figures_b}
+    figures = [name for name in report_a | report_b if name not in ("model", "settings")]
+    return {name: (report_a.get(name), report_b.get(name)) for name in figures}
 
 
 def bits_per_dimension(

@@ -130,8 +130,7 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     options = [] if weights == "ema" else ["--weights", weights]
     words = ["-n", "40", "--steps", "2", "--bound-images", "3", "--timesteps", "5", *options]
     out, _ = ddpm("evaluate", run, *words)
-    written = json.loads((run / "evaluation.json").read_text())
-    figures = written["figures"]
+    figures = json.loads((run / "evaluation.json").read_text())
     images, labels = random_images(data.digits(), 40)
     labels = labels if fixture == "with_classes" else None
     model = load_pretrained(run, weights=weights)
@@ -144,7 +143,7 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     bound = vlb_terms(model, images * 2 - 1, timesteps_per_image=5, labels=labels, seeds=range(3))
     assert figures["bits_per_dimension"] == pytest.approx(float(bound.bits_per_dim(bound.total).mean))
     said = f"the run in {run}, its checkpoint of step 4"
-    assert written["model"] == {
+    assert figures["model"] == {
         "model": said,
         "weights": weights,
         "sampler": "ddim",
@@ -153,7 +152,7 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     }
     settings = {"images": 40, "data": "digits", "part": "training", "features": "pixels", "seed": 0}
     settings |= {"searched_for_copies": 1797, "dimensions": 64, "bound_images": 3, "bound_timesteps": 5}
-    assert written["settings"] == settings | {"ddpm": __version__, "torch": torch.__version__}
+    assert figures["settings"] == settings | {"ddpm": __version__, "torch": torch.__version__}
     assert f"Fréchet distance  {figures['distance']:.4f}" in out
     assert f"nearest image     {figures['nearest_training']:.3f} in 1,797 of training\n" in out
     bits = f"{figures['bits_per_dimension']:.3f} ± {figures['standard_error']:.3f} bits per dimension"
@@ -170,7 +169,7 @@ def test_evaluate_compares_with_images_drawn_by_the_seed(ddpm, run):
         words = ["-n", "40", "--steps", "1", "--bound-images", "0", "--seed", seed]
         ddpm("evaluate", run, *words)
         real = random_images(data.digits(), 40, seed=seed)[0]
-        halves.append(json.loads((run / "evaluation.json").read_text())["figures"]["halves"])
+        halves.append(json.loads((run / "evaluation.json").read_text())["halves"])
         assert halves[-1] == pytest.approx(report_on_samples(real, real, [real]).halves)
     assert halves[0] != halves[1]
 
@@ -208,7 +207,7 @@ def test_evaluate_holds_a_model_against_the_test_part_where_there_is_one(ddpm, t
     drawn = draw_images(load_pretrained(run), range(8))
     searched = random_images(list(train), 8)[0]
     expected = report_on_samples(drawn, test, [searched], [test], features=extractor("classifier"))
-    assert_near(written["figures"], expected)
+    assert_near(written, expected)
     assert out.startswith("8 samples, 4 network calls each, and as many test images, by classifier\n")
     assert "on 3 test images, 784 dimensions" in out
     assert f"{expected.nearest_held_out:.3f} in as many held-out ones; in the mean at" in out

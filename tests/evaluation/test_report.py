@@ -97,7 +97,8 @@ def report_with(settings=(), model=(), figures=()):
     return {
         "model": {"sampler": "ddim", "network_calls": 20} | dict(model),
         "settings": {"images": 1000, "part": "test", "features": "pixels", "seed": 0} | dict(settings),
-        "figures": {"distance": 4.5} | dict(figures),
+        "distance": 4.5,
+        **dict(figures),
     }
 
 

@@ -19,7 +19,7 @@ from torchvision.utils import make_grid, save_image
 from ddpm import GaussianDiffusion, load_pretrained, save_pretrained
 from ddpm.cli.presets import choose_preset
 from ddpm.cli.run_config import RunConfig
-from ddpm.evaluation.report import bits_per_dimension, first_images, report_on_samples
+from ddpm.evaluation.report import bits_per_dimension, first_images, random_batches, report_on_samples
 from ddpm.training.distributed import draw_images
 from ddpm.training.metrics_logger import read_metrics
 
@@ -44,11 +44,13 @@ def command_of(run_config: RunConfig) -> str:
     return " ".join([f"ddpm train {data}", *changed])
 
 
-def measured(model: GaussianDiffusion, samples: Tensor, test: Dataset[Any]) -> dict[str, Any]:
+def measured(
+    model: GaussianDiffusion, samples: Tensor, train: Dataset[Any], test: Dataset[Any]
+) -> dict[str, Any]:
     """The bound on all test images, and the samples beside as many of them."""
     images, _ = first_images(test, len(test))  # pyright: ignore[reportArgumentType]
     bound = bits_per_dimension(model, images, timesteps_per_image=TIMESTEPS)
-    report = report_on_samples(samples, images[: len(samples)])
+    report = report_on_samples(samples, images[: len(samples)], random_batches(train, len(images)), [images])
     return {
         "test_images": len(images),
         "levels_per_image": TIMESTEPS,
@@ -121,7 +123,7 @@ def main() -> None:
         "hardware": options.hardware,
         "torch": torch.__version__,
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
-        **measured(model, samples, run_config.load_data(train=False)),
+        **measured(model, samples, run_config.load_data(), run_config.load_data(train=False)),
     }
     (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(options.name, run_config, model, run), encoding="utf-8")

@@ -3,7 +3,6 @@
 Nothing here imports torch, which takes seconds, before the arguments are checked: commands import what they need later.
 """
 
-import contextlib
 import os
 import sys
 import warnings
@@ -31,6 +30,7 @@ from ddpm.io.paths import MODEL, locate_model
 from ddpm.io.streams import as_typed, patient_streams
 
 _CALLS_HELP = "Network calls per image; the model's own number if not given."
+_SEARCHED = 10_000  # training images at most, and as many held-out ones, in which copies are looked for
 _SET_HELP = "Any other option as part.option=value, such as network.dropout=0.2."
 
 TrainSteps = Annotated[int | None, typer.Option("--train-steps", "--steps", min=1, help="Updates in all.")]
@@ -162,6 +162,9 @@ def evaluate(
     run: Run,
     images: Annotated[int, typer.Option("-n", "--images", min=4, help="How many images.")] = 1000,
     sampling_steps: SamplingSteps = None,
+    features: Annotated[
+        Literal["pixels", "classifier", "inception"], typer.Option(help="What images are compared by.")
+    ] = "pixels",
     bound_images: Annotated[int, typer.Option(min=0, help="Images for the bound; 0 leaves it out.")] = 64,
     timesteps: Timesteps = 100,
     seed: Seed = 0,
@@ -170,39 +173,52 @@ def evaluate(
     data: DataAt = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Evaluate a run's model by its samples and by its bound, and write the figures to evaluation.json."""
+    """Evaluate a run's model by its samples and by its bound, and write the figures to evaluation.json.
+
+    Both are held against the data's test part, or where there is none against the training images.
+    """
     run_config = places.load_run(run, data, data_root).changed("data", augment_horizontal_flip=False)
     found = locate_model(run)
 
-    from ddpm.cli.drawing import draw
-    from ddpm.evaluation.features import DigitClassifier
-    from ddpm.evaluation.report import bits_per_dimension, random_images, report_on_samples
+    import torch
 
-    dataset = places.load_data(run_config, run, "evaluate")
+    from ddpm.cli import evaluation
+    from ddpm.cli.drawing import draw
+    from ddpm.evaluation.features import DigitClassifier, extractor, features_of
+    from ddpm.evaluation.report import bits_per_dimension, random_batches, random_images, report_on_samples
+
+    extract = extractor(features)
+    training, dataset, part = evaluation.load_parts(run_config, run)
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
     real, labels = random_images(dataset, images, seed=seed)
+    features_of(real[:1], extract)  # images that they are not for are refused before any is drawn
     takes_classes = run_config.network.get("num_classes") is not None
     options = {"batch_size": batch_size, "sampling_timesteps": sampling_steps}
     classes = labels.tolist() if takes_classes and labels is not None else None
     drawn = draw(diffusion, range(seed, seed + len(real)), labels=classes, **options)
     if drawn is None:
         return
-    digits = known_name(run_config.data["name_or_path"]) == DIGITS
-    classifier = DigitClassifier(*dataset.tensors) if digits else None  # that has seen all of them
-    compared = f"{len(real):,} of {counted(len(dataset), 'image')}, drawn by the seed; "
-    figures: dict[str, Any] = asdict(report_on_samples(drawn, real, classifier))
-    part = "training"
+    name = known_name(run_config.data["name_or_path"]) or run_config.data["name_or_path"]
+    classifier = DigitClassifier(*dataset.tensors) if name == DIGITS else None  # that has seen all of them
+    searched = min(len(training), len(dataset), _SEARCHED)
+    settings = {"images": len(real), "data": name, "part": part, "features": features, "seed": seed}
+    settings |= {"searched_for_copies": searched, "dimensions": real[0].numel()}
+    settings |= {"ddpm": ddpm.__version__, "torch": str(torch.__version__)}
+    parts = [training, dataset] if part == "test" else [training]
+    near = [random_batches(images, searched, seed=seed) for images in parts]
+    figures = asdict(report_on_samples(drawn, real, *near, features=extract, classifier=classifier))
     if bound_images:
-        with contextlib.suppress(ValueError):  # where there is no test part
-            dataset, part = run_config.load_data(train=False), "test"
         real, labels = random_images(dataset, bound_images, seed=seed)
         classes = labels if takes_classes else None
         bound = bits_per_dimension(diffusion, real, classes, timesteps_per_image=timesteps)
         figures |= {"bits_per_dimension": float(bound.mean), "standard_error": float(bound.standard_error)}
-        figures |= {"of": counted(len(real), f"{part} image")}
-    show(*report.described_evaluation(figures, sampling_steps or diffusion.sampling_timesteps))
+        settings |= {"bound_images": len(real), "bound_timesteps": timesteps}
+    model = {"model": found.said, "weights": weights, **evaluation.drawn_by(diffusion, sampling_steps)}
+    written = {**figures, "model": model, "settings": settings}
+    show(*report.described_evaluation(written))
+    compared = f"{settings['images']:,} of {counted(len(dataset), f'{part} image')}, drawn by the seed; "
     show(*report.paragraphs({"model": found.said, "data": compared + report.described_data(run_config)}))
-    write_whole(run / "evaluation.json", json_bytes(figures))
+    write_whole(run / "evaluation.json", json_bytes(written))
     show(f"written to {run / 'evaluation.json'}")
 
 

@@ -99,18 +99,29 @@ def _state(checkpoint: Path) -> str:
     return "whole"
 
 
-def described_evaluation(figures: dict[str, Any], calls: int) -> Iterable[str]:
+def described_evaluation(figures: dict[str, Any]) -> Iterable[str]:
     """The figures of `ddpm evaluate`, a line each."""
-    yield f"{figures['images']} samples, {counted(calls, 'network call')} each, and as many images"
-    between = f"{figures['halves']:.4f} between halves of the data"
-    yield f"  Fréchet distance  {figures['distance']:.4f} on raw pixels ({between})"
-    nearest = f"at {figures['nearest']:.2f} of the distance among the images (far below 1: copies)"
-    yield f"  nearest image     {nearest}"
+    model, settings = figures["model"], figures["settings"]
+    calls, part = counted(model["network_calls"], "network call"), settings["part"]
+    yield f"{settings['images']} samples, {calls} each, and as many {part} images, by {settings['features']}"
+    yield f"  Fréchet distance  {figures['distance']:.4f} ({figures['halves']:.4f} between halves of the data)"
+    if figures["kernel_distance"] is None:
+        yield "  kernel distance   left out: torchmetrics is not installed"
+    else:
+        yield f"  kernel distance   {figures['kernel_distance']:.5f} ± {figures['kernel_error']:.5f}"
+    yield f"  precision         {figures['precision']:.3f}, recall {figures['recall']:.3f}"
+    searched = f"{settings['searched_for_copies']:,} of training"
+    nearest = f"  nearest image     {figures['nearest_training']:.3f} in {searched}"
+    if figures["nearest_ratio"] is not None:
+        nearest += f", {figures['nearest_held_out']:.3f} in as many held-out ones; in the mean at"
+        nearest += f" {figures['nearest_ratio']:.3f} of their distance (far below 1: copies)"
+    yield nearest
     if figures["recognised"] is not None:
         yield f"  recognised        {figures['recognised']:.0%} of the samples as a digit"
-    if "of" in figures:
+    if "bound_images" in settings:
         bound = f"{figures['bits_per_dimension']:.3f} ± {figures['standard_error']:.3f} bits per dimension"
-        yield f"  bound             {bound}, on {figures['of']}"
+        images = counted(settings["bound_images"], f"{part} image")
+        yield f"  bound             {bound}, on {images}, {settings['dimensions']:,} dimensions"
 
 
 def paragraphs(parts: Mapping[str, str | dict[str, Any]]) -> list[str]:

@@ -1,7 +1,10 @@
 """How good a trained model is: the distance of its samples from the data, copies, its bound in bits."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,30 +13,41 @@ from torch.utils.data import Dataset
 
 from ddpm.data.looking import told
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
-from ddpm.evaluation.metrics import frechet_distance, nearest_distances
+from ddpm.evaluation.features import Features, extractor, features_of
+from ddpm.evaluation.metrics import frechet_distance, kernel_distance, nearest_distances, precision_recall
 from ddpm.likelihood import Estimate, vlb_terms
 
-if TYPE_CHECKING:  # scikit-learn takes a second to import, and only digits need it
+if TYPE_CHECKING:
     from ddpm.evaluation.features import DigitClassifier
 
 
 @dataclass(frozen=True)
 class SampleReport:
-    """Figures of one set of samples and one set of images of the same number.
+    """Figures of one set of samples beside as many images, the reference.
 
     Attributes:
-        images: how many of each.
-        distance: Fréchet distance on raw pixels from the samples to the data.
-        halves: the same between two random halves of the data, which differ by chance alone.
-        nearest: median distance from a sample to its nearest image, over that between an image and its nearest other;
-            far below 1 means copies.
-        recognised: fraction of the samples of which a `DigitClassifier` is sure; None for data other than the digits.
+        distance: Fréchet distance between the features of the samples and of the reference.
+        halves: the same between two random halves of the reference, which differ by chance alone.
+        kernel_distance: kernel distance between the same features; None where torchmetrics is not installed.
+        kernel_error: its standard error.
+        precision: the part of the samples that lies among the reference, in features.
+        recall: the part of the reference that lies among the samples.
+        nearest_training: the smallest distance, in pixels, from a sample to a training image; near 0 means a copy.
+        nearest_held_out: the smallest to one of as many held-out images, of which none was copied; None without any.
+        nearest_ratio: mean distance to the nearest training image over that to the nearest held-out one. It is 1 for a
+            model that learned the distribution, however good its samples are, and falls with every copy.
+        recognised: part of the samples of which a `DigitClassifier` is sure; None for data other than the digits.
     """
 
-    images: int
     distance: float
     halves: float
-    nearest: float
+    kernel_distance: float | None
+    kernel_error: float | None
+    precision: float
+    recall: float
+    nearest_training: float
+    nearest_held_out: float | None
+    nearest_ratio: float | None
     recognised: float | None
 
 
@@ -48,9 +62,20 @@ def random_images(dataset: Dataset[Any], count: int, *, seed: int = 0) -> tuple[
     The first ones would not do: many data sets are sorted by class. Asked for as many as there are, or more, it gives
     all.
     """
+    return _images(dataset, _drawn(dataset, count, seed))
+
+
+def random_batches(dataset: Dataset[Any], count: int, *, seed: int = 0, size: int = 500) -> Iterator[Tensor]:
+    """The same images by themselves, `size` at a time, so that they need not be held all at once."""
+    indices = _drawn(dataset, count, seed)
+    items = (dataset[index] for index in told(indices, len(indices), "reading images"))
+    while batch := list(islice(items, size)):
+        yield torch.stack([item[0] if isinstance(item, tuple | list) else item for item in batch])
+
+
+def _drawn(dataset: Dataset[Any], count: int, seed: int) -> list[int]:
     size = len(dataset)  # pyright: ignore[reportArgumentType]
-    drawn = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[: min(count, size)]
-    return _images(dataset, sorted(drawn.tolist()))
+    return sorted(torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].tolist())
 
 
 def _images(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
@@ -62,11 +87,20 @@ def _images(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tens
 
 
 def report_on_samples(
-    samples: Tensor, images: Tensor, classifier: "DigitClassifier | None" = None
+    samples: Tensor,
+    images: Tensor,
+    training: Iterable[Tensor],
+    held_out: Iterable[Tensor] | None = None,
+    *,
+    features: Features | None = None,
+    classifier: "DigitClassifier | None" = None,
 ) -> SampleReport:
     """Compare samples with as many real images, both in [0, 1], shape (N, C, H, W), N at least 4.
 
-    The more real images the `classifier` was trained on, the more samples it is sure of.
+    The samples are rounded to 256 grey levels first, as the images are. `training` and `held_out` are equally many
+    images, in batches, in which copies are looked for; of M out of N training images, a model that copies all alike is
+    found out by M/N of its samples. `features` are the pixels for None. The more real images the `classifier` was
+    trained on, the more samples it is sure of.
     """
     if samples.shape != images.shape or len(images) < 4:
         raise ValueError(
@@ -79,16 +113,71 @@ def report_on_samples(
                 f"the {name} hold numbers that are not finite, so that nothing can be compared; a model that draws such"
                 " samples has diverged, or its weights are damaged: take an earlier checkpoint"
             )
+    samples = samples.mul(255).round().div(255)
+    ours, theirs = (features_of(x, features or extractor("pixels")) for x in (samples, images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     half = len(images) // 2
-    among = nearest_distances(images, images, leave_out_itself=True)
+    precision, recall = precision_recall(ours, theirs)
+    kernel = kernel_distance(ours, theirs) if find_spec("torchmetrics") else None
+    nearest, nearest_held_out, ratio = _copies(samples, training, held_out)
     return SampleReport(
-        images=len(images),
-        distance=frechet_distance(samples, images),
-        halves=frechet_distance(images[order[:half]], images[order[half : 2 * half]]),
-        nearest=float(nearest_distances(samples, images).median() / among.median()),
+        distance=frechet_distance(ours, theirs),
+        halves=frechet_distance(theirs[order[:half]], theirs[order[half : 2 * half]]),
+        kernel_distance=None if kernel is None else float(kernel.mean),
+        kernel_error=None if kernel is None else float(kernel.standard_error),
+        precision=precision,
+        recall=recall,
+        nearest_training=nearest,
+        nearest_held_out=nearest_held_out,
+        nearest_ratio=ratio,
         recognised=None if classifier is None else classifier.fraction_recognised(samples),
     )
+
+
+def _copies(
+    samples: Tensor, training: Iterable[Tensor], held_out: Iterable[Tensor] | None
+) -> tuple[float, float | None, float | None]:
+    """How near the samples come to training images, to held-out ones, and the ratio of the means."""
+    near, count = _nearest(samples, training)
+    if held_out is None:
+        return float(near.min()), None, None
+    beside, as_many = _nearest(samples, held_out)
+    if count != as_many:
+        raise ValueError(
+            "training and held-out images must be equally many, as among more some lie nearer, but there are"
+            f" {count} and {as_many}"
+        )
+    return float(near.min()), float(beside.min()), float(near.mean() / beside.mean())
+
+
+def _nearest(samples: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, int]:
+    """The distance from each sample to the nearest of all images, and how many these are."""
+    # In float64, since torch.cdist loses half of the digits of a distance near 0.
+    samples, count = samples.double(), 0
+    nearest = samples.new_full((len(samples),), math.inf)
+    for batch in batches:
+        nearest = torch.minimum(nearest, nearest_distances(samples, batch.double()))
+        count += len(batch)
+    return nearest, count
+
+
+def compare(report_a: dict[str, Any], report_b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The figures of two reports of `ddpm evaluate` side by side, by name.
+
+    What was measured may differ: the model, its weights, how it was sampled. How it was measured may not.
+
+    Raises:
+        ValueError: if the settings differ; the message names those that do.
+    """
+    a, b = report_a["settings"], report_b["settings"]
+    unequal = [f"{name} ({a.get(name)} and {b.get(name)})" for name in (a | b) if a.get(name) != b.get(name)]
+    if unequal:
+        raise ValueError(
+            f"the two reports cannot be compared, since their settings differ: {', '.join(unequal)}; evaluate one"
+            " of them again with the other's"
+        )
+    figures = [name for name in report_a | report_b if name not in ("model", "settings")]
+    return {name: (report_a.get(name), report_b.get(name)) for name in figures}
 
 
 def bits_per_dimension(

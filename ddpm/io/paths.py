@@ -59,6 +59,11 @@ def shipped_model(word: str | os.PathLike[str]) -> Path | None:
     return None if is_path(word) else _shipped().get(canonical(os.fspath(word)))
 
 
+def shipped_weights(folder: str) -> Path:
+    """The weights in a folder that ships, by its exact name; they may be of something else than a diffusion model."""
+    return next(path for root in _SHIPPED if (path := root / folder / MODEL).is_file())
+
+
 def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
     """The folder of a model, by path or by the name of one that ships; of a run, its newest good checkpoint."""
     return locate_model(name_or_folder).folder

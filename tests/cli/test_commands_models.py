@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpm import data, load_pretrained
-from ddpm.evaluation.metrics import frechet_distance
+from ddpm import __version__, data, load_pretrained
+from ddpm.evaluation.features import extractor
 from ddpm.evaluation.report import random_images, report_on_samples
 from ddpm.likelihood import vlb_terms
 from ddpm.training.distributed import draw_images
@@ -117,6 +118,11 @@ def test_export_writes_a_model_by_itself(ddpm, finished, tmp_path, options, weig
 # evaluate
 
 
+def assert_near(figures, expected):
+    for name, value in asdict(expected).items():
+        assert figures[name] == (None if value is None else pytest.approx(value, rel=1e-4)), name
+
+
 # With classes the weights themselves, as above.
 @pytest.mark.parametrize(("fixture", "weights"), [("run", "ema"), ("with_classes", "model")])
 def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, weights):
@@ -130,21 +136,30 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     model = load_pretrained(run, weights=weights)
     classes = None if labels is None else labels.tolist()
     drawn = draw_images(model, range(40), sampling_timesteps=2, labels=classes)
-    names = "images distance halves nearest recognised bits_per_dimension standard_error of"
-    assert list(figures) == names.split()
-    assert figures["images"] == 40
-    assert figures["distance"] == pytest.approx(frechet_distance(drawn, images), rel=1e-4)
+    expected = report_on_samples(drawn, images, [data.digits().tensors[0]])
+    assert_near(figures, replace(expected, recognised=0))
     images, labels = random_images(data.digits(), 3)
     labels = labels if fixture == "with_classes" else None
     bound = vlb_terms(model, images * 2 - 1, timesteps_per_image=5, labels=labels, seeds=range(3))
     assert figures["bits_per_dimension"] == pytest.approx(float(bound.bits_per_dim(bound.total).mean))
-    assert figures["of"] == "3 training images"
-    assert figures["recognised"] == 0
+    said = f"the run in {run}, its checkpoint of step 4"
+    assert figures["model"] == {
+        "model": said,
+        "weights": weights,
+        "sampler": "ddim",
+        "network_calls": 2,
+        "eta": 1.0,
+    }
+    settings = {"images": 40, "data": "digits", "part": "training", "features": "pixels", "seed": 0}
+    settings |= {"searched_for_copies": 1797, "dimensions": 64, "bound_images": 3, "bound_timesteps": 5}
+    assert figures["settings"] == settings | {"ddpm": __version__, "torch": torch.__version__}
     assert f"Fréchet distance  {figures['distance']:.4f}" in out
-    assert f"{figures['bits_per_dimension']:.3f} ± {figures['standard_error']:.3f} bits per dimension" in out
-    assert out.startswith("40 samples, 2 network calls each")
-    assert "data       40 of 1,797 images, drawn by the seed; the digits of scikit-learn\n" in out
-    assert f" model the run in {run}, its checkpoint of step 4 data " in " ".join(out.split())
+    assert f"nearest image     {figures['nearest_training']:.3f} in 1,797 of training\n" in out
+    bits = f"{figures['bits_per_dimension']:.3f} ± {figures['standard_error']:.3f} bits per dimension"
+    assert f"{bits}, on 3 training images, 64 dimensions\n" in out
+    assert out.startswith("40 samples, 2 network calls each, and as many training images, by pixels\n")
+    assert "data       40 of 1,797 training images, drawn by the seed; the digits of scikit-learn\n" in out
+    assert f" model {said} data " in " ".join(out.split())
     assert out.endswith(f"written to {run / 'evaluation.json'}\n")
 
 
@@ -155,17 +170,49 @@ def test_evaluate_compares_with_images_drawn_by_the_seed(ddpm, run):
         ddpm("evaluate", run, *words)
         real = random_images(data.digits(), 40, seed=seed)[0]
         halves.append(json.loads((run / "evaluation.json").read_text())["halves"])
-        assert halves[-1] == pytest.approx(report_on_samples(real, real).halves)
+        assert halves[-1] == pytest.approx(report_on_samples(real, real, [real]).halves)
     assert halves[0] != halves[1]
 
 
-def test_evaluate_takes_the_bound_on_test_images_where_there_are_some(ddpm, tmp_path):
-    write_mnist(tmp_path, train=9, test=5)
-    ddpm("train", "fashion-mnist", *SMALL, "--data-root", tmp_path, "--out", tmp_path / "run")
-    out, _ = ddpm("evaluate", tmp_path / "run", "-n", "4", "--bound-images", "3", "--levels", "2")
-    assert "on 3 test images" in out
+@pytest.mark.parametrize(
+    ("features", "code", "words"),
+    [
+        ("classifier", 1, "are for images of Fashion-MNIST, 1 × 28 × 28, but got 1 × 8 × 8"),
+        ("clip", 2, "'clip'"),
+    ],
+)
+def test_evaluate_refuses_features_that_do_not_fit_before_it_draws(
+    ddpm, run, monkeypatch, features, code, words
+):
+    monkeypatch.setattr("ddpm.cli.drawing.draw", None)
+    assert words in ddpm("evaluate", run, "-n", "4", "--features", features, code=code)[1]
+
+
+def test_evaluate_says_how_many_calls_the_model_takes_by_itself(ddpm, run):
+    ddpm("evaluate", run, "-n", "4", "--steps", "20", "--bound-images", "0")
+    model = json.loads((run / "evaluation.json").read_text())["model"]
+    assert [model[name] for name in ("sampler", "network_calls", "eta")] == ["ancestral", 20, None]
+
+
+def test_evaluate_holds_a_model_against_the_test_part_where_there_is_one(ddpm, tmp_path):
+    parts = write_mnist(tmp_path, train=9, test=8)
+    run = tmp_path / "run"
+    ddpm("train", "fashion-mnist", *SMALL, "--data-root", tmp_path, "--out", run)
+    words = ["-n", "8", "--bound-images", "3", "--levels", "2", "--features", "classifier"]
+    out, _ = ddpm("evaluate", run, *words)
+    written = json.loads((run / "evaluation.json").read_text())
+    test, train = (torch.from_numpy(parts[part])[:, None] / 255 for part in ("test", "train"))
+    settings = {"data": "FashionMNIST", "part": "test", "features": "classifier", "searched_for_copies": 8}
+    assert settings.items() <= written["settings"].items()
+    drawn = draw_images(load_pretrained(run), range(8))
+    searched = random_images(list(train), 8)[0]
+    expected = report_on_samples(drawn, test, [searched], [test], features=extractor("classifier"))
+    assert_near(written, expected)
+    assert out.startswith("8 samples, 4 network calls each, and as many test images, by classifier\n")
+    assert "on 3 test images, 784 dimensions" in out
+    assert f"{expected.nearest_held_out:.3f} in as many held-out ones; in the mean at" in out
     assert "recognised" not in out
-    assert "bits" not in ddpm("evaluate", tmp_path / "run", "-n", "4", "--bound-images", "0")[0]
+    assert "bits" not in ddpm("evaluate", run, "-n", "4", "--bound-images", "0")[0]
 
 
 SPY = """

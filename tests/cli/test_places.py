@@ -215,7 +215,7 @@ def test_data_that_moved_are_found_as_told_and_kept_so(ddpm, moved):
     out, _ = ddpm("info", "run")
     assert f"; the folder {moved}/old, which is not there network " in flat(out)
     out, err = ddpm("evaluate", "run", "-n", "4", "--steps", "1", "--bound-images", "0", "--data", "./new")
-    assert f" data 4 of 9 images, drawn by the seed; the folder {moved}/new " in flat(out)
+    assert f" data 4 of 9 training images, drawn by the seed; the folder {moved}/new " in flat(out)
     assert RunConfig.load(moved / "run").data["name_or_path"] == f"{moved}/old"
     out, err = ddpm("resume", "run", "--steps", "5", "--data", "new")
     assert f"on the folder {moved}/new\n" in out

@@ -1,5 +1,7 @@
-"""Figures of a model: copies found out, the bound that of the likelihood module."""
+"""Figures of a model: copies found out, unequal reports refused, the bound that of the likelihood module."""
 
+import re
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -7,43 +9,122 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ddpm import GaussianDiffusion, Unet
-from ddpm.evaluation.metrics import frechet_distance, nearest_distances
-from ddpm.evaluation.report import bits_per_dimension, first_images, random_images, report_on_samples
+from ddpm.data import digits
+from ddpm.evaluation.metrics import frechet_distance, kernel_distance, nearest_distances, precision_recall
+from ddpm.evaluation.report import (
+    bits_per_dimension,
+    compare,
+    first_images,
+    random_batches,
+    random_images,
+    report_on_samples,
+)
 from ddpm.likelihood import vlb_terms
 from tests.networks import Pointwise
 
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def pictures(count):
+def on_grid(images):
+    return images.mul(255).round().div(255)
+
+
+def noise(count):
     return torch.rand(count, 1, 4, 4, generator=GENERATOR, dtype=torch.float64)
 
 
+def pictures(count):
+    """On whole grey levels."""
+    return on_grid(noise(count))
+
+
 def test_report_on_samples_holds_what_its_figures_say():
-    samples, images = pictures(30), pictures(30)
-    classifier = SimpleNamespace(fraction_recognised=lambda x: 0.25 if x is samples else None)
-    report = report_on_samples(samples, images, classifier)
-    among = nearest_distances(images, images, leave_out_itself=True)
-    assert report.nearest == pytest.approx(
-        float(nearest_distances(samples, images).median() / among.median())
+    samples, images, training, held_out = noise(30), pictures(30), pictures(40), pictures(40)
+    classifier = SimpleNamespace(
+        fraction_recognised=lambda x: 0.25 if torch.equal(x, on_grid(samples)) else None
     )
-    assert report.distance == pytest.approx(frechet_distance(samples, images))
+
+    def features(x):
+        return x.flatten(1)[:, :6].square()
+
+    report = report_on_samples(
+        samples, images, training.split(7), [held_out], features=features, classifier=classifier
+    )
+    ours, theirs = features(on_grid(samples)), features(images)
+    assert report.distance == pytest.approx(frechet_distance(ours, theirs))
+    assert (report.precision, report.recall) == precision_recall(ours, theirs)
+    near, beside = (nearest_distances(on_grid(samples), x) for x in (training, held_out))
+    assert report.nearest_training == pytest.approx(float(near.min()))
+    assert report.nearest_held_out == pytest.approx(float(beside.min()))
+    assert report.nearest_ratio == pytest.approx(float(near.mean() / beside.mean()))
     assert report.recognised == 0.25
-    assert report.images == 30
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    halves = frechet_distance(images[order[:15]], images[order[15:]])
-    assert report.halves == pytest.approx(halves)
-    assert report_on_samples(pictures(30), images).halves == report.halves
-    copies = report_on_samples(images.clone(), images)
-    assert abs(copies.distance) < 1e-6
-    assert copies.nearest < 1e-3  # torch.cdist loses half of the digits of a distance near 0
-    assert copies.recognised is None
+    assert report.halves == pytest.approx(frechet_distance(theirs[order[:15]], theirs[order[15:]]))
+    if find_spec("torchmetrics"):
+        kernel = kernel_distance(ours, theirs)
+        assert (report.kernel_distance, report.kernel_error) == (kernel.mean, kernel.standard_error)
+
+
+def test_report_on_samples_takes_pixels_and_does_without_what_is_not_there(monkeypatch):
+    monkeypatch.setattr("ddpm.evaluation.report.find_spec", lambda _: None)
+    samples, images = noise(30), pictures(30)
+    report = report_on_samples(samples, images, [images])
+    assert report.distance == pytest.approx(frechet_distance(on_grid(samples), images))
+    absent = report.kernel_distance, report.kernel_error, report.nearest_held_out, report.nearest_ratio
+    assert {*absent, report.recognised} == {None}
+    assert report_on_samples(pictures(30), images, [images]).halves == report.halves
+
+
+@pytest.mark.parametrize("copied", [0.0, 0.5, 1.0])
+def test_copies_of_training_images_are_found_out(copied):
+    """Three sets of digits that nothing tells apart, of 599 each: the ratio is 1 less what was copied, within 5 %."""
+    images = digits().tensors[0]
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    fresh, training, held_out = (images[part] for part in order.split(599))
+    samples = torch.where(torch.arange(599).view(-1, 1, 1, 1) < 599 * copied, training, fresh)
+    report = report_on_samples(samples, held_out, training.split(100), [held_out])
+    assert abs(report.nearest_ratio - (1 - copied)) < 0.05
+    assert (report.nearest_training < 1e-6) == (copied > 0)
+    assert report.nearest_held_out > 0.3
+
+
+def test_report_on_samples_refuses_to_search_more_training_than_held_out_images():
+    with pytest.raises(ValueError, match=r"equally many, .* there are 7 and 6"):
+        report_on_samples(pictures(5), pictures(5), [pictures(7)], [pictures(6)])
+
+
+def report_with(settings=(), model=(), figures=()):
+    return {
+        "model": {"sampler": "ddim", "network_calls": 20} | dict(model),
+        "settings": {"images": 1000, "part": "test", "features": "pixels", "seed": 0} | dict(settings),
+        "distance": 4.5,
+        **dict(figures),
+    }
+
+
+def test_reports_of_two_models_compare():
+    other = report_with(model={"network_calls": 50}, figures={"distance": 4.0, "recall": 0.5})
+    assert compare(report_with(), other) == {"distance": (4.5, 4.0), "recall": (None, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"images": 500}, "differ: images (1000 and 500);"),
+        ({"part": "training", "seed": 3}, "differ: part (test and training), seed (0 and 3);"),
+        ({"features": "classifier"}, "differ: features (pixels and classifier);"),
+        ({"torch": "2.6"}, "differ: torch (None and 2.6);"),
+    ],
+)
+def test_reports_of_unequal_settings_do_not_compare(settings, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        compare(report_with(), report_with(settings))
 
 
 @pytest.mark.parametrize(("samples", "images"), [(4, 5), (3, 3)])
 def test_report_on_samples_refuses_unequal_or_too_few_images(samples, images):
     with pytest.raises(ValueError, match=rf"equally many, at least 4.*\({samples}, 1, 4, 4\)"):
-        report_on_samples(pictures(samples), pictures(images))
+        report_on_samples(pictures(samples), pictures(images), [pictures(5)])
 
 
 def test_first_images_come_with_labels_and_without():
@@ -73,6 +154,15 @@ def test_random_images_are_of_the_whole_set_and_the_same_for_a_seed():
     assert abs(float((drawn < 500).double().mean()) - 0.5) < 0.02
 
 
+@pytest.mark.parametrize("size", [1, 7, 20, 500])
+def test_random_batches_are_the_random_images(size):
+    images, labels = pictures(30), torch.arange(30)
+    for dataset in (TensorDataset(images, labels), list(images)):
+        batches = list(random_batches(dataset, 20, seed=3, size=size))
+        assert max(map(len, batches)) == min(size, 20)
+        assert torch.equal(torch.cat(batches), random_images(dataset, 20, seed=3)[0])
+
+
 @pytest.mark.parametrize("count", [6, 7, 1000])
 def test_random_images_are_all_where_there_are_no_more(count):
     images = pictures(6)
@@ -85,7 +175,7 @@ def test_report_on_samples_refuses_numbers_that_are_none(value, name, place):
     both = [pictures(5), pictures(5)]
     both[place][3, 0, 1, 1] = value
     with pytest.raises(ValueError, match=rf"^the {name} hold numbers that are not finite"):
-        report_on_samples(*both)
+        report_on_samples(*both, [pictures(5)])
 
 
 @pytest.mark.parametrize(("given", "drawn"), [(7, 7), (28, 28), (29, None), (100, None), (None, None)])

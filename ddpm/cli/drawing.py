@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from ddpm.checks import check_whole
 from ddpm.cli.report import counted, show
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.files import json_bytes, sha256, tensor_bytes
@@ -38,6 +39,7 @@ def draw_kept(
     diffusion.to(state.device)
     labels = chosen_labels(diffusion, labels, len(seeds))
     calls = options["sampling_timesteps"] or diffusion.sampling_timesteps
+    check_whole("sampling_timesteps", calls, highest=diffusion.schedule.timesteps)  # before the folder is made
     made_of = json_bytes([diffusion.config, calls, labels and [seeds.start, *labels]])
     folder = samples / sha256(made_of + tensor_bytes(diffusion.state_dict()))[:16]
     left = _missing(folder, seeds)

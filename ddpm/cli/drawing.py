@@ -39,7 +39,9 @@ def draw_kept(
     diffusion.to(state.device)
     labels = chosen_labels(diffusion, labels, len(seeds))
     calls = options["sampling_timesteps"] or diffusion.sampling_timesteps
-    check_whole("sampling_timesteps", calls, highest=diffusion.schedule.timesteps)  # before the folder is made
+    check_whole(
+        "sampling_timesteps", calls, highest=diffusion.schedule.timesteps
+    )  # before the folder is made
     made_of = json_bytes([diffusion.config, calls, labels and [seeds.start, *labels]])
     folder = samples / sha256(made_of + tensor_bytes(diffusion.state_dict()))[:16]
     left = _missing(folder, seeds)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from functools import partial
 
 import numpy as np
@@ -232,6 +233,13 @@ def test_sample_shows_progress_only_when_asked(capsys):
     assert capsys.readouterr().err == ""
     diffusion_of().sample(1, 4, progress=True)
     assert "4/4" in capsys.readouterr().err
+
+
+def test_sample_does_without_a_console(monkeypatch):
+    """As in a program without a window, which has no streams."""
+    expected = diffusion_of().sample(1, 4, seeds=[1])
+    monkeypatch.setattr(sys, "stderr", None)
+    assert torch.equal(diffusion_of().sample(1, 4, seeds=[1], progress=True), expected)
 
 
 # The module

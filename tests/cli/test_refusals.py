@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ddpm.cli import commands
-from ddpm.cli.checks import check_writable, is_file_name, prepare_output
+from ddpm.cli.checks import check_writable, prepare_output
 from ddpm.cli.run_config import RunConfig
+from ddpm.io.paths import is_file_name
 from tests.cli.small_runs import ENVIRONMENT, everything_in
 
 

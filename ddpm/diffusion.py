@@ -227,9 +227,8 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         x = randn((batch_size, *self.image_shape), source, self.device, self.schedule.beta.dtype)
         states = walk(self, x, labels=check_labels(labels, x), generator=source)
         with evaluating(self):
-            for state in tqdm(
-                states, total=steps, desc="sampling", disable=not progress, mininterval=_pause()
-            ):
+            silent = not progress or sys.stderr is None
+            for state in tqdm(states, total=steps, desc="sampling", disable=silent, mininterval=_pause()):
                 x = state.x
         return to_image_scale(check_finite(x))
 

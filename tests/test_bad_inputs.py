@@ -165,6 +165,7 @@ VALUE_ERRORS = [
     (lambda: TrainingConfig(adam_betas=0.9), "adam_betas must be a pair .* but got 0.9"),
     (lambda: TrainingConfig(num_workers=True), "num_workers must be a whole number .* but got True"),
     (lambda: TrainingConfig(results_folder=None), "results_folder must be a path, but got None"),
+    (lambda: TrainingConfig(results_folder=""), "results_folder must be a path, but got ''"),
     (lambda: TrainingConfig(mixed_precision=torch.bfloat16), "unknown mixed_precision torch.bfloat16"),
     (lambda: save_pretrained(CLASSED, "there", dtype="float16"), "such as torch.float16, but got 'float16'"),
 ]

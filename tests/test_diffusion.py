@@ -2,8 +2,10 @@
 
 import copy
 import json
+import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -207,11 +209,37 @@ def test_sample_depends_on_an_images_own_seed_and_label_alone(steps, kind):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(("sampler", "steps"), [("ancestral", 30), ("ddim", 7)])
+@pytest.mark.parametrize("given", [[2, 0, 1], np.array([2, 0, 1], dtype=np.uint8), torch.tensor([2, 0, 1])])
+def test_sample_converts_labels_once(monkeypatch, sampler, steps, given):
+    """All steps get one and the same tensor: on an accelerator, a list at every step would be a copy at every step."""
+    diffusion, told = diffusion_of(timesteps=30, beta_schedule="cosine"), []
+    predict = diffusion.predict
+
+    def noted(x_t, t, labels=None, **options):
+        told.append(labels)
+        return predict(x_t, t, labels, **options)
+
+    monkeypatch.setattr(diffusion, "predict", noted)
+    diffusion.sample(3, steps, sampler=sampler, labels=given)
+    assert len(told) == steps
+    assert all(labels is told[0] for labels in told)
+    assert told[0].dtype == torch.int64
+    assert told[0].tolist() == [2, 0, 1]
+
+
 def test_sample_shows_progress_only_when_asked(capsys):
     diffusion_of().sample(1, 4)
     assert capsys.readouterr().err == ""
     diffusion_of().sample(1, 4, progress=True)
     assert "4/4" in capsys.readouterr().err
+
+
+def test_sample_does_without_a_console(monkeypatch):
+    """As in a program without a window, which has no streams."""
+    expected = diffusion_of().sample(1, 4, seeds=[1])
+    monkeypatch.setattr(sys, "stderr", None)
+    assert torch.equal(diffusion_of().sample(1, 4, seeds=[1], progress=True), expected)
 
 
 # The module

@@ -1,12 +1,11 @@
 """What the command line refuses before torch is imported and work starts, apart from the options of a run."""
 
-import mimetypes
 import os
 from pathlib import Path
 
 from ddpm.data.names import check_name_or_folder, is_path
 from ddpm.io.checkpoint import list_checkpoints, step_of
-from ddpm.io.paths import MODEL, holds_run
+from ddpm.io.paths import MODEL, check_folder_name, is_file_name, refuse_run
 from ddpm.io.streams import as_typed
 from ddpm.training.recipe import goes_on_by_command
 
@@ -23,10 +22,7 @@ def check_export(out: Path) -> None:
     """Refuse to write a model where one lies, or into the folder of a run, of which it would take the place."""
     if (out / MODEL).exists():
         raise FileExistsError(f"{out} already holds a model; choose another folder, or delete that one")
-    if holds_run(out):
-        raise FileExistsError(
-            f"{out} is the folder of a run, and a model in it would be taken for the run's; choose another"
-        )
+    refuse_run(out)
     check_writable(out)
 
 
@@ -64,67 +60,6 @@ def prepare_output(out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-# Endings of files, besides those of pictures, films and sounds, that people give where a folder is meant.
-_ENDINGS = {
-    *(
-        ".npy",
-        ".npz",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".bin",
-        ".safetensors",
-        ".onnx",
-        ".gguf",
-        ".pkl",
-        ".h5",
-        ".json",
-    ),
-    *(
-        ".jsonl",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".txt",
-        ".md",
-        ".log",
-        ".csv",
-        ".html",
-        ".pdf",
-        ".ps",
-        ".eps",
-        ".zip",
-    ),
-    *(
-        ".tar",
-        ".gz",
-        ".tgz",
-        ".7z",
-        ".py",
-        ".ipynb",
-        ".png",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jxl",
-        ".webp",
-    ),
-    *(".jfif", ".mp4", ".webm", ".mkv"),
-}
-
-
-def is_file_name(path: Path) -> bool:
-    """Whether this is the name of a file, ".gif" by itself as well, and there is no folder of that name."""
-    ending = (path.suffix or path.name).lower()
-    kind = (mimetypes.guess_type(f"x{ending}", strict=False)[0] or "").partition("/")[0]
-    return (
-        not path.is_dir()
-        and ending[:1] == "."
-        and (ending in _ENDINGS or kind in ("image", "video", "audio"))
-    )
-
-
 def check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be made or written to, or has the name of a file."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -132,10 +67,6 @@ def check_writable(folder: Path) -> None:
         raise NotADirectoryError(
             f"{folder} cannot be written, as {nearest} is a file; choose another by --out"
         )
-    if is_file_name(folder):
-        ending = folder.suffix or folder.name
-        raise ValueError(
-            f"{folder} is the name of a file, and a folder is wanted: give one without the {ending}"
-        )
+    check_folder_name(folder)
     if not os.access(nearest, os.W_OK):
         raise PermissionError(f"you may not write to {nearest}; choose another folder by --out")

@@ -175,7 +175,8 @@ def evaluate(
 ) -> None:
     """Evaluate a run's model by its samples and by its bound, and write the figures to evaluation.json.
 
-    Both are held against the data's test part, or where there is none against the training images.
+    Both are held against the data's test part, or where there is none against the training images. Samples are kept in
+    the run's folder as they are drawn, so that the same command goes on where it was stopped.
     """
     run_config = places.load_run(run, data, data_root).changed("data", augment_horizontal_flip=False)
     found = locate_model(run)
@@ -183,7 +184,7 @@ def evaluate(
     import torch
 
     from ddpm.cli import evaluation
-    from ddpm.cli.drawing import draw
+    from ddpm.cli.drawing import draw_kept
     from ddpm.evaluation.features import DigitClassifier, extractor, features_of
     from ddpm.evaluation.report import bits_per_dimension, random_batches, random_images, report_on_samples
 
@@ -195,7 +196,7 @@ def evaluate(
     takes_classes = run_config.network.get("num_classes") is not None
     options = {"batch_size": batch_size, "sampling_timesteps": sampling_steps}
     classes = labels.tolist() if takes_classes and labels is not None else None
-    drawn = draw(diffusion, range(seed, seed + len(real)), labels=classes, **options)
+    drawn = draw_kept(run / "samples", diffusion, range(seed, seed + len(real)), classes, **options)
     if drawn is None:
         return
     name = known_name(run_config.data["name_or_path"]) or run_config.data["name_or_path"]

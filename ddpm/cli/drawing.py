@@ -6,34 +6,71 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from ddpm.checks import check_whole
 from ddpm.cli.report import counted, show
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.io.files import json_bytes, sha256, tensor_bytes
 from ddpm.io.progress import Progress
 from ddpm.io.streams import is_terminal
-from ddpm.training.distributed import draw_images, drawn_batches, this_process
+from ddpm.training.distributed import chosen_labels, drawn_batches, this_process
 from ddpm.training.signals import Interrupts
 
 NOTICE = "\nStopping after these images, with all that were drawn so far. Once more stops at once."
 
 
-def draw(diffusion: GaussianDiffusion, seeds: Sequence[int], **options: Any) -> Tensor | None:
-    """One image per seed, drawn by all processes together; None on all but the first."""
+def draw_kept(
+    samples: Path, diffusion: GaussianDiffusion, seeds: range, labels: Sequence[int] | None, **options: Any
+) -> Tensor | None:
+    """One image per seed, as `draw_into` leaves it in a folder within `samples`; what is there already is not drawn.
+
+    The folder is named after all that an image depends on but its seed. The images come in [0, 1], rounded to whole
+    grey levels, shape (N, C, H, W), on the CPU of the first process; None on the others.
+
+    Raises:
+        KeyboardInterrupt: if it was cut short by a signal that the program ignores otherwise.
+    """
     state = this_process()
-    options |= {"rank": state.process_index, "world_size": state.num_processes}
-    options["progress"] = state.is_main_process and is_terminal(sys.stderr)
-    drawn = draw_images(diffusion.to(state.device), seeds, **options)
-    return drawn if state.is_main_process else None
+    diffusion.to(state.device)
+    labels = chosen_labels(diffusion, labels, len(seeds))
+    calls = options["sampling_timesteps"] or diffusion.sampling_timesteps
+    check_whole(
+        "sampling_timesteps", calls, highest=diffusion.schedule.timesteps
+    )  # before the folder is made
+    made_of = json_bytes([diffusion.config, calls, labels and [seeds.start, *labels]])
+    folder = samples / sha256(made_of + tensor_bytes(diffusion.state_dict()))[:16]
+    left = _missing(folder, seeds)
+    state.wait_for_everyone()  # all have looked before one of them draws
+    if len(left) < len(seeds):
+        show(f"{counted(len(seeds) - len(left), 'image')} in {folder}, drawn before")
+    if left:
+        folder.mkdir(parents=True, exist_ok=True)
+        options["labels"] = labels and [labels[place] for place in left]
+        draw_into(folder, diffusion, [seeds[place] for place in left], rest="by the same command", **options)
+    if not state.is_main_process:
+        return None
+    if _missing(folder, seeds):
+        raise KeyboardInterrupt
+    return torch.stack([_read(_single(folder, seed), diffusion.channels) for seed in seeds])
 
 
-def draw_into(out: Path, diffusion: GaussianDiffusion, seeds: range, **options: Any) -> None:
+def _missing(folder: Path, seeds: Sequence[int]) -> list[int]:
+    """The places of the seeds whose images are not in the folder."""
+    return [place for place, seed in enumerate(seeds) if not _single(folder, seed).exists()]
+
+
+def draw_into(
+    out: Path, diffusion: GaussianDiffusion, seeds: Sequence[int], *, rest: str | None = None, **options: Any
+) -> None:
     """One image per seed, as one picture for a name that ends in .png, else as PNGs in a folder, each once it is drawn.
 
     A signal ends it after the images that are being drawn; what was drawn so far stays, and for a picture is written.
+    It is said how the `rest` is drawn: from the next seed on, if that is None.
     """
     state = this_process()
     single = out.suffix.lower() != ".png"
@@ -48,7 +85,7 @@ def draw_into(out: Path, diffusion: GaussianDiffusion, seeds: range, **options: 
         for places, images in drawn_batches(diffusion.to(state.device), seeds, **options):
             for place, image in zip(places, _as_bytes(images), strict=True):
                 if single:
-                    _write(image, out / f"{seeds[place]:06d}.png")
+                    _write(image, _single(out, seeds[place]))
                 else:
                     kept.append((place, image))
             done += len(places)
@@ -62,7 +99,7 @@ def draw_into(out: Path, diffusion: GaussianDiffusion, seeds: range, **options: 
         if kept:
             pictures = [image for _, image in sorted(kept, key=lambda pair: pair[0])]
             _write(make_grid(pictures, nrow=math.ceil(math.sqrt(len(kept))), padding=1, pad_value=255), out)
-        show(f"{counted(done, 'image')} in {out}{_what_is_left(done, seeds, state.num_processes)}")
+        show(f"{counted(done, 'image')} in {out}{_what_is_left(done, seeds, state.num_processes, rest)}")
     interrupts.deliver()
 
 
@@ -73,17 +110,24 @@ def _of_all(kept: list[tuple[int, Tensor]], done: int) -> tuple[list[tuple[int, 
     return gather_object(kept), sum(gather_object([done]))
 
 
-def _what_is_left(done: int, seeds: range, processes: int) -> str:
-    """How to draw the rest, where one process drew the first so many."""
-    if done >= len(seeds):
+def _what_is_left(done: int, seeds: Sequence[int], processes: int, rest: str | None) -> str:
+    """How to draw the rest, which is known where one process drew the first so many."""
+    left = len(seeds) - done
+    if not left:
         return ""
-    rest = f", with --seed {seeds[done]} -n {len(seeds) - done}" if processes == 1 else ""
-    return f"; {len(seeds) - done:,} are still to be drawn{rest}"
+    if rest is None and processes == 1:
+        rest = f"with --seed {seeds[done]} -n {left}"
+    return f"; {left:,} {'is' if left == 1 else 'are'} still to be drawn" + (f", {rest}" if rest else "")
 
 
 def _as_bytes(images: Tensor) -> Tensor:
     """From [0, 1] to whole grey levels, as torchvision's save_image rounds them."""
     return images.mul(255).add(0.5).clamp(0, 255).to(torch.uint8)
+
+
+def _single(folder: Path, seed: int) -> Path:
+    """Where a folder has the image of a seed."""
+    return folder / f"{seed:06d}.png"
 
 
 def _write(image: Tensor, path: Path) -> None:
@@ -92,3 +136,10 @@ def _write(image: Tensor, path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.part")
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(unfinished, format="PNG")
     unfinished.replace(path)
+
+
+def _read(path: Path, channels: int) -> Tensor:
+    """What `_write` wrote, in [0, 1] and with the channels that it had."""
+    with Image.open(path) as image:
+        pixels = torch.from_numpy(np.array(image))
+    return pixels[..., :channels].permute(2, 0, 1).float() / 255

@@ -3,7 +3,7 @@
 import contextlib
 import random
 import signal
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -45,6 +45,12 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
                 "the data must be a folder or a map-style data set, with a length and numbered items, but got"
                 f" {type(dataset).__name__}"
             )
+        if isinstance(dataset, Mapping) and dataset and 0 not in dataset:
+            names = list(map(repr, dataset))
+            raise TypeError(
+                f"the data must be one data set, with numbered items, but got a {type(dataset).__name__} of"
+                f" {', '.join(names)}; give one of them, data[{names[0]}]"
+            )
         self.dataset, self.image_shape, self.num_classes = dataset, image_shape, num_classes
         self._prepare = PrepareImage(image_shape[1:], image_shape[0])
         if len(self) == 0:
@@ -59,11 +65,14 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
         """The batch's images, shape (B, C, H, W), and their labels, shape (B,), or None."""
         images, labels = self._from_tensors(batch) or self._from_items(batch)
         if not _is_unit(images):
-            wrong = [i for i, image in zip(batch.indices, images, strict=True) if not _is_unit(image)]
-            raise ValueError(
-                f"images must be in [0, 1], but the data set's image number {wrong[0]} is not; a transform such as"
-                " Normalize has to go, since the trainer scales the images itself"
+            pairs = zip(batch.indices, images, strict=True)
+            index, image = next((i, image) for i, image in pairs if not _is_unit(image))
+            what = (
+                "is not; a transform such as Normalize has to go, since the trainer scales the images itself"
+                if image.isfinite().all()
+                else "has pixels that are no finite numbers (NaN); mend it, or leave it out"
             )
+            raise ValueError(f"images must be in [0, 1], but the data set's image number {index} {what}")
         return images, labels
 
     def check_batch_size(self, batch_size: int, processes: int) -> None:

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import humanize
 from tqdm import tqdm
 
+from ddpm.io.streams import is_terminal, say
+
 _PATIENCE = 1.0  # seconds before a word is said
 
 Item = TypeVar("Item")
@@ -123,7 +125,7 @@ def told(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     """Pass the items on, with a bar in a terminal, and elsewhere one line, once it takes more than a second."""
     if os.environ.get("RANK", "0") != "0":  # from one process alone
         yield from items
-    elif sys.stderr.isatty():
+    elif is_terminal(sys.stderr):
         yield from tqdm(items, what, total, leave=False, delay=_PATIENCE, unit=" images")
     else:
         yield from _told_once(items, total, what)
@@ -137,7 +139,7 @@ def _told_once(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         left = taken / number * (total - number)
         if not said and min(taken, left) > _PATIENCE:
             words = f"{what}: {number:,} of {total:,} images, about {humanize.naturaldelta(left)} left"
-            print(words, file=sys.stderr, flush=True)
+            say(words, sys.stderr)
             said = True
         yield item
 

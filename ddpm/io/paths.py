@@ -11,6 +11,7 @@ What a word was taken for is said; where it means two things, a warning says how
 """
 
 import difflib
+import mimetypes
 import os
 import warnings
 from dataclasses import dataclass
@@ -52,6 +53,88 @@ def canonical(name: str) -> str:
 def holds_run(folder: Path) -> bool:
     """Whether the folder is that of a run."""
     return (folder / RUN).is_file() or bool(list_checkpoints(folder))
+
+
+# Endings of files, besides those of pictures, films and sounds, that people give where a folder is meant.
+_ENDINGS = {
+    *(
+        ".npy",
+        ".npz",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".bin",
+        ".safetensors",
+        ".onnx",
+        ".gguf",
+        ".pkl",
+        ".h5",
+        ".json",
+    ),
+    *(
+        ".jsonl",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".txt",
+        ".md",
+        ".log",
+        ".csv",
+        ".html",
+        ".pdf",
+        ".ps",
+        ".eps",
+        ".zip",
+    ),
+    *(
+        ".tar",
+        ".gz",
+        ".tgz",
+        ".7z",
+        ".py",
+        ".ipynb",
+        ".png",
+        ".gif",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jxl",
+        ".webp",
+    ),
+    *(".jfif", ".mp4", ".webm", ".mkv"),
+}
+
+
+def is_file_name(path: Path) -> bool:
+    """Whether this is the name of a file, ".gif" by itself as well, and there is no folder of that name."""
+    ending = (path.suffix or path.name).lower()
+    kind = (mimetypes.guess_type(f"x{ending}", strict=False)[0] or "").partition("/")[0]
+    return (
+        not path.is_dir()
+        and ending[:1] == "."
+        and (ending in _ENDINGS or kind in ("image", "video", "audio"))
+    )
+
+
+def check_folder_name(folder: str | os.PathLike[str]) -> Path:
+    """A folder that is to be written to; refused if it is empty or the name of a file."""
+    if os.fspath(folder) == "":
+        raise ValueError("the name of the folder is empty, as an unset variable of a script would be")
+    path = Path(folder)
+    if is_file_name(path):
+        ending = path.suffix or path.name
+        raise ValueError(
+            f"{path} is the name of a file, and a folder is wanted: give one without the {ending}"
+        )
+    return path
+
+
+def refuse_run(folder: Path) -> None:
+    """Refuse to write a model into the folder of a run, of which it would take the place."""
+    if holds_run(folder):
+        raise FileExistsError(
+            f"{folder} is the folder of a run, and a model in it would be taken for the run's; choose another"
+        )
 
 
 def shipped_model(word: str | os.PathLike[str]) -> Path | None:

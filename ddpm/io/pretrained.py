@@ -13,7 +13,7 @@ from ddpm.checks import check_choice
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import CHECKSUMS, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
-from ddpm.io.paths import CONFIG, EMA, MODEL, find_model
+from ddpm.io.paths import CONFIG, EMA, MODEL, check_folder_name, find_model, refuse_run
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
 from ddpm.schedule import NoiseSchedule
 from ddpm.unet import Unet
@@ -36,12 +36,14 @@ def save_pretrained(
         TypeError: if the network is not a `Unet`, whose arguments the configuration file records, or a class of your
             own stands where the file would say `Unet` or `GaussianDiffusion`.
         ValueError: if `dtype` is not one of floating-point numbers, or a weight is too large for it; or if weights or
-            schedule are not those that the configuration describes.
+            schedule are not those that the configuration describes; or if `folder` is the name of a file.
+        FileExistsError: if it is the folder of a run.
     """
     diffusion = unwrapped(diffusion)
     _check_saveable(diffusion)
     weights = tensor_bytes(_in_type(weights_of(diffusion.network), dtype))
-    folder = Path(folder)
+    folder = check_folder_name(folder)
+    refuse_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / MODEL, weights)
     write_whole(folder / CONFIG, json_bytes(model_config(diffusion)))

@@ -82,7 +82,9 @@ def check_weights(
             f"{origin}: {'; '.join(sorted(problems)[:_NAMED])}{more}. "
             + (f"By their names {advice}" if advice else "Give the configuration that came with them")
         )
-    spoilt = [name for name, tensor in tensors.items() if look and not tensor.isfinite().all()]
+    # torch has no such question for its types of 8 bits.
+    asked = {name: x.float() if x.element_size() == 1 else x for name, x in tensors.items()} if look else {}
+    spoilt = [name for name, tensor in asked.items() if not tensor.isfinite().all()]
     if spoilt:
         raise ValueError(
             f"some weights are not finite (NaN): {', '.join(spoilt[:3])}; the model diverged in training, or its file"

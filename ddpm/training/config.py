@@ -137,7 +137,7 @@ class TrainingConfig:
             raise ValueError(f"adam_betas must be a pair such as (0.9, 0.99), but got {self.adam_betas!r}")
         first, second = (check_number("each of adam_betas", beta, at_least=0, below=1) for beta in betas)
         self.adam_betas = (first, second)
-        if not isinstance(self.results_folder, str | os.PathLike):
+        if not isinstance(self.results_folder, str | os.PathLike) or not os.fspath(self.results_folder):
             raise ValueError(f"results_folder must be a path, but got {self.results_folder!r}")
         self.results_folder = Path(self.results_folder)
 

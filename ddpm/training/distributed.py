@@ -126,7 +126,7 @@ def drawn_batches(
         raise ValueError(
             f"at least one seed and a batch_size of at least 1 are needed, but got {len(seeds)} and {batch_size}"
         )
-    labels = _chosen_labels(getattr(diffusion.network, "num_classes", None), labels, len(seeds))
+    labels = chosen_labels(diffusion, labels, len(seeds))
     mine, device = range(rank, len(seeds), world_size), diffusion.device
     for first in range(0, len(mine), batch_size):
         places = mine[first : first + batch_size]
@@ -135,8 +135,11 @@ def drawn_batches(
         yield places, images.cpu()
 
 
-def _chosen_labels(classes: int | None, labels: Sequence[int] | None, count: int) -> Sequence[int] | None:
+def chosen_labels(
+    diffusion: GaussianDiffusion, labels: Sequence[int] | None, count: int
+) -> Sequence[int] | None:
     """The labels, or 0, 1, 2, … in turn for a model that takes some; on a GPU nothing later looks at their range."""
+    classes: int | None = getattr(diffusion.network, "num_classes", None)
     if labels is None:
         return None if classes is None else [place % classes for place in range(count)]
     if classes is None:

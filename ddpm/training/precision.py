@@ -64,7 +64,7 @@ def trainable(diffusion: GaussianDiffusion) -> GaussianDiffusion:
 
     Raises:
         TypeError: if it is no `GaussianDiffusion`, such as a bare network.
-        ValueError: if its weights are in half precision, in which most updates would round to nothing.
+        ValueError: if its weights are in half precision, in which most updates would round to nothing, or all frozen.
     """
     diffusion = unwrapped(diffusion)
     if not isinstance(diffusion, GaussianDiffusion):
@@ -77,5 +77,10 @@ def trainable(diffusion: GaussianDiffusion) -> GaussianDiffusion:
         raise ValueError(
             f"the model's weights are {' and '.join(sorted(halves))}, in which most updates would round to nothing:"
             " give diffusion.float(), and mixed_precision='auto' to compute in half precision"
+        )
+    if not any(weight.requires_grad for weight in diffusion.parameters()):
+        raise ValueError(
+            "the model has no weight to train: all are frozen (requires_grad=False), as those of trainer.ema_model;"
+            " give diffusion.requires_grad_(True)"
         )
     return diffusion

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ddpm.io import checkpoint as checkpoints
+from ddpm.io.paths import check_folder_name
 from ddpm.training import spawning
 from ddpm.training.config import TrainingConfig
 from ddpm.training.metrics_logger import METRICS
@@ -30,7 +31,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Have the folder to oneself, and make sure beforehand that it can be written; it is made if it does not exist."""
-    lock = _lock(folder / LOCK)
+    lock = _lock(check_folder_name(folder) / LOCK)
     try:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

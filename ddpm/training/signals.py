@@ -51,6 +51,8 @@ class Interrupts:
     def deliver(self) -> None:
         """Do what the signal would have done: KeyboardInterrupt for Ctrl-C, the end of the process for the others."""
         if self.received is not None:
-            with contextlib.suppress(OSError, ValueError):  # of a terminal that has gone
+            with contextlib.suppress(
+                OSError, ValueError, AttributeError
+            ):  # of a terminal that has gone, or none
                 sys.stdout.flush()
             signal.raise_signal(self.received)

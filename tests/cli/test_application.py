@@ -74,6 +74,37 @@ def test_a_run_trains_on_when_nobody_reads_what_it_says(tmp_path):
     assert (tmp_path / "run/checkpoints/step-00000004").is_dir()
 
 
+WITHOUT_STREAMS = """
+import json, pathlib, sys
+from ddpm.cli import main
+codes = []
+for words in json.loads(sys.argv[1]):
+    try:
+        main(words)
+    except SystemExit as end:
+        codes.append(end.code or 0)
+pathlib.Path("codes").write_text(repr(codes))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_every_command_works_without_a_console(run, tmp_path, closed):
+    """As in a program without a window: Python has no streams then. The last is refused, as ever."""
+    commands = [
+        *(["--help"], ["info", run], ["train", "digits", "--dry-run", *SMALL]),
+        ["train", "digits", "--out", "new", "--resume", *SMALL],
+        ["resume", run, "--train-steps", "5"],
+        ["sample", run, "-n", "3", "--out", "samples.png"],
+        ["evaluate", run, "-n", "4", "--bound-images", "2", "--timesteps", "2"],
+        *(["export", run, "model"], ["info", "nowhere"]),
+    ]
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", WITHOUT_STREAMS, words]
+    subprocess.run(shell, env=ENVIRONMENT, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    assert (tmp_path / "codes").read_text() == repr([0] * 8 + [1])
+
+
 def test_what_cannot_be_written_to_a_full_disk_is_an_error(finished):
     full = "/dev/full"
     if not os.path.exists(full):  # noqa: PTH110

@@ -135,7 +135,7 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     labels = labels if fixture == "with_classes" else None
     model = load_pretrained(run, weights=weights)
     classes = None if labels is None else labels.tolist()
-    drawn = draw_images(model, range(40), sampling_timesteps=2, labels=classes)
+    drawn = draw_images(model, range(40), sampling_timesteps=2, labels=classes).mul(255).round() / 255
     expected = report_on_samples(drawn, images, [data.digits().tensors[0]])
     assert_near(figures, replace(expected, recognised=0))
     images, labels = random_images(data.digits(), 3)
@@ -157,7 +157,9 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     assert f"nearest image     {figures['nearest_training']:.3f} in 1,797 of training\n" in out
     bits = f"{figures['bits_per_dimension']:.3f} ± {figures['standard_error']:.3f} bits per dimension"
     assert f"{bits}, on 3 training images, 64 dimensions\n" in out
-    assert out.startswith("40 samples, 2 network calls each, and as many training images, by pixels\n")
+    (kept,) = (path for path in (run / "samples").iterdir() if path.is_dir())
+    counted = "40 samples, 2 network calls each, and as many training images, by pixels\n"
+    assert out.startswith(f"40 images in {kept}\n{counted}")
     assert "data       40 of 1,797 training images, drawn by the seed; the digits of scikit-learn\n" in out
     assert f" model {said} data " in " ".join(out.split())
     assert out.endswith(f"written to {run / 'evaluation.json'}\n")
@@ -184,7 +186,7 @@ def test_evaluate_compares_with_images_drawn_by_the_seed(ddpm, run):
 def test_evaluate_refuses_features_that_do_not_fit_before_it_draws(
     ddpm, run, monkeypatch, features, code, words
 ):
-    monkeypatch.setattr("ddpm.cli.drawing.draw", None)
+    monkeypatch.setattr("ddpm.cli.drawing.draw_kept", None)
     assert words in ddpm("evaluate", run, "-n", "4", "--features", features, code=code)[1]
 
 
@@ -204,11 +206,11 @@ def test_evaluate_holds_a_model_against_the_test_part_where_there_is_one(ddpm, t
     test, train = (torch.from_numpy(parts[part])[:, None] / 255 for part in ("test", "train"))
     settings = {"data": "FashionMNIST", "part": "test", "features": "classifier", "searched_for_copies": 8}
     assert settings.items() <= written["settings"].items()
-    drawn = draw_images(load_pretrained(run), range(8))
+    drawn = draw_images(load_pretrained(run), range(8)).mul(255).round() / 255
     searched = random_images(list(train), 8)[0]
     expected = report_on_samples(drawn, test, [searched], [test], features=extractor("classifier"))
     assert_near(written, expected)
-    assert out.startswith("8 samples, 4 network calls each, and as many test images, by classifier\n")
+    assert "\n8 samples, 4 network calls each, and as many test images, by classifier\n" in out
     assert "on 3 test images, 784 dimensions" in out
     assert f"{expected.nearest_held_out:.3f} in as many held-out ones; in the mean at" in out
     assert "recognised" not in out
@@ -217,28 +219,48 @@ def test_evaluate_holds_a_model_against_the_test_part_where_there_is_one(ddpm, t
 
 SPY = """
 import os
-import torchvision.utils
 from ddpm.cli import main
 from ddpm.training import distributed
-draw, this = distributed.draw_images, int(os.environ["RANK"])
+draw, this = distributed.drawn_batches, int(os.environ["RANK"])
 def share(*arguments, rank, world_size, **options):
     assert (rank, world_size) == (this, 2)
     return draw(*arguments, rank=rank, world_size=world_size, **options)
-distributed.draw_images = share
-if this:
-    torchvision.utils.save_image = None  # it is the first process that writes
+distributed.drawn_batches = share
 main()
 """
 
 
-def test_two_processes_draw_what_one_draws(finished, tmp_path):
+@pytest.fixture
+def two_processes(tmp_path):
+    """Runs the command in two processes, each of which has to draw its share."""
     (tmp_path / "spy.py").write_text(SPY)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    options = ["sample", str(finished), "-n", "5", "--batch-size", "2", "--out", str(tmp_path / "two")]
-    command = [*launch, str(tmp_path / "spy.py"), *options]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+
+    def run(*words):
+        command = [*launch, tmp_path / "spy.py", *map(str, words)]
+        done = subprocess.run(
+            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+def test_two_processes_draw_what_one_draws(two_processes, finished, tmp_path):
+    done = two_processes("sample", finished, "-n", "5", "--batch-size", "2", "--out", tmp_path / "two")
     assert done.stdout.startswith(f"5 images in {tmp_path / 'two'}\n  model ")
     assert done.stdout.count("model ") == 1
     for number, image in enumerate(draw_images(load_pretrained(finished), range(5))):
         assert np.abs(pixels(tmp_path / f"two/{number:06d}.png") / 255 - image[0].numpy()).max() < 1.01 / 255
+
+
+def test_two_processes_evaluate_what_one_drew_in_part(ddpm, two_processes, run):
+    words = ["evaluate", run, "-n", "9", "--bound-images", "0", "--batch-size", "2"]
+    expected, _ = ddpm(*words)
+    (kept,) = (path for path in (run / "samples").iterdir() if path.is_dir())
+    for seed in (0, 2, 3, 8):
+        (kept / f"{seed:06d}.png").unlink()
+    done = two_processes(*words)
+    expected = expected.replace("9 images in", f"5 images in {kept}, drawn before\n4 images in", 1)
+    assert done.stdout.split() == expected.split()

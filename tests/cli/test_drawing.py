@@ -16,7 +16,7 @@ from torchvision.utils import make_grid, save_image
 
 from ddpm import GaussianDiffusion
 from ddpm.cli import drawing
-from ddpm.cli.drawing import draw_into
+from ddpm.cli.drawing import draw_into, draw_kept
 from tests.cli.small_runs import ENVIRONMENT
 from tests.networks import Pointwise
 
@@ -142,6 +142,94 @@ def test_several_processes_write_their_own_and_one_speaks(tmp_path, monkeypatch,
         assert np.array_equal(pixels(tmp_path / f"{seed:06d}.png")[..., 0], expected[0])
 
 
+# What `ddpm evaluate` keeps
+
+
+def classed(channels=1):
+    model = make_model(channels)
+    model.network.num_classes = 3
+    return model
+
+
+def counting(model):
+    """The seeds that the model is asked for."""
+    sample, asked = model.sample, []
+
+    def noted(*args, seeds, **options):
+        asked.extend(seeds)
+        return sample(*args, seeds=seeds, **options)
+
+    model.sample = noted
+    return asked
+
+
+OPTIONS = {"batch_size": 3, "sampling_timesteps": None}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("labels", [None, [0, 2, 1, 1, 0, 2, 2]])
+def test_kept_images_are_what_is_drawn_in_whole_grey_levels(tmp_path, channels, labels):
+    model = make_model(channels) if labels is None else classed(channels)
+    expected = model.sample(7, seeds=list(range(5, 12)), labels=labels).mul(255).round() / 255
+    for _ in range(2):
+        assert torch.equal(draw_kept(tmp_path, model, range(5, 12), labels, **OPTIONS), expected)
+
+
+@pytest.mark.parametrize("labels", [None, [0, 2, 1, 1, 0, 2, 2]])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_the_same_call_goes_on_where_a_signal_stopped_it(tmp_path, stopped, capsys, number, labels):
+    """Classes stay with their images, also those that come in turn."""
+    arguments = (range(5, 12), labels)
+    expected = draw_kept(tmp_path / "other", classed(), *arguments, **OPTIONS)
+    (folder,) = (tmp_path / "other").iterdir()
+    model = classed()
+    stopped(model, 1, number)
+    capsys.readouterr()
+    with pytest.raises(KeyboardInterrupt):  # here, where nothing delivers the signal
+        draw_kept(tmp_path, model, *arguments, **OPTIONS)
+    kept = tmp_path / folder.name
+    out, _ = capsys.readouterr()
+    assert out == f"6 images in {kept}; 1 is still to be drawn, by the same command\n"
+    asked = counting(again := classed())
+    assert torch.equal(draw_kept(tmp_path, again, *arguments, **OPTIONS), expected)
+    assert asked == [11]
+    assert capsys.readouterr().out == f"6 images in {kept}, drawn before\n1 image in {kept}\n"
+    asked = counting(again := classed())
+    assert torch.equal(draw_kept(tmp_path, again, *arguments, **OPTIONS), expected)
+    assert asked == []
+
+
+def test_a_larger_number_draws_what_is_missing_and_nothing_twice(tmp_path):
+    asked = counting(model := make_model())
+    draw_kept(tmp_path, model, range(4, 7), None, **OPTIONS)
+    draw_kept(tmp_path, model, range(8), None, **OPTIONS | {"batch_size": 64})
+    assert asked == [4, 5, 6, 0, 1, 2, 3, 7]
+
+
+def other_weights(model):
+    model.network.register_buffer("weight", torch.ones(1))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "labels", "options", "again"),
+    [
+        (classed(), [0, 1, 2], OPTIONS, False),
+        (classed(), None, OPTIONS, False),  # in turn, which is the same
+        (classed(), [0, 1, 1], OPTIONS, True),
+        (classed(), [0, 1, 2], OPTIONS | {"batch_size": 64}, False),
+        (classed(), [0, 1, 2], OPTIONS | {"sampling_timesteps": 2}, False),  # the model's own
+        (classed(), [0, 1, 2], OPTIONS | {"sampling_timesteps": 3}, True),
+        (other_weights(classed()), [0, 1, 2], OPTIONS, True),
+    ],
+)
+def test_images_of_another_model_or_drawn_otherwise_are_not_taken(tmp_path, model, labels, options, again):
+    draw_kept(tmp_path, classed(), range(3), [0, 1, 2], **OPTIONS)
+    asked = counting(model)
+    draw_kept(tmp_path, model, range(3), labels, **options)
+    assert asked == ([0, 1, 2] if again else [])
+
+
 def test_a_log_says_from_time_to_time_how_many_there_are(tmp_path, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -201,3 +289,19 @@ def test_sample_answers_sigterm_with_a_picture_of_what_there_is(tmp_path):
     count = int(re.search(r"([\d,]+) images? in grid\.png; .* still to be drawn", out)[1].replace(",", ""))
     assert count % 8 == 0
     assert pixels(tmp_path / "grid.png").shape[1] == 9 * math.ceil(math.sqrt(count)) + 1
+
+
+def test_evaluate_goes_on_after_it_was_killed_outright(ddpm, run):
+    words = ["evaluate", str(run), "-n", "1797", "--steps", "20", "--batch-size", "8", "--bound-images", "0"]
+    with subprocess.Popen([sys.executable, "-m", "ddpm", *words], env=ENVIRONMENT) as process:
+        patience = time.monotonic() + 120
+        while len(there := list(run.glob("samples/*/0*.png"))) < 20:
+            assert process.poll() is None
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        process.kill()
+    out, _ = ddpm(*words)
+    before, after = map(int, re.findall(r"^([\d,]+) images in", out.replace(",", ""), re.MULTILINE))
+    assert before >= len(there)
+    assert before + after == 1797
+    assert ddpm(*words)[0].splitlines()[1:] == out.splitlines()[2:]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ddpm.cli import commands
-from ddpm.cli.checks import check_writable, is_file_name, prepare_output
+from ddpm.cli.checks import check_writable, prepare_output
 from ddpm.cli.run_config import RunConfig
+from ddpm.io.paths import is_file_name
 from tests.cli.small_runs import ENVIRONMENT, everything_in
 
 
@@ -104,6 +105,7 @@ REFUSED_BEFORE_WORK_STARTS = [
     ),
     ("sample {run} --steps 21", 1, "sampling_timesteps must be a whole number in 1 … 20"),
     ("sample {run} --sampler ancestral --steps 5", 1, "ancestral sampling takes all T = 20"),
+    ("evaluate {run} --steps 21", 1, "sampling_timesteps must be a whole number in 1 … 20"),
     ("sample {run} --label 3", 1, "trained without classes"),
 ]
 
@@ -111,11 +113,11 @@ REFUSED_BEFORE_WORK_STARTS = [
 @pytest.mark.parametrize(("words", "code", "message"), REFUSED_AT_ONCE + REFUSED_BEFORE_WORK_STARTS)
 def test_bad_input_is_refused(ddpm, finished, tmp_path, monkeypatch, words, code, message):
     monkeypatch.chdir(tmp_path)
-    before = everything_in(finished)
+    before, names = everything_in(finished), sorted(finished.rglob("*"))
     out, err = ddpm(*words.format(run=finished).split(), code=code)
     assert message.format(run=finished) in err
     assert out == ""
-    assert everything_in(finished) == before
+    assert (everything_in(finished), sorted(finished.rglob("*"))) == (before, names)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import itertools
 import random
 import signal
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -132,7 +133,16 @@ GOOD = torch.zeros(3, 4, 4)
         ),
         (Items((GOOD, 3)), 3, ValueError, r"classes 0 … 2 \(num_classes=3\), but item 0 .* has the label 3"),
         (Items(), None, ValueError, "the data set is empty: give one that holds at least one image"),
+        ({}, None, ValueError, "the data set is empty"),
         ((x for x in []), None, TypeError, "a map-style data set, .* and numbered items, but got generator"),
+        (
+            {"train": Items(GOOD), "test": Items(GOOD)},
+            None,
+            TypeError,
+            r"one data set, .* but got a dict of 'train', 'test'; give one of them, data\['train'\]",
+        ),
+        ({1: GOOD, 2: GOOD}, None, TypeError, r"but got a dict of 1, 2; give one of them, data\[1\]"),
+        (UserDict(image=GOOD), None, TypeError, r"a UserDict of 'image'; give one of them, data\['image'\]"),
     ],
 )
 def test_batches_refuse_other_data_at_once(data, classes, error, message):
@@ -140,8 +150,23 @@ def test_batches_refuse_other_data_at_once(data, classes, error, message):
         SeededBatches(data, (3, 4, 4), num_classes=classes)
 
 
-@pytest.mark.parametrize("value", [-1.0, 1.5, float("nan")])
-def test_batches_name_the_image_outside_the_unit_interval(value):
-    data = SeededBatches(Items(GOOD, torch.full((3, 4, 4), value)), (3, 4, 4), num_classes=None)
-    with pytest.raises(ValueError, match=r"must be in \[0, 1\], but the data set's image number 1 is not"):
-        data[Batch((0, 1), 0)]
+def test_a_dict_may_number_its_items():
+    assert len(SeededBatches({0: GOOD, 1: GOOD}, (3, 4, 4), num_classes=None)[Batch((0, 1), 0)][0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (-1.0, "is not; a transform such as Normalize has to go"),
+        (1.5, "is not; a transform such as Normalize has to go"),
+        (float("nan"), r"has pixels that are no finite numbers \(NaN\); mend it"),
+        (float("inf"), "has pixels that are no finite numbers"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Items, lambda *images: TensorDataset(torch.stack(images))])
+def test_batches_name_the_image_outside_the_unit_interval(kind, value, what):
+    bad = GOOD.clone()
+    bad[0, 1, 2] = value
+    data = SeededBatches(kind(GOOD, bad, bad), (3, 4, 4), num_classes=None)
+    with pytest.raises(ValueError, match=rf"must be in \[0, 1\], but the data set's image number 1 {what}"):
+        data[Batch((0, 1, 2), 0)]

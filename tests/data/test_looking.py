@@ -1,5 +1,7 @@
 """While files are read something is said, once; and what Pillow says has the file's name, once."""
 
+import errno
+import io
 import os
 import sys
 import threading
@@ -135,6 +137,20 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert list(told(range(5), 5, "looking at x")) == list(range(5))
     assert "looking at x:" in capsys.readouterr().err
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, _):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("stream", [None, Gone()])
+def test_files_are_read_where_nobody_listens(monkeypatch, stream):
+    monkeypatch.setattr(looking, "_PATIENCE", 0.0)
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert list(told(range(5), 5, "looking at x")) == list(range(5))
 
 
 @pytest.mark.parametrize("options", [{}, {"cache": "cache"}])

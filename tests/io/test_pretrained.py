@@ -1,10 +1,13 @@
 """Models on disk: what is loaded is what was saved, and bad folders are refused clearly."""
 
 import json
+import math
+import re
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ddpm import P2, DamagedCheckpointError, GaussianDiffusion, MinSNR, load_pretrained, save_pretrained
@@ -73,6 +76,68 @@ def test_save_pretrained_refuses_before_it_writes(tmp_path, network, bias, dtype
     with pytest.raises((TypeError, ValueError), match=message):
         save_pretrained(model, tmp_path / "model", dtype=dtype)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("", ValueError, "the name of the folder is empty, as an unset variable"),
+        *[
+            (
+                name,
+                ValueError,
+                f"{name} is the name of a file, and a folder is wanted: give one without the .",
+            )
+            for name in (
+                "model.safetensors",
+                "model.pt",
+                "deep/er/model.CKPT",
+                "digits.png",
+                "all.zip",
+                ".json",
+            )
+        ],
+        (
+            "run",
+            FileExistsError,
+            "run is the folder of a run, and a model in it would be taken for the run's",
+        ),
+    ],
+)
+def test_save_pretrained_refuses_what_is_no_folder_for_a_model(
+    run, tmp_path, monkeypatch, name, error, message
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run.results_folder, "run")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=re.escape(message)):
+        save_pretrained(small_model(), name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["model", "v1.5", "my model", "x.zip"])
+def test_save_pretrained_takes_any_other_name(tmp_path, monkeypatch, name):
+    """A folder that is there is one, whatever its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.zip").mkdir()
+    for _ in range(2):
+        save_pretrained(small_model(), name)
+    assert load_pretrained(tmp_path / name).config == small_model().config
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("value", [0.25, math.nan])
+def test_load_pretrained_takes_floats_of_any_size_and_no_nan(tmp_path, kind, value):
+    model = small_model()
+    nn.init.constant_(model.network.last.bias, value)
+    save_pretrained(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({name: tensor.to(kind) for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    if math.isnan(value):
+        with pytest.raises(ValueError, match=r"not finite \(NaN\): last.bias"):
+            load_pretrained(tmp_path)
+    else:
+        assert load_pretrained(tmp_path).network.last.bias.tolist() == [0.25]
 
 
 @pytest.mark.parametrize(

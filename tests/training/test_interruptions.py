@@ -219,6 +219,14 @@ def test_interrupts_remember_the_first_signal_alone_whatever_becomes_of_stderr(m
                 signal.raise_signal(signal.SIGINT)
 
 
+def test_interrupts_are_delivered_without_a_console(monkeypatch):
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.deliver()
+
+
 @pytest.mark.parametrize("ignored", [True, False])
 def test_interrupts_leave_a_hang_up_alone_that_nohup_has_switched_off(ignored):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)

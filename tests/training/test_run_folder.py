@@ -45,6 +45,15 @@ def test_locked_refuses_a_run_set_back_beside_its_future(tmp_path):
     assert torch.equal(weights(GaussianDiffusion.from_pretrained(tmp_path)), weights(again.ema_model))
 
 
+@pytest.mark.parametrize("name", ["run.png", "run.zip", "deep/er/run.safetensors", ".json"])
+def test_locked_refuses_the_name_of_a_file(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} is the name of a file, and a folder is wanted"):
+        trainer(tmp_path / name).train()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / name).mkdir(parents=True)
+    trained(tmp_path / name)
+
+
 def test_locked_refuses_a_read_only_disk_before_the_first_step(tmp_path):
     script = f"""
 from tests import runs

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import TensorDataset
 
 from ddpm import P2, GaussianDiffusion, MinSNR, Trainer, Unet, stratified_timesteps
@@ -307,6 +308,36 @@ def test_trainer_refuses_what_does_not_fit(tmp_path, monkeypatch, diffusion, dat
     with pytest.raises(error, match=message):
         trainer(tmp_path / "run", model(**diffusion), data, **config)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda diffusion: diffusion.half(), "weights are torch.float16, .* give diffusion.float()"),
+        (lambda diffusion: diffusion.bfloat16(), "weights are torch.bfloat16"),
+        (
+            lambda diffusion: diffusion.requires_grad_(False),
+            r"all are frozen .* diffusion.requires_grad_\(True",
+        ),
+        (
+            lambda diffusion: AveragedModel(diffusion).requires_grad_(False).module,
+            "as those of trainer.ema_model",
+        ),
+    ],
+)
+def test_trainer_refuses_weights_that_cannot_be_trained(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path / "run", change(model()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_trainer_takes_a_model_of_which_a_part_is_frozen(tmp_path):
+    diffusion = model()
+    diffusion.network.first.requires_grad_(False)
+    before = diffusion.network.first.weight.clone()
+    ours = trained(tmp_path, diffusion)
+    assert torch.equal(ours.diffusion.network.first.weight, before)
+    assert torch.equal(ours.ema_model.network.first.weight, before)
 
 
 def test_trainer_takes_as_many_images_as_there_are(tmp_path):

@@ -102,7 +102,9 @@ class TrainingLoss:
         with torch.no_grad():
             x0 = self.predict(x_t, t, labels, clip_x0=True, network=network).x0
         # Some versions of torch keep the weights that autocast cast here, without gradients, for the pass that follows.
-        torch.clear_autocast_cache()
+        # A compiled graph keeps none, and torch 2.6 would break it in two here.
+        if not torch.compiler.is_compiling():
+            torch.clear_autocast_cache()
         return torch.where(mask.view(-1, 1, 1, 1), x0, 0.0)
 
     def _bound_loss(self, x0: Tensor, x_t: Tensor, t: Tensor, output: Tensor, log_variance: Tensor) -> Tensor:

@@ -44,28 +44,30 @@ def randn(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Standard normal noise of `shape` on `device`, from one generator or from one per image.
+    """Standard normal noise of `shape` and `dtype` on `device`, from one generator or from one per image.
 
     It is drawn in float32, so that a seed means the same noise in every type; only where `dtype` and torch's own
     default are both float64 is it drawn in that, as `torch.randn` does there.
     """
     double = dtype == torch.get_default_dtype() == torch.float64
-    dtype = torch.float64 if double else torch.float32
+    drawn_in = torch.float64 if double else torch.float32
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
             raise ValueError(
                 f"{shape[0]} images need one generator each (or a single one), but got {len(generator)}"
             )
-        images = [torch.randn(shape[1:], generator=one, device=one.device, dtype=dtype) for one in generator]
-        return torch.stack(images).to(device)
+        images = [
+            torch.randn(shape[1:], generator=one, device=one.device, dtype=drawn_in) for one in generator
+        ]
+        return torch.stack(images).to(device, dtype)
     # Drawn where the generator lives, so that one seed means the same noise on every device.
     where = device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=where, dtype=dtype).to(device)
+    return torch.randn(shape, generator=generator, device=where, dtype=drawn_in).to(device, dtype)
 
 
 def randn_like(x: Tensor, generator: Generators) -> Tensor:
     """Standard normal noise shaped like `x`, in its type and on its device."""
-    return randn(tuple(x.shape), generator, x.device, x.dtype).to(x.dtype)
+    return randn(tuple(x.shape), generator, x.device, x.dtype)
 
 
 def randint(

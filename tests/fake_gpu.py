@@ -76,6 +76,15 @@ def move(module: nn.Module) -> nn.Module:
     return module
 
 
+def wants_a_driver() -> bool:
+    """Whether this torch cannot index a fake tensor of a GPU without a driver, as the CUDA build of 2.6 cannot."""
+    try:
+        with FakeTensorMode():
+            return torch.empty(1, device="cuda")[None] is None
+    except RuntimeError:
+        return True
+
+
 @contextlib.contextmanager
 def real() -> Iterator[None]:
     """Tensors are real within, on the CPU: to build what is to be moved."""

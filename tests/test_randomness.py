@@ -41,11 +41,14 @@ def test_noise_lands_on_the_device_that_is_asked_for():
     assert randint(0, 5, 3, seeded(1), torch.device("meta")).is_meta
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_randn_like_is_float32_noise_in_the_type_of_x(dtype):
-    got = randn_like(torch.zeros(2, 1, 4, 4, dtype=dtype), seeded(1))
-    assert got.dtype == dtype
-    assert torch.equal(got, torch.randn(2, 1, 4, 4, generator=seeded(1)).to(dtype))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("source", [seeded, lambda seed: [seeded(seed)]], ids=["one", "per image"])
+def test_a_seed_is_the_same_noise_in_every_type(source, dtype):
+    expected = torch.randn(1, 1, 4, 4, generator=seeded(1)).to(dtype)
+    like = randn_like(torch.zeros(1, 1, 4, 4, dtype=dtype), source(1))
+    for got in (like, randn((1, 1, 4, 4), source(1), "cpu", dtype)):
+        assert got.dtype == dtype
+        assert torch.equal(got, expected)
 
 
 def test_image_streams_are_seeded_in_turn_by_the_generator():

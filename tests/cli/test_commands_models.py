@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpm import data, load_pretrained
+from ddpm import data, grids, load_pretrained, samplers
+from ddpm.cli import commands
 from ddpm.evaluation.metrics import frechet_distance
 from ddpm.evaluation.report import random_images, report_on_samples
 from ddpm.likelihood import vlb_terms
+from ddpm.reverse_process import FixedVariance
 from ddpm.training.distributed import draw_images
 from tests.cli.small_runs import ENVIRONMENT, SMALL
 from tests.data.pictures import write_mnist
@@ -54,6 +57,21 @@ def test_sample_draws_a_grid_from_a_model_that_ships(ddpm, tmp_path, monkeypatch
             [0],
             {"sampling_timesteps": 20, "sampler": "ddim", "eta": 0.0},
         ),
+        (
+            ["-n", "1", "--sampler", "dpm++", "--sampling-steps", "5", "--spacing", "log-snr"],
+            [0],
+            {"sampling_timesteps": 5, "sampler": "dpm++", "spacing": "log-snr"},
+        ),
+        (
+            ["-n", "1", "--sampler", "heun", "--spacing", "quadratic"],
+            [0],
+            {"sampler": "heun", "spacing": "quadratic"},
+        ),
+        (
+            ["-n", "1", "--sampler", "ancestral", "--variance", "fixed_large"],
+            [0],
+            {"sampler": "ancestral", "variance": "fixed_large"},
+        ),
         (["-n", "1", "--weights", "model"], [0], {}),
     ],
 )
@@ -67,6 +85,14 @@ def test_sample_follows_its_options_into_a_folder(ddpm, finished, tmp_path, opti
         assert np.abs(shown - image[0].numpy()).max() < 0.51 / 255
     usual = draw_images(load_pretrained(finished), [0])
     assert (usual[0] - expected[0]).abs().max() > 1e-6
+
+
+def test_sample_offers_all_that_the_library_has():
+    """The command line does not import it before the arguments are read, and so has the words of its own."""
+    hints = get_type_hints(commands.sample)
+    assert hints["sampler"] == samplers.Sampler | None
+    assert hints["spacing"] == grids.Spacing | None
+    assert set(get_args(get_args(hints["variance"])[0])) == {*get_args(FixedVariance), "learned"}
 
 
 def test_sample_from_a_damaged_model_is_an_error_in_words(ddpm, finished, tmp_path):

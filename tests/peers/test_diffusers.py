@@ -213,4 +213,4 @@ def test_heun_is_another_method_with_the_same_limit():
     far = GaussianDenoiser(schedule_64("cosine", T), 0.3, 0.25)
     *_, state = heun(far, x_T, 10, clip_x0=False)
     assert state.x.abs().max() < 3
-    assert their_heun(far, x_T, timestep_grid(T, 10), "cosine").abs().max() > 100
+    assert their_heun(far, x_T, timestep_grid(T, 10), "cosine").abs().max() > 10

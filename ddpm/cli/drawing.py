@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from ddpm.cli.report import counted, show
 from ddpm.diffusion import GaussianDiffusion
@@ -61,7 +60,7 @@ def draw_into(out: Path, diffusion: GaussianDiffusion, seeds: range, **options: 
     if state.is_main_process:
         if kept:
             pictures = [image for _, image in sorted(kept, key=lambda pair: pair[0])]
-            _write(make_grid(pictures, nrow=math.ceil(math.sqrt(len(kept))), padding=1, pad_value=255), out)
+            _write(_side_by_side(pictures), out)
         show(f"{counted(done, 'image')} in {out}{_what_is_left(done, seeds, state.num_processes)}")
     interrupts.deliver()
 
@@ -84,6 +83,20 @@ def _what_is_left(done: int, seeds: range, processes: int) -> str:
 def _as_bytes(images: Tensor) -> Tensor:
     """From [0, 1] to whole grey levels, as torchvision's save_image rounds them."""
     return images.mul(255).add(0.5).clamp(0, 255).to(torch.uint8)
+
+
+def _side_by_side(pictures: list[Tensor]) -> Tensor:
+    """A square of pictures of shape (C, H, W), row by row with a pixel of white around each; one picture as it is.
+
+    What torchvision's `make_grid` makes of them, but to import torchvision takes longer than many a picture.
+    """
+    if len(pictures) == 1:
+        return pictures[0]
+    columns, (channels, height, width) = math.ceil(math.sqrt(len(pictures))), pictures[0].shape
+    blank = torch.full((channels, height, width), 255, dtype=torch.uint8)
+    rows = torch.stack(pictures + [blank] * (-len(pictures) % columns)).unflatten(0, (-1, columns))
+    framed = torch.nn.functional.pad(rows, (0, 1, 0, 1), value=255).permute(2, 0, 3, 1, 4)
+    return torch.nn.functional.pad(framed.flatten(3).flatten(1, 2), (1, 0, 1, 0), value=255)
 
 
 def _write(image: Tensor, path: Path) -> None:

@@ -171,7 +171,7 @@ def encode(
     """DDIM turned round (Song et al. 2021, section 4.3): from an image up the grid to the x_T that leads to it.
 
     Both directions are Euler's method for one ODE, x/√ᾱ against σ/√ᾱ (their eq. 14), so that `ddim` with η = 0 leads
-    back up to an error that falls like 1/S. At t = 0, where there is nothing to predict, the noise is that of t = 1.
+    back, with an error that falls like 1/S. At t = 0, where there is nothing to predict, the noise is that of t = 1.
     """
     path = _Path(diffusion, x, steps, spacing, labels, clip_x0)
     for t, s in pairwise(path.grid[::-1]):

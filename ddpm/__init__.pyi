@@ -1,6 +1,7 @@
 from .diffusion import GaussianDiffusion as GaussianDiffusion
 from .diffusion import to_image_scale as to_image_scale
 from .diffusion import to_model_scale as to_model_scale
+from .grids import timestep_grid as timestep_grid
 from .io.checkpoint import DamagedCheckpointError as DamagedCheckpointError
 from .io.diffusers import load_diffusers_unet as load_diffusers_unet
 from .io.diffusers import save_diffusers_unet as save_diffusers_unet
@@ -13,7 +14,9 @@ from .prediction import Prediction as Prediction
 from .samplers import State as State
 from .samplers import ancestral as ancestral
 from .samplers import ddim as ddim
-from .samplers import timestep_grid as timestep_grid
+from .samplers import dpm_solver_pp as dpm_solver_pp
+from .samplers import encode as encode
+from .samplers import heun as heun
 from .schedule import NoiseSchedule as NoiseSchedule
 from .schedule import cosine_betas as cosine_betas
 from .schedule import linear_betas as linear_betas

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args
 
 import torch
@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from ddpm import editing, samplers
 from ddpm.checks import check_choice, check_image_size, check_whole
+from ddpm.grids import Spacing
 from ddpm.loss import LossType, Network, TrainingLoss
 from ddpm.prediction import Objective, Prediction, clipped, evaluating, x0_from_output
 from ddpm.randomness import image_generators, randn
-from ddpm.reverse_process import learned_log_variance
+from ddpm.reverse_process import Variance, VarianceRule, learned_log_variance
 from ddpm.samplers import Sampler
 from ddpm.schedule import NoiseSchedule, default_schedule
 from ddpm.tensor_checks import (
@@ -74,6 +75,8 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         beta_schedule: str | None = None,
         loss_weighting: Weighting | None = None,
         ddim_sampling_eta: float = 0.0,
+        sampler: Sampler | None = None,
+        spacing: Spacing = "even",
     ) -> None:
         """Join a network to a schedule.
 
@@ -81,7 +84,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             network: any module that meets the network contract (see `ddpm`).
             image_size: height and width in pixels; one number for square images.
             timesteps: T, the number of noise levels.
-            sampling_timesteps: default number of network calls of `sample`; None means T. Fewer than T uses DDIM.
+            sampling_timesteps: default number of steps of `sample`; None means T.
             loss_type: "l2" (the paper's) or "l1".
             objective: "pred_noise" (the paper's), "pred_x0" or "pred_v".
             beta_schedule: "linear" (the paper's), "cosine" or "sigmoid". None means "linear" if T > 20 and "cosine" for
@@ -89,6 +92,8 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             loss_weighting: None (the paper's L_simple), `MinSNR()`, `P2()` or a function like them; anything else is a
                 TypeError, as a configuration's goes through `weighting_from_config`.
             ddim_sampling_eta: η of DDIM: 0 is deterministic, 1 has the noise of ancestral sampling.
+            sampler: default sampler of `sample`; None is "ancestral" for T steps and "ddim" for fewer.
+            spacing: default of `sample`, how fewer than T timesteps are spread (see `timestep_grid`).
         """
         super().__init__()
         if not isinstance(network, nn.Module):
@@ -115,6 +120,10 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         steps = timesteps if sampling_timesteps is None else sampling_timesteps
         self.sampling_timesteps = check_whole("sampling_timesteps", steps, highest=self.schedule.timesteps)
         self.ddim_sampling_eta = samplers.check_eta(ddim_sampling_eta)
+        check_choice("spacing", spacing, get_args(Spacing))
+        self.sampler: Sampler | None = sampler
+        self.spacing: Spacing = spacing
+        self._choose(sampler, self.sampling_timesteps)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> "GaussianDiffusion":
@@ -147,6 +156,8 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             "beta_schedule": self.beta_schedule,
             "loss_weighting": weighting_config(self.loss_weighting),
             "ddim_sampling_eta": self.ddim_sampling_eta,
+            "sampler": self.sampler,
+            "spacing": self.spacing,
         }
 
     @property
@@ -198,18 +209,24 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         *,
         sampler: Sampler | None = None,
         eta: float | None = None,
+        spacing: Spacing | None = None,
+        variance: Variance | Tensor | VarianceRule | None = None,
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """Images out of noise, in [0, 1]: ancestral sampling over all T timesteps, or DDIM over fewer.
+        """Images out of noise, in [0, 1], by one of `ddpm.samplers`.
+
+        What is None is as given at construction. An option of another sampler than the one that runs is an error.
 
         Args:
             batch_size: number of images, at least 1.
-            sampling_timesteps: network calls, 1 … T; None takes the value given at construction, or T for "ancestral".
-            sampler: "ancestral", which takes T calls, or "ddim"; None takes the first for T calls, else the second.
-            eta: η of DDIM; None takes the value given at construction.
+            sampling_timesteps: steps, 1 … T, each of one network call, or of two, but for the last, with "heun".
+            sampler: "ancestral", which takes T steps, "ddim", "heun" or "dpm++", DPM-Solver++(2M).
+            eta: η of DDIM.
+            spacing: "even", "log-snr" or "quadratic", how the timesteps of all but "ancestral" are spread.
+            variance: of the step of "ancestral", as in `ddpm.ancestral`; None is the model's own.
             labels: their classes.
             generator: source of all randomness, for a whole batch that can be repeated.
             seeds: one seed per image instead: image i then depends on seeds[i] alone, not on the batch around it.
@@ -218,19 +235,27 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         Raises:
             FloatingPointError: if an image is not finite, as the network has diverged or its file is damaged.
         """
+        sampler = self.sampler if sampler is None else sampler
         own = self.schedule.timesteps if sampler == "ancestral" else self.sampling_timesteps
         steps = own if sampling_timesteps is None else sampling_timesteps
-        eta = self.ddim_sampling_eta if eta is None else eta
         batch_size = check_whole("batch_size", batch_size)
         source = image_generators(batch_size, generator, seeds)
-        walk = samplers.choose(sampler, steps, self.schedule.timesteps, eta)
-        x = randn((batch_size, *self.image_shape), source, self.device, self.schedule.beta.dtype)
+        walk = self._choose(sampler, steps, eta=eta, spacing=spacing, variance=variance)
+        dtype = self.schedule.beta.dtype
+        x = randn((batch_size, *self.image_shape), source, self.device, dtype).to(dtype)
         states = walk(self, x, labels=check_labels(labels, x), generator=source)
         with evaluating(self):
             silent = not progress or sys.stderr is None
             for state in tqdm(states, total=steps, desc="sampling", disable=silent, mininterval=_pause()):
                 x = state.x
         return to_image_scale(check_finite(x))
+
+    def _choose(
+        self, sampler: Sampler | None, steps: int, **given: Any
+    ) -> Callable[..., Iterator[samplers.State]]:
+        """`samplers.choose` for this model."""
+        own = {"eta": self.ddim_sampling_eta, "spacing": self.spacing}
+        return samplers.choose(sampler, steps, self.schedule.timesteps, own, **given)
 
     def interpolate(
         self, x1: Tensor, x2: Tensor, t: int | None = None, lam: float = 0.5, **options: Any

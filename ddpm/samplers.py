@@ -1,15 +1,20 @@
-"""Ways back from noise to a picture: generators that yield every state.
+"""Ways back from noise to a picture, and forth: generators that yield every state.
 
 A sampler needs two things of a model: `.schedule` and `.predict` (see `Denoiser`). A trained `GaussianDiffusion` has
 them, and so does an exact denoiser. Each sampler starts at x_T, standard normal noise of shape (B, C, H, W), and yields
-one `State` per network call, so that a notebook can watch the picture form; the last one holds the finished image in
-[-1, 1]. `labels` are classes, shape (B,), for a model that takes them. `clip_x0` clips the predicted x_0 to [-1, 1],
-and derives the noise from it; turn it off for data of another range. `generator` is the source of the noise: one for
-the batch or one per image.
+one `State` per step, so that a notebook can watch the picture form; the last one holds the finished image in [-1, 1].
+`labels` are classes, shape (B,), for a model that takes them. `clip_x0` clips the predicted x_0 to [-1, 1], and derives
+the noise from it; turn it off for data of another range. `generator` is the source of the noise: one for the batch or
+one per image; `heun` and `dpm_solver_pp` add none.
+
+But for `ancestral`, which takes all timesteps, `steps` is their number S, in 1 … T, on the grid of `timestep_grid` that
+`spacing` names, or a grid of your own, which falls strictly from T to 0. One step is one network call; for `heun` it is
+two, but for the last. Without noise, all go from t to s by the same formula (`_Path.step`) and differ in its x̂_0:
+`ddim` takes that of x_t, `heun` the mean of both ends, `dpm_solver_pp` one that carries on from the step before.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,12 +24,13 @@ import torch
 from torch import Tensor
 
 from ddpm.checks import check_choice, check_denoiser, check_generator, check_grid, check_unit, check_whole
-from ddpm.prediction import Denoiser, full_timesteps
+from ddpm.grids import Spacing, timestep_grid
+from ddpm.prediction import Denoiser, Prediction, full_timesteps
 from ddpm.randomness import Generators, randn_like
 from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, draw, predict, variance_rule
 from ddpm.tensor_checks import check_images
 
-Sampler = Literal["ancestral", "ddim"]
+Sampler = Literal["ancestral", "ddim", "heun", "dpm++"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ def ddim(
     x: Tensor,
     steps: int | Sequence[int],
     *,
+    spacing: Spacing = "even",
     eta: float = 0.0,
     labels: Tensor | None = None,
     clip_x0: bool = True,
@@ -82,56 +89,168 @@ def ddim(
 ) -> Iterator[State]:
     """DDIM: jump down a grid of timesteps, with as much fresh noise as you like (Song et al. 2021, eq. 12).
 
-    `steps` is the number of network calls, 1 … T, for the even grid of `timestep_grid`, or a grid of your own, which
-    falls strictly from T to 0. `eta` is η in [0, 1]: 0 makes the whole path a function of x_T, 1 adds the noise of
-    ancestral sampling.
+    `eta` is η in [0, 1]: 0 makes the whole path a function of x_T, 1 adds the noise of ancestral sampling.
     """
-    _check(diffusion, x, generator)
-    schedule, eta = diffusion.schedule, check_eta(eta)
-    grid = _grid(steps, schedule.timesteps)
-    alpha_bar, x0 = schedule.exact_alpha_bar.tolist(), None
-    for t, s in pairwise(grid):
-        prediction = predict(diffusion, x, full_timesteps(t, x), labels, x0, clip_x0=clip_x0)
-        x0 = prediction.x0
+    eta, path = check_eta(eta), _Path(diffusion, x, steps, spacing, labels, clip_x0, generator)
+    alpha_bar = path.alpha_bar
+    for t, s in pairwise(path.grid):
+        prediction = path.ask(x, t)
         omega = eta * math.sqrt((1 - alpha_bar[s]) / (1 - alpha_bar[t]) * (1 - alpha_bar[t] / alpha_bar[s]))
         # At eta = 1 rounding may take the radicand below 0.
         direction = math.sqrt(max(1 - alpha_bar[s] - omega**2, 0.0))
-        x = math.sqrt(alpha_bar[s]) * x0 + direction * prediction.noise
+        x = math.sqrt(alpha_bar[s]) * prediction.x0 + direction * prediction.noise
         if omega > 0:
             x = x + omega * randn_like(x, generator)
+        yield State(s, x, prediction.x0)
+
+
+@torch.no_grad()
+def heun(
+    diffusion: Denoiser,
+    x: Tensor,
+    steps: int | Sequence[int],
+    *,
+    spacing: Spacing = "even",
+    labels: Tensor | None = None,
+    clip_x0: bool = True,
+    generator: Generators = None,
+) -> Iterator[State]:
+    """Heun's method on the probability-flow ODE d(x/σ) = x̂_0 d(√ᾱ/σ): a second network call corrects each step.
+
+    As in Karras et al. 2022, algorithm 1, the last step, to σ = 0, has none. They average the noises of both ends and
+    this the x̂_0, which is of the second order as well; but the noises would be divided by √ᾱ_T, which is next to 0.
+    The `x0` of a state is that average.
+    """
+    path = _Path(diffusion, x, steps, spacing, labels, clip_x0, generator)
+    for t, s in pairwise(path.grid):
+        x0 = path.ask(x, t).x0
+        if s > 0:
+            x0 = (x0 + path.ask(path.step(x, x0, t, s), s).x0) / 2
+        x = path.step(x, x0, t, s)
         yield State(s, x, x0)
 
 
-def choose(sampler: Sampler | None, steps: int, timesteps: int, eta: float) -> Callable[..., Iterator[State]]:
-    """The sampler of this name for this many network calls, to be called with the model and x_T.
+@torch.no_grad()
+def dpm_solver_pp(
+    diffusion: Denoiser,
+    x: Tensor,
+    steps: int | Sequence[int],
+    *,
+    spacing: Spacing = "even",
+    labels: Tensor | None = None,
+    clip_x0: bool = True,
+    generator: Generators = None,
+) -> Iterator[State]:
+    """DPM-Solver++(2M): second order at one call a step, from what the step before saw (Lu et al. 2022b, algorithm 2).
 
-    None takes "ancestral" for T calls and "ddim" for fewer.
+    x̂_0 is a straight line in λ = log SNR through the last two predictions, taken at the middle of the step. The first
+    step has no other before it and the last one ends at t = 0, where λ is infinite: both are of the first order. The
+    authors' λ is half of this one, which makes no difference to a ratio of steps.
     """
-    steps, eta = check_whole("sampling_timesteps", steps, highest=timesteps), check_eta(eta)
-    if sampler is not None:
-        check_choice("sampler", sampler, get_args(Sampler))
-    if sampler == "ancestral" and steps != timesteps:
+    path = _Path(diffusion, x, steps, spacing, labels, clip_x0, generator)
+    log_snr, last = diffusion.schedule.exact_log_snr.tolist(), None
+    for t, s in pairwise(path.grid):
+        x0 = guess = path.ask(x, t).x0
+        if last is not None and s > 0:
+            ratio = (log_snr[s] - log_snr[t]) / (log_snr[t] - log_snr[last[0]])
+            guess = x0 + ratio / 2 * (x0 - last[1])
+        x, last = path.step(x, guess, t, s), (t, x0)
+        yield State(s, x, x0)
+
+
+@torch.no_grad()
+def encode(
+    diffusion: Denoiser,
+    x: Tensor,
+    steps: int | Sequence[int],
+    *,
+    spacing: Spacing = "even",
+    labels: Tensor | None = None,
+    clip_x0: bool = True,
+) -> Iterator[State]:
+    """DDIM turned round (Song et al. 2021, section 4.3): from an image up the grid to the x_T that leads to it.
+
+    Both directions are Euler's method for one ODE, x/√ᾱ against σ/√ᾱ (their eq. 14), so that `ddim` with η = 0 leads
+    back, with an error that falls like 1/S. At t = 0, where there is nothing to predict, the noise is that of t = 1.
+    """
+    path = _Path(diffusion, x, steps, spacing, labels, clip_x0)
+    for t, s in pairwise(path.grid[::-1]):
+        prediction, now, then = path.ask(x, max(t, 1)), path.alpha_bar[t], path.alpha_bar[s]
+        scale = math.sqrt(then / now)
+        x = scale * x + (math.sqrt(1 - then) - scale * math.sqrt(1 - now)) * prediction.noise
+        yield State(s, x, prediction.x0)
+
+
+_SAMPLERS: dict[str, tuple[Callable[..., Iterator[State]], set[str]]] = {
+    "ancestral": (ancestral, {"variance"}),
+    "ddim": (ddim, {"spacing", "eta"}),
+    "heun": (heun, {"spacing"}),
+    "dpm++": (dpm_solver_pp, {"spacing"}),
+}
+
+
+def choose(
+    sampler: Sampler | None, steps: int, timesteps: int, own: Mapping[str, Any], **given: Any
+) -> Callable[..., Iterator[State]]:
+    """The sampler of this name for this many steps, to be called with the model and x_T.
+
+    None takes "ancestral" for T steps, unless it is given an option of DDIM, and "ddim" for fewer. Options that are
+    None are not given; `own` are what then stands for them.
+
+    Raises:
+        ValueError: if the name or the number of steps is not possible, or an option is one of other samplers.
+    """
+    steps = check_whole("sampling_timesteps", steps, highest=timesteps)
+    given = {name: value for name, value in given.items() if value is not None}
+    if sampler is None:
+        sampler = "ancestral" if steps == timesteps and not given.keys() & _SAMPLERS["ddim"][1] else "ddim"
+    check_choice("sampler", sampler, get_args(Sampler))
+    walk, takes = _SAMPLERS[sampler]
+    for name in given.keys() - takes:
+        others = " or ".join(repr(other) for other, (_, taken) in _SAMPLERS.items() if name in taken)
+        raise ValueError(f"{name} is for sampler {others}, but the sampler is {sampler!r}")
+    options = {name: value for name, value in own.items() if name in takes} | given
+    if sampler != "ancestral":
+        return partial(walk, steps=steps, **options)
+    if steps != timesteps:
         raise ValueError(
             f"ancestral sampling takes all T = {timesteps} timesteps, but {steps} steps were asked for;"
             ' use sampler="ddim" (eta=1 has the same noise)'
         )
-    if sampler == "ancestral" or (sampler is None and steps == timesteps):
-        return ancestral
-    return partial(ddim, steps=steps, eta=eta)
+    return partial(walk, **options)
 
 
-def timestep_grid(timesteps: int, steps: int) -> list[int]:
-    """`steps` + 1 timesteps, evenly spread, strictly falling from T to 0; ValueError unless `steps` is in 1 … T."""
-    timesteps = check_whole("timesteps", timesteps)
-    steps = check_whole("sampling_timesteps", steps, highest=timesteps)
-    # Integer arithmetic throughout: rounding a floating-point grid is off by one for many step counts.
-    return [timesteps * (steps - i) // steps for i in range(steps + 1)]
+class _Path:
+    """What the samplers on a grid share: its timesteps, the model with its arguments, the step from t to s."""
 
+    def __init__(
+        self,
+        diffusion: Denoiser,
+        x: Tensor,
+        steps: Any,
+        spacing: Spacing,
+        labels: Tensor | None,
+        clip_x0: bool,
+        generator: Generators = None,
+    ) -> None:
+        _check(diffusion, x, generator)
+        schedule, own = diffusion.schedule, hasattr(steps, "__len__") and getattr(steps, "ndim", 1) > 0
+        self.grid = check_grid(steps, schedule.timesteps) if own else timestep_grid(schedule, steps, spacing)
+        self.alpha_bar: list[float] = schedule.exact_alpha_bar.tolist()
+        self._predict = partial(predict, diffusion, labels=labels, clip_x0=clip_x0)
+        self._previous: Tensor | None = None
 
-def _grid(steps: Any, timesteps: int) -> list[int]:
-    """The even grid of so many steps, or the grid that was given."""
-    given = hasattr(steps, "__len__") and getattr(steps, "ndim", 1) > 0
-    return check_grid(steps, timesteps) if given else timestep_grid(timesteps, steps)
+    def ask(self, x: Tensor, t: int) -> Prediction:
+        """What the model sees in x_t; it may be told the x_0 that it saw before."""
+        prediction = self._predict(x, full_timesteps(t, x), previous=self._previous)
+        self._previous = prediction.x0
+        return prediction
+
+    def step(self, x: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
+        """x_s = √ᾱ_s x̂_0 + σ_s ε̂ with x_t = √ᾱ_t x̂_0 + σ_t ε̂: exact if x̂_0 is the same all the way."""
+        now, then = self.alpha_bar[t], self.alpha_bar[s]
+        kept = math.sqrt((1 - then) / (1 - now))
+        return kept * x + (math.sqrt(then) - kept * math.sqrt(now)) * x0
 
 
 def _check(diffusion: Denoiser, x: Tensor, generator: Generators) -> None:

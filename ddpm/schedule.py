@@ -95,13 +95,14 @@ class NoiseSchedule(KeepsPrecision):
         sqrt_alpha_bar: √ᾱ_t.
         sigma: √(1 − ᾱ_t), the standard deviation of the noise in x_t (eq:q-sample).
         snr: ᾱ_t / (1 − ᾱ_t), the signal-to-noise ratio (eq:snr); infinite at t = 0.
-        log_snr: log ᾱ_t − log(1 − ᾱ_t) (eq:log-snr); infinite at t = 0.
+        log_snr: λ_t = log ᾱ_t − log(1 − ᾱ_t) (eq:log-snr); infinite at t = 0.
         posterior_variance: β̃_t (eq:posterior-variance); 0 at t = 1 by itself.
         posterior_log_variance_clipped: log β̃_t, with the value of t = 2 at t = 1 (and at 0), where the logarithm
             would be −∞. For T = 1 there is no t = 2 and log β_1 stands in.
         posterior_mean_coef_x0: the factor of x_0 in μ̃_t (eq:posterior-mean).
         posterior_mean_coef_xt: the factor of x_t in μ̃_t (eq:posterior-mean).
         exact_alpha_bar: ᾱ_t in float64, always on the CPU.
+        exact_log_snr: λ_t, likewise.
     """
 
     beta: Tensor
@@ -123,9 +124,10 @@ class NoiseSchedule(KeepsPrecision):
         tables = _schedule_tables(betas)
         for name, table in tables.items():
             self.register_buffer(name, table.to(dtype), persistent=False)
-        # A plain float64 tensor on the CPU, not a buffer: samplers that jump over timesteps take their coefficients
+        # Plain float64 tensors on the CPU, not buffers: samplers that jump over timesteps take their coefficients
         # from here as Python numbers, at full precision and without asking the accelerator for anything.
         self.exact_alpha_bar: Tensor = tables["alpha_bar"]
+        self.exact_log_snr: Tensor = tables["log_snr"]
 
     @classmethod
     def from_name(cls, name: str, timesteps: int, **options: float) -> "NoiseSchedule":

@@ -1,12 +1,14 @@
 """The method on a GPU, without one: nothing is left on the CPU, nothing waits for the GPU but what is named here."""
 
 import itertools
+from typing import get_args
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
-from ddpm import P2, GaussianDiffusion, MinSNR, Unet, ancestral, ddim
+from ddpm import P2, GaussianDiffusion, MinSNR, Unet, ancestral, ddim, dpm_solver_pp, encode, heun
+from ddpm.grids import Spacing
 from ddpm.likelihood import vlb_terms
 from tests.fake_gpu import RoundTripError, fake_gpu, move, real, wants_a_driver
 
@@ -107,6 +109,11 @@ def test_every_sampler_waits_for_nothing_until_the_pictures_are_finished(network
         walks = [ancestral(ours, x, start=2, variance=word, labels=labels, generator=each) for word in words]
         walks += [ddim(ours, x, 2, eta=eta, labels=labels, generator=one) for eta in (0.0, 1.0)]
         walks += [ddim(ours, x, [20, 7, 0], clip_x0=False, labels=labels, eta=0.5)]
+        walks += [
+            walk(ours, x, 4, spacing=spacing, labels=labels, clip_x0=clip)
+            for walk in (ddim, heun, dpm_solver_pp, encode)
+            for clip, spacing in zip((True, False, True), get_args(Spacing), strict=True)
+        ]
         for walk in walks:
             assert {part.device for state in walk for part in (state.x, state.x0)} == {x.device}
         watch.allowed = dict(FINISHED)
@@ -114,6 +121,7 @@ def test_every_sampler_waits_for_nothing_until_the_pictures_are_finished(network
             ours.sample(2, 2, labels=labels, **source)
             for source in ({}, {"seeds": [1, 2]}, {"generator": one})
         ]
+        drawn += [ours.sample(2, 4, sampler=name, labels=labels) for name in ("heun", "dpm++")]
         drawn += [ours.sample(2, 20, labels=labels), ours.interpolate(x, x, 2, labels=labels)]
         assert {images.device for images in drawn} == {x.device}
         assert watch.waits == ["check_finite"] * len(drawn)

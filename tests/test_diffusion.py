@@ -1,16 +1,29 @@
 """`ddpm.diffusion`: what its parts do not know: drawing, self-conditioning, sampling, modes, and the door."""
 
 import copy
+import itertools
 import json
 import sys
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 import ddpm
-from ddpm import GaussianDiffusion, MinSNR, Unet, ancestral, ddim, to_image_scale, to_model_scale
+from ddpm import (
+    GaussianDiffusion,
+    MinSNR,
+    Unet,
+    ancestral,
+    ddim,
+    dpm_solver_pp,
+    heun,
+    to_image_scale,
+    to_model_scale,
+)
+from ddpm.grids import Spacing
 from tests.networks import BETAS, Constant, Pointwise, SelfConditioned, diffusion_of, drawn, randn, seeded
 
 approx = pytest.approx
@@ -36,6 +49,7 @@ def test_defaults_are_the_papers():
 def test_config_builds_a_twin(name):
     options = {"image_size": [4, 6], "timesteps": 30, "sampling_timesteps": 3, "ddim_sampling_eta": 0.5}
     options |= {"loss_type": "l1", "objective": "pred_v", "beta_schedule": name}
+    options |= {"sampler": "dpm++", "spacing": "quadratic"}
     config = {**options, "loss_weighting": {"name": "MinSNR", "gamma": 2.0}}
     diffusion = GaussianDiffusion(Pointwise(), **options, loss_weighting=MinSNR(2.0))
     assert diffusion.config == json.loads(json.dumps(diffusion.config)) == config
@@ -191,6 +205,60 @@ def test_sample_takes_its_defaults_from_construction():
     assert len(diffusion.network.calls) == 6
     assert diffusion.network.modes == [(False, False)] * 6
     assert diffusion.network.training
+
+
+SPACED = {"spacing": "quadratic"}
+CHOICES = [
+    # at construction, in the call, what then runs
+    ({}, {"sampler": "heun"}, partial(heun, steps=30)),
+    ({}, {"sampler": "dpm++", "sampling_timesteps": 7}, partial(dpm_solver_pp, steps=7)),
+    ({}, {"sampling_timesteps": 7, **SPACED}, partial(ddim, steps=7, **SPACED)),
+    ({}, {"eta": 0.4}, partial(ddim, steps=30, eta=0.4)),
+    ({}, {"variance": "fixed_large"}, partial(ancestral, variance="fixed_large")),
+    ({}, {"variance": torch.full((31,), 0.2)}, partial(ancestral, variance=torch.full((31,), 0.2))),
+    ({"sampler": "dpm++", "sampling_timesteps": 5}, {}, partial(dpm_solver_pp, steps=5)),
+    ({"sampler": "dpm++", "sampling_timesteps": 5}, {"sampler": "ancestral"}, ancestral),
+    ({"sampler": "ancestral", **SPACED}, {}, ancestral),
+    ({"sampling_timesteps": 5, **SPACED}, {}, partial(ddim, steps=5, **SPACED)),
+    ({"ddim_sampling_eta": 0.4, **SPACED}, {"sampler": "heun"}, partial(heun, steps=30, **SPACED)),
+    (SPACED, {"sampling_timesteps": 5, "spacing": "log-snr"}, partial(ddim, steps=5, spacing="log-snr")),
+]
+
+
+@pytest.mark.parametrize(("own", "given", "walk"), CHOICES)
+def test_sample_runs_what_the_call_says_and_else_what_the_model_says(own, given, walk):
+    diffusion = diffusion_of(timesteps=30, beta_schedule="cosine", **own)
+    images, generator = diffusion.sample(3, generator=seeded(4), **given), seeded(4)
+    *_, last = walk(diffusion, torch.randn(3, 1, 4, 4, generator=generator), generator=generator)
+    assert torch.equal(images, to_image_scale(last.x))
+
+
+def test_the_spacings_and_variances_are_not_one_and_the_same():
+    diffusion = diffusion_of(timesteps=30)
+    spaced = [diffusion.sample(1, 7, spacing=spacing, seeds=[1]) for spacing in get_args(Spacing)]
+    noised = [diffusion.sample(1, variance=name, seeds=[1]) for name in ("fixed_small", "fixed_large")]
+    for one, other in itertools.combinations(spaced, 2):
+        assert (one - other).abs().max() > 1e-3
+    assert (noised[0] - noised[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [("ancestral", 1000), *itertools.product(["ddim", "heun", "dpm++"], [1, 2, 3, 10, 97, 1000])],
+)
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_every_sampler_takes_any_number_of_steps(name, sampler, steps):
+    """Finite, in range, and the same for any batch; a network that answers too loudly makes clipping work."""
+    options = {} if sampler == "ancestral" else {"spacing": "log-snr"}
+    diffusion = diffusion_of(Pointwise(scale=3.0), timesteps=1000, beta_schedule=name, objective="pred_v")
+    images = diffusion.sample(3, steps, sampler=sampler, seeds=[1, 2, 3], **options)
+    assert len(diffusion.network.calls) == (2 * steps - 1 if sampler == "heun" else steps)
+    assert images.isfinite().all()
+    assert (images >= 0).all()
+    assert (images <= 1).all()
+    assert images.std() > 0.01
+    again = [diffusion.sample(1, steps, sampler=sampler, seeds=[seed], **options) for seed in (3, 1)]
+    assert torch.equal(torch.cat(again), images[[2, 0]])
 
 
 @pytest.mark.parametrize("kind", [Pointwise, SelfConditioned])

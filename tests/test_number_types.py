@@ -170,6 +170,8 @@ WAYS = {
     "ancestral": lambda ours: ours.sample(3),
     "ddim": lambda ours: ours.sample(3, 5),
     "seeds": lambda ours: ours.sample(3, 5, seeds=[1, 2, 3]),
+    "heun": lambda ours: ours.sample(3, 5, sampler="heun"),
+    "dpm++": lambda ours: ours.sample(3, 5, sampler="dpm++"),
     "noisy ddim": lambda ours: ours.sample(3, 5, eta=1.0),
     "interpolate": lambda ours: ours.interpolate(*randn(2, 3, 1, 4, 4), 30),
     "editing": lambda ours: interpolate(ours, *randn(2, 3, 1, 4, 4), 30),

@@ -1,13 +1,14 @@
 """`ddpm.samplers` where every distribution is known: Gaussian data, the exact denoiser, affine samplers."""
 
+import gc
 import math
-from fractions import Fraction
+import weakref
 from itertools import pairwise
 
 import pytest
 import torch
 
-from ddpm import NoiseSchedule, State, ancestral, ddim, timestep_grid
+from ddpm import NoiseSchedule, State, ancestral, ddim, dpm_solver_pp, encode, heun, timestep_grid
 from tests.networks import (
     BETAS,
     Constant,
@@ -103,6 +104,91 @@ def test_ddim_survives_the_rounding_of_a_chain_that_leaves_no_signal():
     assert last_of(ddim(exact, randn(2, 1, 4, 4), [7, 1, 0], eta=1.0)).isfinite().all()
 
 
+# The solvers, in the words of their papers, for one number x
+
+
+def half_log_snr(schedule):
+    """α_t, σ_t and their λ_t = log(α_t/σ_t)."""
+    signal = [a**0.5 for a in schedule.exact_alpha_bar.tolist()]
+    sigma = [(1 - a) ** 0.5 for a in schedule.exact_alpha_bar.tolist()]
+    return signal, sigma, [math.log(a / s) if s else math.inf for a, s in zip(signal, sigma, strict=True)]
+
+
+def expected_x0(exact, x, t):
+    return exact.mean + exact.gain(t) * (x - exact.marginal(t)[0])
+
+
+def dpm_solver_pp_2m(exact, x, grid):
+    """Lu et al. 2022b, algorithm 2; at λ = ∞ its first-order update is the prediction itself."""
+    signal, sigma, lam = half_log_snr(exact.schedule)
+    seen = []
+    for i, (t, s) in enumerate(pairwise(grid)):
+        seen.append(expected_x0(exact, x, t))
+        if s == 0:
+            return seen[-1]
+        h, D = lam[s] - lam[t], seen[-1]
+        if i > 0:
+            r = (lam[t] - lam[grid[i - 1]]) / h
+            D = (1 + 1 / (2 * r)) * seen[-1] - 1 / (2 * r) * seen[-2]
+        x = sigma[s] / sigma[t] * x - signal[s] * math.expm1(-h) * D
+    raise AssertionError
+
+
+def heun_on_the_flow(exact, x, grid):
+    """Heun's two lines for d(x/σ)/du = x̂_0 with u = α/σ, and at u = ∞ the x̂_0 that the first of them leads to."""
+    signal, sigma, _ = half_log_snr(exact.schedule)
+    for t, s in pairwise(grid):
+        slope = expected_x0(exact, x, t)
+        if s == 0:
+            return slope
+        y, h = x / sigma[t], signal[s] / sigma[s] - signal[t] / sigma[t]
+        there = expected_x0(exact, sigma[s] * (y + h * slope), s)
+        x = sigma[s] * (y + h / 2 * (slope + there))
+    raise AssertionError
+
+
+def euler_upwards(exact, x, grid):
+    """Euler's method for d(x/α)/d(σ/α) = ε̂ (Song et al. 2021, eq. 14), where the lowest ε̂ is that of t = 1."""
+    signal, sigma, _ = half_log_snr(exact.schedule)
+    for t, s in pairwise(grid):
+        asked = max(t, 1)
+        noise = (x - signal[asked] * expected_x0(exact, x, asked)) / sigma[asked]
+        x = signal[s] * (x / signal[t] + (sigma[s] / signal[s] - sigma[t] / signal[t]) * noise)
+    return x
+
+
+PAPERS = {
+    "heun": (heun, heun_on_the_flow, 1),
+    "dpm++": (dpm_solver_pp, dpm_solver_pp_2m, 1),
+    "encode": (encode, euler_upwards, -1),
+}
+
+
+@pytest.mark.parametrize("spacing", ["even", "log-snr", "quadratic"])
+@pytest.mark.parametrize("name", BETAS)
+@pytest.mark.parametrize("way", PAPERS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 60])
+def test_the_solvers_are_those_of_their_papers(way, name, steps, spacing):
+    sample, reference, direction = PAPERS[way]
+    exact, x = GaussianDenoiser(schedule_64(name, 60), 0.3, 0.25), randn(5, 1, 1, 1).double()
+    grid = timestep_grid(exact.schedule, steps, spacing)[::direction]
+    states = list(sample(exact, x, steps, spacing=spacing, clip_x0=False))
+    assert [state.t for state in states] == grid[1:]
+    expected = [reference(exact, number, grid) for number in x.flatten().tolist()]
+    assert states[-1].x.flatten().tolist() == approx(expected, rel=1e-9)
+
+
+def test_without_a_second_order_all_are_ddim():
+    """One image: every prediction is the same, so that nothing is left to correct, and one step is exact."""
+    exact = GaussianDenoiser(schedule_64("cosine", 60), 0.3, 0.0)
+    x = randn(3, 1, 2, 2).double()
+    states = [list(sample(exact, x, 7)) for sample in (ddim, heun, dpm_solver_pp)]
+    for other in states[1:]:
+        for one, same in zip(states[0], other, strict=True):
+            torch.testing.assert_close(one.x, same.x, rtol=0, atol=1e-12)
+    torch.testing.assert_close(states[0][-1].x, torch.full_like(x, 0.3), rtol=0, atol=1e-12)
+
+
 # What a sampler does on its way
 
 ALL = list(range(30, -1, -1))
@@ -112,7 +198,11 @@ CHAINS = {
     "ddim": (lambda d, x, **how: ddim(d, x, 4, eta=0.5, **how), [30, 22, 15, 7, 0]),
     "ddim on a grid": (lambda d, x, **how: ddim(d, x, (30, 12, 1, 0), **how), [30, 12, 1, 0]),
     "ddim on a tensor": (lambda d, x, **how: ddim(d, x, torch.tensor([30, 5, 0]), **how), [30, 5, 0]),
+    "ddim, quadratic": (lambda d, x, **how: ddim(d, x, 3, spacing="quadratic", **how), [30, 13, 3, 0]),
+    "heun": (lambda d, x, **how: heun(d, x, 4, **how), [30, 22, 15, 7, 0]),
+    "dpm++": (lambda d, x, **how: dpm_solver_pp(d, x, 4, **how), [30, 22, 15, 7, 0]),
 }
+EACH = ["ancestral", "ddim", "heun", "dpm++"]
 
 
 def small():
@@ -126,13 +216,21 @@ def test_every_state_is_yielded_on_the_way_down(name):
     states = list(sample(diffusion, x_T))
     assert all(isinstance(state, State) for state in states)
     assert [state.t for state in states] == grid[1:]
-    assert diffusion.network.calls == grid[:-1]
+    twice = [t for t in grid[1:-1] for _ in range(2)]
+    assert diffusion.network.calls == ([grid[0], *twice] if name == "heun" else grid[:-1])
     assert all(state.x.shape == state.x0.shape == x_T.shape for state in states)
     assert all(state.x.dtype == torch.float32 for state in states)
     torch.testing.assert_close(states[-1].x, states[-1].x0)
 
 
-@pytest.mark.parametrize("name", ["ancestral", "ddim"])
+def test_the_way_up_begins_at_the_picture():
+    diffusion = small()
+    states = list(encode(diffusion, randn(2, 1, 4, 4).clamp(-1, 1), 4))
+    assert [state.t for state in states] == [7, 15, 22, 30]
+    assert diffusion.network.calls == [1, 7, 15, 22]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_clipping_is_done_unless_turned_off(name):
     """A network that shouts: with clipping the predicted images stay in [-1, 1], and so does the last state."""
     sample, _ = CHAINS[name]
@@ -144,7 +242,7 @@ def test_clipping_is_done_unless_turned_off(name):
 
 
 @pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.parametrize("name", ["ancestral", "ddim"])
+@pytest.mark.parametrize("name", ["ancestral", "ddim", "dpm++"])
 def test_each_step_is_told_what_the_step_before_predicted(name, clip):
     """None first, then the x_0 of the state before; and a second chain knows nothing of the first."""
     sample, grid = CHAINS[name]
@@ -158,7 +256,29 @@ def test_each_step_is_told_what_the_step_before_predicted(name, clip):
         assert all(torch.equal(state.x0, hint) for state, hint in zip(states[:-1], told, strict=True))
 
 
-@pytest.mark.parametrize("name", ["ancestral", "ddim"])
+@pytest.mark.parametrize("clip", [False, True])
+def test_heun_is_told_what_each_of_its_two_calls_predicted(clip):
+    diffusion = diffusion_of(SelfConditioned(), timesteps=30)
+    *_, last = heun(diffusion, randn(2, 1, 4, 4), 3, clip_x0=clip)
+    first, *told = diffusion.network.estimates
+    assert first is None
+    assert len(told) == 4
+    assert len({id(hint) for hint in told}) == 4
+    torch.testing.assert_close(last.x, last.x0)
+
+
+@pytest.mark.parametrize("name", [*EACH, "encode"])
+def test_memory_is_flat_over_the_steps(name):
+    """A state that nobody keeps is gone two steps later at the latest, and so is its prediction."""
+    sample = CHAINS[name][0] if name in CHAINS else lambda d, x: encode(d, x, 20)
+    seen = []
+    for state in sample(small(), randn(2, 1, 4, 4)):
+        seen += [weakref.ref(state.x), weakref.ref(state.x0)]
+        gc.collect()
+        assert not [ref for ref in seen[:-4] if ref() is not None]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_no_gradients_inside_and_none_lost_outside(name):
     """The generator pauses between states: whoever looks at them must keep the gradients they had."""
     diffusion = small()
@@ -166,12 +286,3 @@ def test_no_gradients_inside_and_none_lost_outside(name):
         assert torch.is_grad_enabled()
         assert not state.x.requires_grad
     assert not any(grad for _, grad in diffusion.network.modes)
-
-
-def test_timestep_grid_is_the_exact_floor_for_every_number_of_steps():
-    """⌊T (S − i)/S⌋ by rational arithmetic, for all S of 1 … T: from T, strictly down, to 0."""
-    for T in (1, 2, 7, 100, 260):
-        for steps in range(1, T + 1):
-            expected = [math.floor(Fraction(T * (steps - i), steps)) for i in range(steps + 1)]
-            assert timestep_grid(T, steps) == expected
-            assert (expected[0], expected[-1], sorted(set(expected), reverse=True)) == (T, 0, expected)

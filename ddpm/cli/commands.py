@@ -29,12 +29,17 @@ from ddpm.io.files import json_bytes, write_whole
 from ddpm.io.paths import MODEL, locate_model
 from ddpm.io.streams import as_typed, patient_streams
 
-_CALLS_HELP = "Network calls per image; the model's own number if not given."
 _SEARCHED = 10_000  # training images at most, and as many held-out ones, in which copies are looked for
+_STEPS_HELP = "Steps, each of one network call (heun: two); the model's own number if not given."
 _SET_HELP = "Any other option as part.option=value, such as network.dropout=0.2."
 
 TrainSteps = Annotated[int | None, typer.Option("--train-steps", "--steps", min=1, help="Updates in all.")]
-SamplingSteps = Annotated[int | None, typer.Option("--sampling-steps", "--steps", min=1, help=_CALLS_HELP)]
+SamplingSteps = Annotated[int | None, typer.Option("--sampling-steps", "--steps", min=1, help=_STEPS_HELP)]
+ChosenSampler = Annotated[Literal["ancestral", "ddim", "heun", "dpm++"] | None, typer.Option("--sampler")]
+ChosenSpacing = Annotated[
+    Literal["even", "log-snr", "quadratic"] | None,
+    typer.Option("--spacing", help="How fewer than all timesteps are spread."),
+]
 Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]
 Seed = Annotated[int, typer.Option(min=0, help="Image i is drawn from seed + i.")]
 Weights = Annotated[Literal["ema", "model"], typer.Option(help="The averaged weights, or those themselves.")]
@@ -134,25 +139,30 @@ def sample(
     out: Annotated[Path, typer.Option(parser=places.path, help="A .png or a folder.")] = Path("samples.png"),
     images: Annotated[int, typer.Option("-n", "--images", min=1, help="How many images.")] = 64,
     sampling_steps: SamplingSteps = None,
-    sampler: Annotated[Literal["ddim", "ancestral"] | None, typer.Option()] = None,
+    sampler: ChosenSampler = None,
+    spacing: ChosenSpacing = None,
     eta: Annotated[float | None, typer.Option(min=0, max=1, help="Of DDIM: 1 is as ancestral.")] = None,
+    variance: Annotated[
+        Literal["fixed_small", "fixed_large", "learned"] | None, typer.Option(help="Of ancestral steps.")
+    ] = None,
     seed: Seed = 0,
     label: Annotated[int | None, typer.Option(help="Class, for a model that takes classes.")] = None,
     weights: Weights = "ema",
     batch_size: BatchSize = 64,
 ) -> None:
     """Draw images from a trained model."""
-    if sampler == "ancestral" and eta is not None:
-        raise ValueError("--eta is for --sampler ddim: ancestral sampling has no η")
     found = locate_model(model)
     prepare_output(out)
 
     from ddpm.cli.drawing import draw_into
 
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
-    sampler = "ddim" if sampler is None and eta is not None else sampler
-    options = {"sampling_timesteps": sampling_steps, "sampler": sampler, "eta": eta}
-    options |= {"labels": None if label is None else [label] * images, "batch_size": batch_size}
+    options = {"sampling_timesteps": sampling_steps, "sampler": sampler, "spacing": spacing, "eta": eta}
+    options |= {
+        "variance": variance,
+        "labels": None if label is None else [label] * images,
+        "batch_size": batch_size,
+    }
     draw_into(out, diffusion, range(seed, seed + images), **options)
     show(*report.described_model(found))
 
@@ -162,6 +172,8 @@ def evaluate(
     run: Run,
     images: Annotated[int, typer.Option("-n", "--images", min=4, help="How many images.")] = 1000,
     sampling_steps: SamplingSteps = None,
+    sampler: ChosenSampler = None,
+    spacing: ChosenSpacing = None,
     features: Annotated[
         Literal["pixels", "classifier", "inception"], typer.Option(help="What images are compared by.")
     ] = "pixels",
@@ -194,9 +206,11 @@ def evaluate(
     real, labels = random_images(dataset, images, seed=seed)
     features_of(real[:1], extract)  # images that they are not for are refused before any is drawn
     takes_classes = run_config.network.get("num_classes") is not None
-    options = {"batch_size": batch_size, "sampling_timesteps": sampling_steps}
+    how = {"sampling_timesteps": sampling_steps, "sampler": sampler, "spacing": spacing}
+    model = {"model": found.said, "weights": weights, **evaluation.drawn_by(diffusion, **how)}
     classes = labels.tolist() if takes_classes and labels is not None else None
-    drawn = draw_kept(run / "samples", diffusion, range(seed, seed + len(real)), classes, **options)
+    seeds = range(seed, seed + len(real))
+    drawn = draw_kept(run / "samples", diffusion, seeds, classes, batch_size=batch_size, **how)
     if drawn is None:
         return
     name = known_name(run_config.data["name_or_path"]) or run_config.data["name_or_path"]
@@ -214,7 +228,6 @@ def evaluate(
         bound = bits_per_dimension(diffusion, real, classes, timesteps_per_image=timesteps)
         figures |= {"bits_per_dimension": float(bound.mean), "standard_error": float(bound.standard_error)}
         settings |= {"bound_images": len(real), "bound_timesteps": timesteps}
-    model = {"model": found.said, "weights": weights, **evaluation.drawn_by(diffusion, sampling_steps)}
     written = {**figures, "model": model, "settings": settings}
     show(*report.described_evaluation(written))
     compared = f"{settings['images']:,} of {counted(len(dataset), f'{part} image')}, drawn by the seed; "

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from ddpm.checks import check_whole
 from ddpm.cli.report import counted, show
@@ -42,7 +41,8 @@ def draw_kept(
     check_whole(
         "sampling_timesteps", calls, highest=diffusion.schedule.timesteps
     )  # before the folder is made
-    made_of = json_bytes([diffusion.config, calls, labels and [seeds.start, *labels]])
+    how = [calls, options["sampler"], options["spacing"], labels and [seeds.start, *labels]]
+    made_of = json_bytes([diffusion.config, *how])
     folder = samples / sha256(made_of + tensor_bytes(diffusion.state_dict()))[:16]
     left = _missing(folder, seeds)
     state.wait_for_everyone()  # all have looked before one of them draws
@@ -98,7 +98,7 @@ def draw_into(
     if state.is_main_process:
         if kept:
             pictures = [image for _, image in sorted(kept, key=lambda pair: pair[0])]
-            _write(make_grid(pictures, nrow=math.ceil(math.sqrt(len(kept))), padding=1, pad_value=255), out)
+            _write(_side_by_side(pictures), out)
         show(f"{counted(done, 'image')} in {out}{_what_is_left(done, seeds, state.num_processes, rest)}")
     interrupts.deliver()
 
@@ -128,6 +128,20 @@ def _as_bytes(images: Tensor) -> Tensor:
 def _single(folder: Path, seed: int) -> Path:
     """Where a folder has the image of a seed."""
     return folder / f"{seed:06d}.png"
+
+
+def _side_by_side(pictures: list[Tensor]) -> Tensor:
+    """A square of pictures of shape (C, H, W), row by row with a pixel of white around each; one picture as it is.
+
+    What torchvision's `make_grid` makes of them, but to import torchvision takes longer than many a picture.
+    """
+    if len(pictures) == 1:
+        return pictures[0]
+    columns, (channels, height, width) = math.ceil(math.sqrt(len(pictures))), pictures[0].shape
+    blank = torch.full((channels, height, width), 255, dtype=torch.uint8)
+    rows = torch.stack(pictures + [blank] * (-len(pictures) % columns)).unflatten(0, (-1, columns))
+    framed = torch.nn.functional.pad(rows, (0, 1, 0, 1), value=255).permute(2, 0, 3, 1, 4)
+    return torch.nn.functional.pad(framed.flatten(3).flatten(1, 2), (1, 0, 1, 0), value=255)
 
 
 def _write(image: Tensor, path: Path) -> None:

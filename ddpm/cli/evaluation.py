@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import ddpm
+from ddpm import samplers
 from ddpm.cli import places
 from ddpm.cli.run_config import RunConfig
 
@@ -17,9 +18,24 @@ def load_parts(run_config: RunConfig, run: Path) -> tuple[Any, Any, str]:
     return training, training, "training"
 
 
-def drawn_by(diffusion: "ddpm.GaussianDiffusion", sampling_steps: int | None) -> dict[str, Any]:
-    """How `GaussianDiffusion.sample` draws images in so many calls, if nothing else is asked for."""
-    calls = sampling_steps or diffusion.sampling_timesteps
-    if calls == diffusion.schedule.timesteps:
-        return {"sampler": "ancestral", "network_calls": calls, "eta": None}
-    return {"sampler": "ddim", "network_calls": calls, "eta": diffusion.ddim_sampling_eta}
+def drawn_by(
+    diffusion: "ddpm.GaussianDiffusion",
+    sampling_timesteps: int | None,
+    sampler: str | None,
+    spacing: str | None,
+) -> dict[str, Any]:
+    """How `GaussianDiffusion.sample` draws images with these options; what the sampler does not take is None.
+
+    Raises:
+        ValueError: if it draws none with them.
+    """
+    timesteps, name = diffusion.schedule.timesteps, sampler or diffusion.sampler
+    steps = sampling_timesteps or (timesteps if name == "ancestral" else diffusion.sampling_timesteps)
+    name = name or ("ancestral" if steps == timesteps else "ddim")
+    samplers.choose(name, steps, timesteps, {}, spacing=spacing)
+    return {
+        "sampler": name,
+        "network_calls": 2 * steps - 1 if name == "heun" else steps,
+        "spacing": None if name == "ancestral" else spacing or diffusion.spacing,
+        "eta": diffusion.ddim_sampling_eta if name == "ddim" else None,
+    }

@@ -51,6 +51,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "beta_schedule": str | None,
         "loss_weighting": dict | None,
         "ddim_sampling_eta": float,
+        "sampler": Literal["ancestral", "ddim", "heun", "dpm++"] | None,
+        "spacing": Literal["even", "log-snr", "quadratic"],
     },
     "training": get_type_hints(TrainingConfig),
 }

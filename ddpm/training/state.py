@@ -21,7 +21,8 @@ from ddpm.training.config import FREE_TO_CHANGE, TrainingConfig
 from ddpm.training.sampler import Purpose, mixed_seed
 
 COUNTERS = ("step", "images_seen", "seconds")
-SAMPLING_ONLY = {"sampling_timesteps", "ddim_sampling_eta"}  # training does not depend on them
+# Training does not depend on them.
+SAMPLING_ONLY = {"sampling_timesteps", "ddim_sampling_eta", "sampler", "spacing"}
 
 
 class Training(Protocol):

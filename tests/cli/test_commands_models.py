@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpm import __version__, data, load_pretrained
+from ddpm import __version__, data, grids, load_pretrained, samplers
+from ddpm.cli import commands
 from ddpm.evaluation.features import extractor
+from ddpm.evaluation.metrics import frechet_distance
 from ddpm.evaluation.report import random_images, report_on_samples
 from ddpm.likelihood import vlb_terms
+from ddpm.reverse_process import FixedVariance
 from ddpm.training.distributed import draw_images
 from tests.cli.small_runs import ENVIRONMENT, SMALL
 from tests.data.pictures import write_mnist
@@ -55,6 +59,21 @@ def test_sample_draws_a_grid_from_a_model_that_ships(ddpm, tmp_path, monkeypatch
             [0],
             {"sampling_timesteps": 20, "sampler": "ddim", "eta": 0.0},
         ),
+        (
+            ["-n", "1", "--sampler", "dpm++", "--sampling-steps", "5", "--spacing", "log-snr"],
+            [0],
+            {"sampling_timesteps": 5, "sampler": "dpm++", "spacing": "log-snr"},
+        ),
+        (
+            ["-n", "1", "--sampler", "heun", "--spacing", "quadratic"],
+            [0],
+            {"sampler": "heun", "spacing": "quadratic"},
+        ),
+        (
+            ["-n", "1", "--sampler", "ancestral", "--variance", "fixed_large"],
+            [0],
+            {"sampler": "ancestral", "variance": "fixed_large"},
+        ),
         (["-n", "1", "--weights", "model"], [0], {}),
     ],
 )
@@ -68,6 +87,14 @@ def test_sample_follows_its_options_into_a_folder(ddpm, finished, tmp_path, opti
         assert np.abs(shown - image[0].numpy()).max() < 0.51 / 255
     usual = draw_images(load_pretrained(finished), [0])
     assert (usual[0] - expected[0]).abs().max() > 1e-6
+
+
+def test_sample_offers_all_that_the_library_has():
+    """The command line does not import it before the arguments are read, and so has the words of its own."""
+    hints = get_type_hints(commands.sample)
+    assert hints["sampler"] == samplers.Sampler | None
+    assert hints["spacing"] == grids.Spacing | None
+    assert set(get_args(get_args(hints["variance"])[0])) == {*get_args(FixedVariance), "learned"}
 
 
 def test_sample_from_a_damaged_model_is_an_error_in_words(ddpm, finished, tmp_path):
@@ -148,6 +175,7 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
         "weights": weights,
         "sampler": "ddim",
         "network_calls": 2,
+        "spacing": "even",
         "eta": 1.0,
     }
     settings = {"images": 40, "data": "digits", "part": "training", "features": "pixels", "seed": 0}
@@ -190,10 +218,27 @@ def test_evaluate_refuses_features_that_do_not_fit_before_it_draws(
     assert words in ddpm("evaluate", run, "-n", "4", "--features", features, code=code)[1]
 
 
-def test_evaluate_says_how_many_calls_the_model_takes_by_itself(ddpm, run):
-    ddpm("evaluate", run, "-n", "4", "--steps", "20", "--bound-images", "0")
-    model = json.loads((run / "evaluation.json").read_text())["model"]
-    assert [model[name] for name in ("sampler", "network_calls", "eta")] == ["ancestral", 20, None]
+@pytest.mark.parametrize(
+    ("words", "sampler", "calls", "spacing", "eta"),
+    [
+        (["--steps", "20"], "ancestral", 20, None, None),
+        (["--sampler", "ancestral"], "ancestral", 20, None, None),
+        (["--steps", "3"], "ddim", 3, "even", 1.0),
+        (["--sampler", "heun", "--steps", "4"], "heun", 7, "even", None),
+        (["--sampler", "dpm++", "--steps", "4", "--spacing", "log-snr"], "dpm++", 4, "log-snr", None),
+    ],
+)
+def test_evaluate_draws_by_the_sampler_that_it_names(ddpm, run, words, sampler, calls, spacing, eta):
+    ddpm("evaluate", run, "-n", "4", "--bound-images", "0", *words)
+    written = json.loads((run / "evaluation.json").read_text())
+    named = [written["model"][name] for name in ("sampler", "network_calls", "spacing", "eta")]
+    assert named == [sampler, calls, spacing, eta]
+    steps = 20 if sampler == "ancestral" else int(words[words.index("--steps") + 1])
+    options = {"sampling_timesteps": steps, "sampler": sampler, "spacing": spacing}
+    model = load_pretrained(run)
+    drawn = draw_images(model, range(4), **options).mul(255).round() / 255
+    images = random_images(data.digits(), 4, seed=0)[0]
+    assert written["distance"] == pytest.approx(frechet_distance(drawn, images), rel=1e-4)
 
 
 def test_evaluate_holds_a_model_against_the_test_part_where_there_is_one(ddpm, tmp_path):

@@ -18,7 +18,7 @@ from ddpm import GaussianDiffusion
 from ddpm.cli import drawing
 from ddpm.cli.drawing import draw_into, draw_kept
 from tests.cli.small_runs import ENVIRONMENT
-from tests.networks import Pointwise
+from tests.networks import Pointwise, seeded
 
 
 def make_model(channels=1):
@@ -51,6 +51,23 @@ def test_folder_and_picture_hold_what_torchvision_writes(tmp_path, batch_size, c
     out, err = capsys.readouterr()
     assert out == f"7 images in {tmp_path / 'folder'}\n7 images in {tmp_path / 'grid.png'}\n"
     assert err == ""
+
+
+@pytest.mark.parametrize("count", range(1, 11))
+@pytest.mark.parametrize("shape", [(1, 2, 3), (3, 4, 4)])
+def test_pictures_stand_as_torchvision_puts_them(count, shape):
+    pictures = torch.randint(0, 200, (count, *shape), generator=seeded(1)).to(torch.uint8)
+    theirs = make_grid(pictures, nrow=math.ceil(math.sqrt(count)), padding=1, pad_value=255)
+    ours = drawing._side_by_side(list(pictures))
+    assert ours.dtype == torch.uint8
+    assert torch.equal(ours.expand(3, -1, -1), theirs)
+
+
+def test_drawing_does_not_wait_for_torchvision():
+    """To import it takes a second; the network calls of a few pictures take no longer."""
+    code = "import sys, ddpm.cli.drawing; print({'torchvision', 'torch._dynamo'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.fixture
@@ -163,7 +180,7 @@ def counting(model):
     return asked
 
 
-OPTIONS = {"batch_size": 3, "sampling_timesteps": None}
+OPTIONS = {"batch_size": 3, "sampling_timesteps": None, "sampler": None, "spacing": None}
 
 
 @pytest.mark.parametrize("channels", [1, 3])

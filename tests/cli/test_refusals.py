@@ -51,7 +51,8 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("sample {run} --eta 1.5", 2, "--eta"),
     ("sample {run} --eta -0.5", 2, "--eta"),
     ("sample {run} --sampler euler", 2, "'euler' is not one of '"),
-    ("sample {run} --sampler ancestral --eta 0.5", 1, "--eta is for --sampler ddim"),
+    ("sample {run} --spacing odd", 2, "'odd' is not one of '"),
+    ("sample {run} --variance none", 2, "'none' is not one of '"),
     ("sample {run} --weights best", 2, "'best' is not one of '"),
     *[
         (f"sample {{run}} --out {name}", 1, f"--out {name} must end in .png, or be a folder for single PNGs")
@@ -106,6 +107,11 @@ REFUSED_BEFORE_WORK_STARTS = [
     ("sample {run} --steps 21", 1, "sampling_timesteps must be a whole number in 1 … 20"),
     ("sample {run} --sampler ancestral --steps 5", 1, "ancestral sampling takes all T = 20"),
     ("evaluate {run} --steps 21", 1, "sampling_timesteps must be a whole number in 1 … 20"),
+    ("evaluate {run} --sampler ancestral --steps 5", 1, "ancestral sampling takes all T = 20"),
+    ("evaluate {run} --sampler ancestral --spacing even", 1, "spacing is for sampler 'ddim' or"),
+    ("sample {run} --sampler ancestral --eta 0.5", 1, "eta is for sampler 'ddim', but the sampler is 'ance"),
+    ("sample {run} --sampler ancestral --variance learned", 1, "unknown variance 'learned'"),
+    ("sample {run} --steps 3 --variance fixed_small", 1, "variance is for sampler 'ancestral'"),
     ("sample {run} --label 3", 1, "trained without classes"),
 ]
 

@@ -14,15 +14,21 @@ import itertools
 import pytest
 import torch
 
-from ddpm import ancestral, ddim, randomness, timestep_grid
-from tests.networks import BETAS, exact_diffusion_of, schedule_64, seeded
+from ddpm import ancestral, ddim, dpm_solver_pp, encode, heun, randomness, timestep_grid
+from tests.networks import BETAS, GaussianDenoiser, exact_diffusion_of, schedule_64, seeded
 from tests.networks import randn as randn_32
 from tests.peers.network import Mixing
 
 REASON = "diffusers is not installed; it comes with the extra `peers`: pip install -e '.[peers]'"
 pytest.importorskip("diffusers", reason=REASON)
 
-from diffusers import DDIMScheduler, DDPMScheduler  # noqa: E402
+from diffusers import (  # noqa: E402
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    HeunDiscreteScheduler,
+)
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
 
 T = 1000
@@ -139,3 +145,72 @@ def test_ddim_trajectories_agree(name, steps, eta, objective, clip):
         noise = draw(x.shape) if eta > 0 and s > 0 else torch.zeros_like(x)
         x = step_to(theirs, output, t, s, x, eta=eta, variance_noise=noise, use_clipped_model_output=clip)
         close(state.x, x)
+
+
+@pytest.mark.parametrize("spacing", ["even", "log-snr", "quadratic"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 97])
+@pytest.mark.parametrize("name", NAMES)
+def test_dpm_solver_trajectories_agree(name, steps, spacing):
+    """Every state of DPM-Solver++(2M) on our grid, from the same x_T.
+
+    It does not clip, so it is handed clipped x_0. Its own grids are others: they leave out what is below λ = −10.2, and
+    thus T itself for the cosine schedule.
+    """
+    diffusion = diffusion_64(name, "pred_x0")
+    options = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
+    theirs = peer(DPMSolverMultistepScheduler, name, "pred_x0", lower_order_final=True, **options)
+    grid, x = timestep_grid(diffusion.schedule, steps, spacing), randn(2, 2, 3, 3)
+    theirs.set_timesteps(timesteps=[t - 1 for t in grid[:-1]])
+    for t, state in zip(grid, dpm_solver_pp(diffusion, x, steps, spacing=spacing), strict=False):
+        x0 = diffusion.network(x, torch.full((2,), t)).clamp(-1, 1)
+        x = theirs.step(x0, t - 1, x).prev_sample
+        close(state.x, x)
+    assert state.t == 0
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("name", NAMES)
+def test_ddim_inversion_agrees(name, steps):
+    """Every state from the same picture, on our grid, from the same answers of the network.
+
+    The step is the same, the question is not: their pipelines ask about x_t as if it had reached the next timestep
+    already, on a grid that ends below T; ours ask about x_t at t, and about the picture at t = 1.
+    """
+    diffusion, theirs = diffusion_64(name), peer(DDIMInverseScheduler, name, clip_sample=False)
+    theirs.num_inference_steps, x = steps, randn(2, 2, 3, 3).clamp(-1, 1)
+    states = encode(diffusion, x, steps, clip_x0=False)
+    for (t, s), state in zip(itertools.pairwise(timestep_grid(T, steps)[::-1]), states, strict=True):
+        x = theirs.step(diffusion.network(x, torch.full((2,), max(t, 1))), s - 1, x).prev_sample
+        close(state.x, x)
+    assert state.t == T
+
+
+def their_heun(exact, x_T, grid, name="linear"):
+    """HeunDiscreteScheduler from x_T; it counts in x/√ᾱ."""
+    theirs = peer(HeunDiscreteScheduler, name)
+    theirs.set_timesteps(timesteps=[t - 1 for t in grid[:-1]])
+    x = x_T / exact.schedule.exact_alpha_bar[-1].sqrt()
+    for t in theirs.timesteps:
+        scaled = theirs.scale_model_input(x, t)
+        x = theirs.step(exact.predict(scaled, torch.full((len(x),), int(t) + 1)).noise, t, x).prev_sample
+    return x
+
+
+def test_heun_is_another_method_with_the_same_limit():
+    """Theirs averages the noises of both ends, ours the clean images: they differ, by less as both come to the limit.
+
+    Both are of the second order: at half the steps they differ by four times as much. Where √ᾱ_T is next to 0, as in
+    the cosine schedule, theirs leaves the range of pictures, and ours does not.
+    """
+    exact, x_T = GaussianDenoiser(schedule_64("linear", T), 0.3, 0.25), randn(50, 1, 1, 1)
+    differences = []
+    for steps in (10, 20, 40):
+        grid = timestep_grid(exact.schedule, steps, "log-snr")
+        *_, state = heun(exact, x_T, grid, clip_x0=False)
+        differences.append((state.x - their_heun(exact, x_T, grid)).abs().max().item())
+    assert all(3 < more / less < 6 for more, less in itertools.pairwise(differences)), differences
+    assert differences[-1] > 1e-3
+    far = GaussianDenoiser(schedule_64("cosine", T), 0.3, 0.25)
+    *_, state = heun(far, x_T, 10, clip_x0=False)
+    assert state.x.abs().max() < 3
+    assert their_heun(far, x_T, timestep_grid(T, 10), "cosine").abs().max() > 10

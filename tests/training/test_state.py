@@ -167,7 +167,8 @@ CHANGES |= {
 def test_load_names_all_that_makes_another_run_and_nothing_else(half_weighted, tmp_path):
     assert {*FREE, *CHANGES, "results_folder"} == {field.name for field in fields(TrainingConfig)}
     run = shutil.copytree(half_weighted, tmp_path / "moved")
-    same = model(loss_weighting=half_weight, sampling_timesteps=3, ddim_sampling_eta=1.0)
+    sampling = {"sampling_timesteps": 3, "ddim_sampling_eta": 1.0, "sampler": "heun", "spacing": "quadratic"}
+    same = model(loss_weighting=half_weight, **sampling)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trainer(run, same, **FREE).load()

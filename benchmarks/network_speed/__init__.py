@@ -4,8 +4,8 @@
 
 Measured are whole training steps and network calls without gradients, each in a process of its own, eager and
 compiled. Those that are compared stay alive together and are timed in turn, a few steps each, round after round, so
-that a machine whose speed drifts drifts for all alike; a product of two matrices takes its turn as well and says what
-the machine can do at that time.
+that a machine whose speed drifts drifts for all alike; a product of two matrices and a 1×1 convolution of as many
+operations take their turn as well and say what the machine can do at that time.
 
 Ours trains by `Trainer.training_step` and diffusers' `UNet2DModel` as their script for unconditional training does it;
 the two are the same architecture, parameter for parameter. denoising-diffusion-pytorch has one of its own, and trains
@@ -18,7 +18,7 @@ figures go to benchmarks/network_speed.json (network_speed_cuda.json with `--dev
 the tables of the README and the picture without measuring anything. A run of some of the networks, modes and so on
 leaves the other figures of that file as they are.
 
-The parts: jobs.py (what is measured), contenders.py (the networks and their steps), yardstick.py (the matrix product
-and the count of operations), child.py (a process that measures), rounds.py (who measures when), summary.py, tables.py
-and picture.py (what came out), __main__.py (the command).
+The parts: jobs.py (what is measured), contenders.py (the networks and their steps), yardstick.py (the product, the
+convolution and the count of operations), child.py (a process that measures), rounds.py (who measures when),
+summary.py, tables.py and picture.py (what came out), __main__.py (the command).
 """

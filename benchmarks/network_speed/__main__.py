@@ -17,6 +17,7 @@ from benchmarks.network_speed.picture import draw
 from benchmarks.network_speed.rounds import Log, measure
 from benchmarks.network_speed.summary import machine, merged, summarised
 from benchmarks.network_speed.tables import tables, write_tables
+from ddpm.training.precision import this_processor
 
 FOLDER = Path(__file__).parents[1]
 
@@ -37,7 +38,9 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="float32; on a GPU also bf16")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, help="float32; where it is native, also bf16"
+    )
     parser.add_argument("--device", choices=tuple(CALLS), default="cpu")
     parser.add_argument(
         "--rounds", type=at_least_one, help="how often; 4 for the small network, 3 for the paper's"
@@ -62,7 +65,8 @@ def parsed() -> argparse.Namespace:
     options = parser.parse_args()
     if options.search and options.device == "cpu":
         parser.error("--search looks for the limit of a GPU's memory: add --device cuda")
-    options.precisions = options.precisions or (PRECISIONS if options.device == "cuda" else PRECISIONS[:1])
+    half = options.device == "cuda" or this_processor().native_bf16
+    options.precisions = options.precisions or PRECISIONS[: 1 + half]
     return options
 
 

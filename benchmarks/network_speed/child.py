@@ -12,7 +12,7 @@ import torch
 from benchmarks.network_speed.clock import Memory, seconds, times
 from benchmarks.network_speed.contenders import TRAINING, evaluation
 from benchmarks.network_speed.jobs import Figures, Job
-from benchmarks.network_speed.yardstick import count, measure_matmul
+from benchmarks.network_speed.yardstick import count, measure_yardsticks
 
 LONGEST = 1800  # seconds that a process may take to answer, compiling included
 # Loaded first, so that their own memory does not count as the network's.
@@ -46,7 +46,7 @@ def measure_step(job: Job) -> Iterator[Figures]:
             torch.cuda.empty_cache()  # the others need it
 
 
-DUTIES = {"step": measure_step, "matmul": measure_matmul, "count": count}
+DUTIES = {"step": measure_step, "yardsticks": measure_yardsticks, "count": count}
 
 
 def child(job: Job) -> None:

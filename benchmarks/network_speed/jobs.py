@@ -10,6 +10,8 @@ PEERS = IMPLEMENTATIONS[1:]
 MODES, PRECISIONS, TASKS = ("eager", "compiled"), ("float32", "bf16"), ("train", "evaluate")
 KEY = ("network", "task", "batch", "mode", "precision", "implementation")
 
+YARDSTICKS = ("matmul", "convolution")
+
 Figures = dict[str, Any]
 
 
@@ -56,7 +58,7 @@ class Job:
     """What one process does.
 
     Attributes:
-        kind: "step" (a training step or a network call), "matmul" (the product of matrices) or "count" (the FLOPs).
+        kind: "step" (a training step or a network call), "yardsticks" (a product, a convolution), "count" (FLOPs).
         network: of `NETWORKS`.
         task: of `TASKS`.
         batch: images per step.

@@ -12,7 +12,7 @@ PICTURE = Path(__file__).parents[2] / "chapters" / "images" / "network-speed.svg
 
 
 def draw(report: Figures) -> None:
-    """The picture: what share of the matrix product each reaches, with its images per second."""
+    """The picture: what share of the 1×1 convolution's rate each reaches, with its images per second."""
     import matplotlib.pyplot as plt
 
     from ddpm.book.figures.style import WIDTH, styled
@@ -29,7 +29,7 @@ def draw(report: Figures) -> None:
             draw_bars(grid[line, column], [row for row in rows if row["batch"] == batch])
             grid[line, column].set_title(f"{network}: {TASK_NAMES[task]}")
         for axes in grid[-1]:
-            axes.set_xlabel("% of a matrix product")
+            axes.set_xlabel("% of a 1×1 convolution")
         handles, names = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper center", ncols=len(names))
         return figure
@@ -46,7 +46,7 @@ def draw_bars(axes: Any, rows: Sequence[Figures]) -> None:
     for offset, (mode, colour, hatch) in enumerate((("eager", BLUE, ""), ("compiled", ORANGE, "//"))):
         chosen = [row for row in rows if row["mode"] == mode and row["precision"] == "float32"]
         heights = [IMPLEMENTATIONS.index(row["implementation"]) + 0.38 * (offset - 0.5) for row in chosen]
-        shares = [100 * row["share_of_matmul"] for row in chosen]
+        shares = [100 * row["share_of_convolution"] for row in chosen]
         medians = [row["images_per_second"]["median"] for row in chosen]
         spread = [
             [

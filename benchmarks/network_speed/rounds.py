@@ -107,7 +107,7 @@ class Log:
 
 
 def comparisons(network: str, options: argparse.Namespace) -> Iterator[list[Job]]:
-    """The jobs that are compared with each other, in groups; the matrices come first in each."""
+    """The jobs that are compared with each other, in groups; the yardsticks come first in each."""
     base = Job(
         "step",
         network,
@@ -120,7 +120,7 @@ def comparisons(network: str, options: argparse.Namespace) -> Iterator[list[Job]
         for batch in batches(network, task, options):
             job = replace(base, task=task, mode=mode, precision=precision, batch=batch)
             yield [
-                replace(job, kind="matmul", seconds=min(1.0, job.seconds)),
+                replace(job, kind="yardsticks", seconds=min(1.0, job.seconds)),
                 *(replace(job, implementation=name) for name in options.implementations),
             ]
 

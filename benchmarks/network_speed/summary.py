@@ -18,8 +18,12 @@ from benchmarks.network_speed.jobs import (
     PEERS,
     PRECISIONS,
     TASKS,
+    YARDSTICKS,
     Figures,
 )
+
+# What decides how fast a processor multiplies.
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "sve", "bf16")
 
 
 def summary(values: Sequence[float], digits: int = 3) -> Figures:
@@ -29,7 +33,7 @@ def summary(values: Sequence[float], digits: int = 3) -> Figures:
 
 
 def summarised(lines: Sequence[Figures]) -> Figures:
-    """What the lines of the log come to: `networks`, `matmul_gflops` by precision, and `rows`."""
+    """What the lines of the log come to: `networks`, the rates of the `yardsticks` by precision, and `rows`."""
     by_key: dict[tuple[Any, ...], list[Figures]] = {}
     for line in lines:
         if "error" not in line:
@@ -42,52 +46,62 @@ def summarised(lines: Sequence[Figures]) -> Figures:
         for key, found in by_key.items()
         if named[key]["kind"] == "count"
     }
-    products = {
-        key[1:-1]: [line["gflops"] for line in found]
-        for key, found in by_key.items()
-        if named[key]["kind"] == "matmul"
-    }
+    beside = {key[1:-1]: found for key, found in by_key.items() if named[key]["kind"] == "yardsticks"}
     rows = [
-        row(named[key], found, networks, statistics.median(products[key[1:-1]]))
+        row(named[key], found, networks, beside[key[1:-1]])
         for key, found in by_key.items()
         if named[key]["kind"] == "step"
     ]
-    by_precision = {
-        precision: [rate for key, rates in products.items() if key[-1] == precision for rate in rates]
+    rates = {
+        precision: {
+            name: summary([line[f"{name}_gflops"] for line in found])
+            for name in YARDSTICKS
+            if (found := [line for key, lines in beside.items() if key[-1] == precision for line in lines])
+        }
         for precision in PRECISIONS
     }
-    matmul = {precision: summary(rates) for precision, rates in by_precision.items() if rates}
-    return {"matmul_gflops": matmul, "networks": networks, "rows": rows}
+    return {
+        "yardsticks": {key: by_name for key, by_name in rates.items() if by_name},
+        "networks": networks,
+        "rows": rows,
+    }
 
 
-def row(key: Figures, found: Sequence[Figures], networks: Figures, product: float) -> Figures:
-    """The figures of one key from those of its rounds and the rate of the matrices next to it in GFLOP/s."""
+def row(key: Figures, found: Sequence[Figures], networks: Figures, beside: Sequence[Figures]) -> Figures:
+    """The figures of one key from those of its rounds and the rates of the yardsticks next to it."""
     in_order = sorted(found, key=lambda line: line["round"])
     rates = [line["images_per_second"] for line in in_order]
     flops = networks[key["network"]][key["implementation"]]["flops"][key["task"]]
     gflops = statistics.median(rates) * flops / 1e9
-    return {name: key[name] for name in KEY} | {
-        "images_per_second": summary(rates),
-        "each_round": [round(value, 3) for value in rates],
-        "gflops": round(gflops, 1),
-        "share_of_matmul": round(gflops / product, 3),
-        "peak_memory_mib": round(statistics.median(line["peak_memory_mib"] for line in found)),
-        "first_call_seconds": round(max(line["first_call_seconds"] for line in found), 1),
+    shares = {
+        f"share_of_{name}": round(gflops / statistics.median(line[f"{name}_gflops"] for line in beside), 3)
+        for name in YARDSTICKS
     }
+    return (
+        {name: key[name] for name in KEY}
+        | shares
+        | {
+            "images_per_second": summary(rates),
+            "each_round": [round(value, 3) for value in rates],
+            "gflops": round(gflops, 1),
+            "peak_memory_mib": round(statistics.median(line["peak_memory_mib"] for line in found)),
+            "first_call_seconds": round(max(line["first_call_seconds"] for line in found), 1),
+        }
+    )
 
 
 def ratios(report: Figures) -> list[Figures]:
     """Ours against the faster of the peers, wherever both were measured.
 
     That is eager against eager and compiled against compiled, and further: ours eager against the peers compiled, and
-    ours compiled in bf16 against the peers as they are by default, eager in float32.
+    ours in bf16 against the peers as they are by default, eager in float32.
     """
     ours = [row for row in report["rows"] if row["implementation"] == "ours"]
     found = []
     for mine in ours:
         against = [(mine["mode"], mine["precision"])]
         against += [("compiled", mine["precision"])] if mine["mode"] == "eager" else []
-        against += [("eager", "float32")] if against == [("compiled", "bf16")] else []
+        against += [("eager", "float32")] if mine["precision"] == "bf16" else []
         for mode, precision in against:
             same = {name: mine[name] for name in ("network", "task", "batch")}
             same |= {"mode": mode, "precision": precision}
@@ -128,7 +142,7 @@ def merged(old: Figures, new: Figures) -> Figures:
     commands = [*old.get("command", "").split(" && "), new["command"]]
     report = new | {
         "command": " && ".join(dict.fromkeys(filter(None, commands))),
-        "matmul_gflops": old.get("matmul_gflops", {}) | new["matmul_gflops"],
+        "yardsticks": old.get("yardsticks", {}) | new["yardsticks"],
         "networks": old.get("networks", {}) | new["networks"],
         "rows": sorted(kept + new["rows"], key=place),
     }
@@ -145,11 +159,18 @@ def place(row: Figures) -> tuple[int, ...]:
 
 def machine(threads: int, device: str) -> Figures:
     """What the figures depend on besides the code."""
-    processor = platform.processor() or platform.machine()
+    processor, sets = platform.processor() or platform.machine(), []
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
+        flags = next((line.split() for line in lines if line.startswith("flags")), [])
+        sets = [name for name in INSTRUCTION_SETS if name in flags]
     packages = ("torch", "diffusers", "denoising_diffusion_pytorch")
-    described = {"cpu": processor, "threads": threads, "python": platform.python_version()}
+    described = {
+        "cpu": processor,
+        "instruction_sets": sets,
+        "threads": threads,
+        "python": platform.python_version(),
+    }
     described |= {package: version(package) for package in packages}
     return described | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})

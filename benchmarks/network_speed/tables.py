@@ -7,23 +7,27 @@ from benchmarks.network_speed.jobs import Figures
 
 README = Path(__file__).parents[1] / "README.md"
 TASK_NAMES = {"train": "training", "evaluate": "network calls"}
+YARDSTICK_NAMES = {"matmul": "the matrix product", "convolution": "the 1×1 convolution"}
 
 
 def tables(report: Figures) -> str:
     """The report in Markdown: the networks, the ratios, the rates."""
     described = report["machine"]
     threads = f"{described['threads']} thread{'s' if described['threads'] > 1 else ''}"
-    where = f"{described.get('gpu', described['cpu'])}, {threads}"
+    sets = ", ".join(described["instruction_sets"])
+    where = f"{described.get('gpu', described['cpu'] + f' ({sets})')}, {threads}"
     packages = ("torch", "diffusers", "denoising_diffusion_pytorch", "python")
     versions = ", ".join(f"{name.replace('_', '-')} {described[name]}" for name in packages)
-    product = ", ".join(
-        f"{rate['median']:,.0f} GFLOP/s in {precision} ({rate['min']:,.0f} to {rate['max']:,.0f})"
-        for precision, rate in report["matmul_gflops"].items()
+    yardsticks = "; ".join(
+        f"{YARDSTICK_NAMES[name]} in {precision} {found['median']:,.0f} GFLOP/s"
+        f" ({found['min']:,.0f} to {found['max']:,.0f})"
+        for precision, by_name in report["yardsticks"].items()
+        for name, found in by_name.items()
     )
     return "\n\n".join(
         [
             f"    {report['command']}",
-            f"{where}; {versions}. The matrix product: {product}.",
+            f"{where}; {versions}. The yardsticks: {yardsticks}.",
             table(
                 ("network", "", "parameters", "GFLOP per call", "per training image"), network_cells(report)
             ),
@@ -36,7 +40,18 @@ def tables(report: Figures) -> str:
             "All rates: the median over the rounds and their range, and the peak of memory above what the process had"
             " with its packages loaded.",
             table(
-                ("network", "batch", "", "", "images/s", "GFLOP/s", "of the product", "memory", "first call"),
+                (
+                    "network",
+                    "batch",
+                    "",
+                    "",
+                    "images/s",
+                    "GFLOP/s",
+                    "of the convolution",
+                    "of the product",
+                    "memory",
+                    "first call",
+                ),
                 rate_cells(report),
             ),
         ]
@@ -89,6 +104,7 @@ def rate_cells(report: Figures) -> list[list[str]]:
             line["implementation"],
             "{median} ({min} to {max})".format(**{k: rate(v) for k, v in line["images_per_second"].items()}),
             f"{line['gflops']:,.0f}",
+            f"{line['share_of_convolution']:.0%}",
             f"{line['share_of_matmul']:.0%}",
             f"{line['peak_memory_mib']:,} MiB",
             f"{line['first_call_seconds']:.0f} s",

@@ -1,10 +1,11 @@
-"""What the contenders are held against: the rate of a matrix product, and the count of their operations."""
+"""What the contenders are held against: the rates of a product and a convolution, and the count of operations."""
 
 import statistics
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.network_speed.clock import times
 from benchmarks.network_speed.contenders import UNETS
@@ -12,20 +13,29 @@ from benchmarks.network_speed.jobs import NETWORKS, PEERS, Figures, Job
 
 MATCHED = 0.05  # how far the FLOPs of another architecture may lie from ours
 MATRIX = {"cpu": 2048, "cuda": 8192}  # side of the matrices that are multiplied
+CHANNELS, PIXELS = 256, 32  # of the images that go through the convolution
 
 
-def measure_matmul(job: Job) -> Iterator[Figures]:
-    """The rate of a product of two square matrices, measured whenever it is asked for."""
+def measure_yardsticks(job: Job) -> Iterator[Figures]:
+    """The rates of a product of two square matrices, and of a 1×1 convolution of as many operations.
+
+    On a CPU the product is the BLAS library's, and the convolution oneDNN's, as those of the networks are. On AMD
+    processors with AVX-512 it reaches about twice the rate.
+    """
     side = MATRIX[job.device]
     dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=job.device, dtype=dtype) for _ in range(2))
-
-    def product() -> Tensor:
-        return a @ b
-
+    count = side**3 // (CHANNELS * CHANNELS * PIXELS * PIXELS)
+    images = torch.randn(count, CHANNELS, PIXELS, PIXELS, device=job.device, dtype=dtype)
+    images = images.contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(CHANNELS, CHANNELS, 1, 1, device=job.device, dtype=dtype)
+    calls = {"matmul": lambda: a @ b, "convolution": lambda: F.conv2d(images, weight)}
     while True:
-        product()
-        yield {"gflops": 2 * side**3 / statistics.median(times(product, job)) / 1e9}
+        rates = {}
+        for name, call in calls.items():
+            call()
+            rates[f"{name}_gflops"] = 2 * side**3 / statistics.median(times(call, job)) / 1e9
+        yield rates
 
 
 def count(job: Job) -> Iterator[Figures]:

@@ -8,6 +8,7 @@ import ddpm
 from ddpm import samplers
 from ddpm.cli import places
 from ddpm.cli.run_config import RunConfig
+from ddpm.grids import Spacing
 
 
 def load_parts(run_config: RunConfig, run: Path) -> tuple[Any, Any, str]:
@@ -21,8 +22,8 @@ def load_parts(run_config: RunConfig, run: Path) -> tuple[Any, Any, str]:
 def drawn_by(
     diffusion: "ddpm.GaussianDiffusion",
     sampling_timesteps: int | None,
-    sampler: str | None,
-    spacing: str | None,
+    sampler: samplers.Sampler | None,
+    spacing: Spacing | None,
 ) -> dict[str, Any]:
     """How `GaussianDiffusion.sample` draws images with these options; what the sampler does not take is None.
 

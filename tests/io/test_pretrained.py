@@ -182,5 +182,6 @@ def test_load_pretrained_refuses_a_damaged_checkpoint_and_passes_it_over_in_a_ru
 
 def test_a_run_holds_no_pickle(run):
     files = [path for path in run.results_folder.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".json", ".jsonl", ".safetensors", ".png", ""}
-    assert [path.name for path in files if not path.suffix] == [".lock"]
+    kinds = {path.suffix or path.name for path in files}
+    # Some versions of filelock take the lock away again.
+    assert kinds | {".lock"} == {".json", ".jsonl", ".safetensors", ".png", ".lock"}

@@ -333,11 +333,13 @@ def test_trainer_refuses_weights_that_cannot_be_trained(tmp_path, change, messag
 
 def test_trainer_takes_a_model_of_which_a_part_is_frozen(tmp_path):
     diffusion = model()
-    diffusion.network.first.requires_grad_(False)
-    before = diffusion.network.first.weight.clone()
+    frozen = [*diffusion.network.time_embedding.requires_grad_(False).parameters()]
+    before = copy.deepcopy(frozen)
     ours = trained(tmp_path, diffusion)
-    assert torch.equal(ours.diffusion.network.first.weight, before)
-    assert torch.equal(ours.ema_model.network.first.weight, before)
+    averaged = ours.ema_model.network.time_embedding.parameters()
+    for weight, was, average in zip(frozen, before, averaged, strict=True):
+        assert torch.equal(weight, was)
+        assert torch.equal(average, was)
 
 
 def test_trainer_takes_as_many_images_as_there_are(tmp_path):

@@ -113,17 +113,19 @@ class Patient:
 
 @contextlib.contextmanager
 def patient_streams() -> Iterator[None]:
-    """Meanwhile standard output and standard error take any letter, and forgive a reader who leaves."""
+    """Meanwhile standard output and standard error take any letter, and forgive a reader who leaves.
+
+    A program without a console has none, which other libraries do not expect: what is said there goes nowhere.
+    """
     with contextlib.ExitStack() as stack:
         for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            if stream is None:  # a program without a console
-                continue
+            before = getattr(sys, name)
+            stream = before or stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
             if isinstance(stream, io.TextIOWrapper):
                 stack.callback(stream.reconfigure, errors=stream.errors)
                 stream.reconfigure(errors="ddpm.plain")
             patient = Patient(stream, always=name == "stderr")
             setattr(sys, name, patient)
-            stack.callback(setattr, sys, name, stream)
+            stack.callback(setattr, sys, name, before)
             stack.callback(patient.flush)
         yield

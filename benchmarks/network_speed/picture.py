@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.network_speed.jobs import IMPLEMENTATIONS, NETWORKS, TASKS, Figures
+from benchmarks.network_speed.jobs import IMPLEMENTATIONS, MODES, NETWORKS, TASKS, Figures
 from benchmarks.network_speed.tables import TASK_NAMES
 
 PICTURE = Path(__file__).parents[2] / "chapters" / "images" / "network-speed.svg"
@@ -17,6 +17,7 @@ def draw(report: Figures) -> None:
 
     from ddpm.book.figures.style import WIDTH, styled
 
+    modes = [mode for mode in MODES if any(row["mode"] == mode for row in report["rows"])]
     networks = [name for name in NETWORKS if any(row["network"] == name for row in report["rows"])]
 
     def panels() -> Any:
@@ -26,12 +27,13 @@ def draw(report: Figures) -> None:
         for (line, network), (column, task) in itertools.product(enumerate(networks), enumerate(TASKS)):
             rows = [row for row in report["rows"] if (row["network"], row["task"]) == (network, task)]
             batch = min((row["batch"] for row in rows), default=0)
-            draw_bars(grid[line, column], [row for row in rows if row["batch"] == batch])
+            draw_bars(grid[line, column], [row for row in rows if row["batch"] == batch], modes)
             grid[line, column].set_title(f"{network}: {TASK_NAMES[task]}")
         for axes in grid[-1]:
             axes.set_xlabel("% of a 1×1 convolution")
-        handles, names = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+        if len(modes) > 1:
+            handles, names = grid[0, 0].get_legend_handles_labels()
+            figure.legend(handles, names, loc="outside upper center", ncols=len(names))
         return figure
 
     PICTURE.parent.mkdir(exist_ok=True)
@@ -39,13 +41,18 @@ def draw(report: Figures) -> None:
         styled(panels)().savefig(PICTURE, bbox_inches="tight", metadata={"Date": None})
 
 
-def draw_bars(axes: Any, rows: Sequence[Figures]) -> None:
-    """Two bars for each implementation, one for each mode; the number at its end is images per second."""
+def draw_bars(axes: Any, rows: Sequence[Figures], modes: Sequence[str]) -> None:
+    """A bar for each implementation and mode, in float32; the number at its end is images per second."""
     from ddpm.book.figures.style import BLUE, LETTERS, ORANGE
 
-    for offset, (mode, colour, hatch) in enumerate((("eager", BLUE, ""), ("compiled", ORANGE, "//"))):
+    looks = {"eager": (BLUE, ""), "compiled": (ORANGE, "//")}
+    for offset, mode in enumerate(modes):
+        colour, hatch = looks[mode]
         chosen = [row for row in rows if row["mode"] == mode and row["precision"] == "float32"]
-        heights = [IMPLEMENTATIONS.index(row["implementation"]) + 0.38 * (offset - 0.5) for row in chosen]
+        heights = [
+            IMPLEMENTATIONS.index(row["implementation"]) + 0.38 * (offset - (len(modes) - 1) / 2)
+            for row in chosen
+        ]
         shares = [100 * row["share_of_convolution"] for row in chosen]
         medians = [row["images_per_second"]["median"] for row in chosen]
         spread = [

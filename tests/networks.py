@@ -13,6 +13,20 @@ from torch import Tensor, nn
 from ddpm import GaussianDiffusion, NoiseSchedule, Prediction, cosine_betas, linear_betas, sigmoid_betas
 
 BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
+# A U-Net that is quick, and every option that changes what it computes.
+SMALL_UNET = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4, "num_res_blocks": 1}
+UNET_OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "classes": {"num_classes": 3},
+    "self-conditioned": {"self_condition": True},
+    "learned variance": {"learned_variance": True},
+    "learned sinusoidal": {"learned_sinusoidal_cond": True},
+    "random Fourier": {"random_fourier_features": True},
+    "attention everywhere": {"attention_resolutions": (1, 2)},
+    "dropout": {"dropout": 0.1},
+    "first as wide as the second": {"init_dim": 16},
+    "all": {"num_classes": 3, "self_condition": True, "learned_variance": True, "dropout": 0.1},
+}
 
 
 def schedule_64(betas: str | Tensor = "linear", timesteps: int = 1000) -> NoiseSchedule:

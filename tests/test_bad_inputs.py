@@ -33,15 +33,16 @@ from ddpm.gaussians import discretized_log_likelihood
 from ddpm.likelihood import vlb_terms
 from ddpm.reverse_process import variance_rule
 from ddpm.training.config import TrainingConfig
-from tests.networks import Pointwise, SelfConditioned, diffusion_of
+from tests.networks import SMALL_UNET, Pointwise, SelfConditioned, diffusion_of
 from tests.runs import trainer
 
 X, T = torch.zeros(2, 1, 4, 4), torch.tensor([1, 50])
 ARRAY, ROWS, PICTURE = X.numpy(), X.tolist(), Image.new("L", (4, 4))
 NETWORKS = [Pointwise(), SelfConditioned()]
 PLAIN, TOLD = map(diffusion_of, NETWORKS)
-SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4, "num_res_blocks": 1}
-CLASSED = GaussianDiffusion(Unet(**SMALL, num_classes=3), image_size=4, timesteps=50, sampling_timesteps=2)
+CLASSED = GaussianDiffusion(
+    Unet(**SMALL_UNET, num_classes=3), image_size=4, timesteps=50, sampling_timesteps=2
+)
 SCHEDULE = NoiseSchedule([0.1, 0.2])
 ORACLE = EmpiricalOracle(SCHEDULE, X)
 MIXTURE = {"means": [[0.0], [1.0]], "covariances": [0.1, 0.1]}

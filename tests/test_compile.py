@@ -10,21 +10,8 @@ import pytest
 import torch
 
 from ddpm import P2, GaussianDiffusion, MinSNR, Unet
-from tests.networks import drawn, randn, seeded
+from tests.networks import SMALL_UNET, UNET_OPTIONS, drawn, randn, seeded
 
-SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4, "num_res_blocks": 1}
-NETWORKS = {
-    "plain": {},
-    "classes": {"num_classes": 3},
-    "self-conditioned": {"self_condition": True},
-    "learned variance": {"learned_variance": True},
-    "learned sinusoidal": {"learned_sinusoidal_cond": True},
-    "random Fourier": {"random_fourier_features": True},
-    "attention everywhere": {"attention_resolutions": (1, 2)},
-    "dropout": {"dropout": 0.1},
-    "first as wide as the second": {"init_dim": 16},
-    "all": {"num_classes": 3, "self_condition": True, "learned_variance": True, "dropout": 0.1},
-}
 LOSSES = list(itertools.product(("pred_noise", "pred_x0", "pred_v"), ("l1", "l2"), (None, MinSNR(), P2())))
 X, NOISE, T, CLASSES = (
     randn(2, 1, 8, 8),
@@ -37,7 +24,7 @@ MASK = torch.tensor([True, False])
 
 def model(network: str, **options) -> GaussianDiffusion:
     """In training mode without dropout, whose draws the compiler need not repeat."""
-    unet = drawn(Unet(**(SMALL | NETWORKS[network] | {"dropout": 0.0})), 0.1)
+    unet = drawn(Unet(**(SMALL_UNET | UNET_OPTIONS[network] | {"dropout": 0.0})), 0.1)
     return GaussianDiffusion(unet, image_size=8, timesteps=20, **options).train()
 
 
@@ -53,7 +40,11 @@ def traced(function):
 
 @pytest.mark.parametrize(
     ("network", "kind"),
-    [*((network, torch.float32) for network in NETWORKS), ("plain", torch.bfloat16), ("all", torch.bfloat16)],
+    [
+        *((network, torch.float32) for network in UNET_OPTIONS),
+        ("plain", torch.bfloat16),
+        ("all", torch.bfloat16),
+    ],
 )
 def test_network(network, kind):
     ours = model(network).network
@@ -66,14 +57,14 @@ def test_network(network, kind):
 
 
 def test_network_that_drops_features_in_training():
-    unet = Unet(**SMALL, dropout=0.1).train()
+    unet = Unet(**SMALL_UNET, dropout=0.1).train()
     assert traced(unet)(X, T).shape == X.shape
 
 
 @pytest.mark.parametrize(
     ("network", "losses"),
-    [(network, LOSSES if network == "plain" else LOSSES[-1:]) for network in NETWORKS],
-    ids=NETWORKS,
+    [(network, LOSSES if network == "plain" else LOSSES[-1:]) for network in UNET_OPTIONS],
+    ids=UNET_OPTIONS,
 )
 def test_loss_and_its_gradients(network, losses):
     """With everything given, so that both forms see the same."""

@@ -11,24 +11,12 @@ from ddpm import P2, GaussianDiffusion, MinSNR, Unet, ancestral, ddim, dpm_solve
 from ddpm.grids import Spacing
 from ddpm.likelihood import vlb_terms
 from tests.fake_gpu import RoundTripError, fake_gpu, move, real, wants_a_driver
+from tests.networks import SMALL_UNET, UNET_OPTIONS
 
 pytestmark = pytest.mark.skipif(
     torch.__version__.startswith("2.6.") and wants_a_driver(),
     reason="torch 2.6 for CUDA cannot index a fake tensor of a GPU without a driver",
 )
-SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4, "num_res_blocks": 1}
-# Every option of the network that changes what it computes.
-NETWORKS = {
-    "plain": {},
-    "classes": {"num_classes": 3},
-    "self-conditioned": {"self_condition": True},
-    "learned variance": {"learned_variance": True},
-    "learned sinusoidal": {"learned_sinusoidal_cond": True},
-    "random Fourier": {"random_fourier_features": True},
-    "attention everywhere": {"attention_resolutions": (1, 2)},
-    "dropout": {"dropout": 0.1},
-    "all": {"num_classes": 3, "self_condition": True, "learned_variance": True, "dropout": 0.1},
-}
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
 WEIGHTINGS = [None, MinSNR(), P2()]
 # Once a batch the finished pictures are looked at, for a NaN: 0 of them have one.
@@ -39,7 +27,7 @@ def model(network="plain", kind=torch.float32, **options) -> GaussianDiffusion:
     """On the GPU; to be made within `fake_gpu`."""
     shape = {"image_size": 8, "timesteps": 20, "sampling_timesteps": 3}
     with real():
-        built = GaussianDiffusion(Unet(**(SMALL | NETWORKS[network])), **(shape | options)).to(kind)
+        built = GaussianDiffusion(Unet(**(SMALL_UNET | UNET_OPTIONS[network])), **(shape | options)).to(kind)
     return move(built)
 
 
@@ -50,7 +38,7 @@ def inputs(diffusion) -> dict[str, torch.Tensor | None]:
     return {"x": x, "t": t, "labels": labels, "previous": x if diffusion.self_condition else None}
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", UNET_OPTIONS)
 def test_network_and_predictions(network):
     with fake_gpu():
         ours = model(network)
@@ -68,8 +56,8 @@ EVERY_LOSS = list(itertools.product(OBJECTIVES, ("l1", "l2"), WEIGHTINGS))
 
 @pytest.mark.parametrize(
     ("network", "options"),
-    [(network, EVERY_LOSS if network in ("plain", "all") else EVERY_LOSS[-1:]) for network in NETWORKS],
-    ids=NETWORKS,
+    [(network, EVERY_LOSS if network in ("plain", "all") else EVERY_LOSS[-1:]) for network in UNET_OPTIONS],
+    ids=UNET_OPTIONS,
 )
 def test_every_loss(network, options):
     with fake_gpu():
@@ -99,7 +87,7 @@ def test_transitions():
         assert {part.device for part in found} == {x.device}
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", UNET_OPTIONS)
 def test_every_sampler_waits_for_nothing_until_the_pictures_are_finished(network):
     with fake_gpu() as watch:
         ours = model(network)
@@ -128,7 +116,7 @@ def test_every_sampler_waits_for_nothing_until_the_pictures_are_finished(network
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", UNET_OPTIONS)
 def test_autocast(network, kind, monkeypatch):
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)

@@ -29,12 +29,13 @@ from ddpm import (
 from ddpm.likelihood import vlb_terms
 from ddpm.reverse_process import variance_rule
 from ddpm.training.config import TrainingConfig
-from tests.networks import Pointwise, SelfConditioned, diffusion_of, seeded
+from tests.networks import SMALL_UNET, Pointwise, SelfConditioned, diffusion_of, seeded
 
 X, T = torch.zeros(2, 1, 4, 4), torch.tensor([1, 50])
 PLAIN, TOLD = diffusion_of(Pointwise()), diffusion_of(SelfConditioned())
-SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4, "num_res_blocks": 1}
-CLASSED = GaussianDiffusion(Unet(**SMALL, num_classes=3), image_size=4, timesteps=50, sampling_timesteps=2)
+CLASSED = GaussianDiffusion(
+    Unet(**SMALL_UNET, num_classes=3), image_size=4, timesteps=50, sampling_timesteps=2
+)
 SCHEDULE = NoiseSchedule([0.1, 0.2])
 MIXTURE = {"means": [[0.0], [1.0]], "covariances": [0.1, 0.1]}
 ORACLE = EmpiricalOracle(SCHEDULE, X)
@@ -111,7 +112,7 @@ def test_real_numbers_and_truth_values_of_numpy_are_those_of_python():
     assert json.loads(json.dumps(config.to_json()))["train_lr"] == 0.5
     assert (config.compile, config.progress) == (True, False)
     assert (type(config.train_lr), type(config.compile)) == (float, bool)
-    unet = Unet(**SMALL, dropout=np.float32(0.5), self_condition=np.True_)
+    unet = Unet(**SMALL_UNET, dropout=np.float32(0.5), self_condition=np.True_)
     assert json.loads(json.dumps(unet.config))["dropout"] == 0.5
     assert (
         json.loads(json.dumps(diffusion_of(ddim_sampling_eta=np.float16(0.5)).config))["ddim_sampling_eta"]

@@ -18,10 +18,9 @@ from ddpm import (
 from ddpm.data import digits
 from ddpm.editing import interpolate
 from ddpm.likelihood import vlb_terms
-from tests.networks import Pointwise, diffusion_of, drawn, randn, seeded
+from tests.networks import SMALL_UNET, Pointwise, diffusion_of, drawn, randn, seeded
 from tests.runs import trained, weights
 
-SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4, "num_res_blocks": 1}
 NETWORKS = {
     "plain": {},
     "all": {"num_classes": 3, "self_condition": True, "learned_variance": True},
@@ -32,7 +31,7 @@ X, T = randn(2, 1, 8, 8), torch.tensor([1, 50])
 
 
 def model(network="plain", **options) -> GaussianDiffusion:
-    unet = drawn(Unet(**(SMALL | NETWORKS[network])), 0.1)
+    unet = drawn(Unet(**(SMALL_UNET | NETWORKS[network])), 0.1)
     return GaussianDiffusion(unet, image_size=8, timesteps=50, sampling_timesteps=3, **options)
 
 
@@ -66,7 +65,7 @@ def test_models_work_where_the_default_is_float64(network):
 
 
 def test_what_is_loaded_and_drawn_does_not_depend_on_the_default(tmp_path):
-    save_diffusers_unet(drawn(Unet(**SMALL), 0.1), tmp_path)
+    save_diffusers_unet(drawn(Unet(**SMALL_UNET), 0.1), tmp_path)
 
     def everything():
         oracle = EmpiricalOracle(NoiseSchedule.from_name("cosine", 10), X.sin())

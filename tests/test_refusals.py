@@ -33,15 +33,14 @@ from ddpm.samplers import choose
 from ddpm.schedule import default_schedule
 from ddpm.unet_blocks import SinusoidalEmbedding
 from ddpm.weighting import weighting_from_config
-from tests.networks import BETAS, Pointwise, SelfConditioned, diffusion_of, seeded
+from tests.networks import BETAS, SMALL_UNET, Pointwise, SelfConditioned, diffusion_of, seeded
 
 nan, inf = math.nan, math.inf
 X, T, MASK = torch.zeros(2, 1, 4, 4), torch.tensor([1, 50]), torch.tensor([True, False])
 NETWORKS = [Pointwise(), SelfConditioned()]
 PLAIN, CONDITIONED = map(diffusion_of, NETWORKS)
 SCHEDULE = NoiseSchedule([0.1, 0.2])
-SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4}
-SMALL_WITH = {"learned_sinusoidal_cond": True, **SMALL}
+SMALL_WITH = {"learned_sinusoidal_cond": True, **SMALL_UNET}
 ONES, ONE = torch.ones(2, 2, 2), torch.tensor([True, False, False])
 CLASSES = torch.tensor([0, 2])
 
@@ -98,9 +97,9 @@ CALLS = {
     "sample_data": GaussianMixtureOracle(SCHEDULE, [[0.0]], [0.1]).sample_data,
     "SinusoidalEmbedding": SinusoidalEmbedding,
     "Unet": given(Unet, **SMALL_WITH),
-    "Unet.forward": given(Unet(**SMALL), x_t=X, t=T),
-    "told Unet.forward": given(Unet(**SMALL, self_condition=True), x_t=X, t=T),
-    "Unet.forward with classes": given(Unet(**SMALL, num_classes=3), x_t=X, t=T),
+    "Unet.forward": given(Unet(**SMALL_UNET), x_t=X, t=T),
+    "told Unet.forward": given(Unet(**SMALL_UNET, self_condition=True), x_t=X, t=T),
+    "Unet.forward with classes": given(Unet(**SMALL_UNET, num_classes=3), x_t=X, t=T),
 }
 FIXED = "unknown variance 'learned'; .* 'fixed_small', 'fixed_large'$"
 WHOLE = "must be a whole number of at least 1, but got"

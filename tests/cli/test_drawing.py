@@ -237,6 +237,8 @@ def other_weights(model):
         (classed(), [0, 1, 2], OPTIONS | {"batch_size": 64}, False),
         (classed(), [0, 1, 2], OPTIONS | {"sampling_timesteps": 2}, False),  # the model's own
         (classed(), [0, 1, 2], OPTIONS | {"sampling_timesteps": 3}, True),
+        (classed(), [0, 1, 2], OPTIONS | {"sampler": "dpm++"}, True),
+        (classed(), [0, 1, 2], OPTIONS | {"spacing": "quadratic"}, True),
         (other_weights(classed()), [0, 1, 2], OPTIONS, True),
     ],
 )

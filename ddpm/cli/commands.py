@@ -158,11 +158,8 @@ def sample(
 
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
     options = {"sampling_timesteps": sampling_steps, "sampler": sampler, "spacing": spacing, "eta": eta}
-    options |= {
-        "variance": variance,
-        "labels": None if label is None else [label] * images,
-        "batch_size": batch_size,
-    }
+    labels = None if label is None else [label] * images
+    options |= {"variance": variance, "labels": labels, "batch_size": batch_size}
     draw_into(out, diffusion, range(seed, seed + images), **options)
     show(*report.described_model(found))
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpm.checks import check_whole
 from ddpm.cli.report import counted, show
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.files import json_bytes, sha256, tensor_bytes
@@ -38,9 +37,6 @@ def draw_kept(
     diffusion.to(state.device)
     labels = chosen_labels(diffusion, labels, len(seeds))
     calls = options["sampling_timesteps"] or diffusion.sampling_timesteps
-    check_whole(
-        "sampling_timesteps", calls, highest=diffusion.schedule.timesteps
-    )  # before the folder is made
     how = [calls, options["sampler"], options["spacing"], labels and [seeds.start, *labels]]
     made_of = json_bytes([diffusion.config, *how])
     folder = samples / sha256(made_of + tensor_bytes(diffusion.state_dict()))[:16]

@@ -1,4 +1,4 @@
-"""What `ddpm evaluate` holds a model against, and how it says what it measured."""
+"""What `ddpm evaluate` holds a model against, and how that draws its images."""
 
 import contextlib
 from pathlib import Path

@@ -9,9 +9,8 @@ import ddpm
 from ddpm.checks import check_image_size
 from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, TORCHVISION, known_name
-from ddpm.io.checkpoint import list_checkpoints
 from ddpm.io.files import json_bytes, read_json, write_whole
-from ddpm.io.paths import RUN, shipped_model
+from ddpm.io.paths import RUN, holds_run, shipped_model
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 
@@ -105,8 +104,7 @@ class RunConfig:
             FileNotFoundError: if it is no run, or its images have gone.
             ValueError: if it cannot be read, or takes what only the program has.
         """
-        begun_here = (folder / RUN).is_file()
-        if not begun_here and not list_checkpoints(folder):
+        if not holds_run(folder):
             what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
             ships = (
                 ""
@@ -117,7 +115,7 @@ class RunConfig:
                 f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with"
                 f" a checkpoint in it{ships}"
             )
-        if not begun_here:
+        if not (folder / RUN).is_file():
             return cls(**recipe(folder))
         try:
             return cls(**read_json(folder / RUN))

@@ -10,7 +10,7 @@ from ddpm.cli.report import show
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import canonical, known_name
 from ddpm.io.checkpoint import list_checkpoints
-from ddpm.io.paths import RUN
+from ddpm.io.paths import RUN, holds_run
 from ddpm.io.streams import as_typed
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def continued(folder: Path, fresh: RunConfig, *, by_preset: bool) -> RunConfig:
     Raises:
         ValueError: if the run in the folder learns from other data.
     """
-    if not (folder / RUN).is_file() and not list_checkpoints(folder):
+    if not holds_run(folder):
         return fresh
     saved = RunConfig.load(folder)
     before, now = (config.data["name_or_path"] for config in (saved, fresh))

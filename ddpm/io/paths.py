@@ -13,6 +13,7 @@ What a word was taken for is said; where it means two things, a warning says how
 import difflib
 import mimetypes
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,53 +57,10 @@ def holds_run(folder: Path) -> bool:
 
 
 # Endings of files, besides those of pictures, films and sounds, that people give where a folder is meant.
-_ENDINGS = {
-    *(
-        ".npy",
-        ".npz",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".bin",
-        ".safetensors",
-        ".onnx",
-        ".gguf",
-        ".pkl",
-        ".h5",
-        ".json",
-    ),
-    *(
-        ".jsonl",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".txt",
-        ".md",
-        ".log",
-        ".csv",
-        ".html",
-        ".pdf",
-        ".ps",
-        ".eps",
-        ".zip",
-    ),
-    *(
-        ".tar",
-        ".gz",
-        ".tgz",
-        ".7z",
-        ".py",
-        ".ipynb",
-        ".png",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".jxl",
-        ".webp",
-    ),
-    *(".jfif", ".mp4", ".webm", ".mkv"),
-}
+_ENDINGS = re.compile(
+    r"\.(npy|npz|pt|pth|ckpt|bin|safetensors|onnx|gguf|pkl|h5|json|jsonl|yaml|yml|toml|txt|md|log|csv|html|pdf|ps|eps"
+    r"|zip|tar|gz|tgz|7z|py|ipynb|png|gif|heic|heif|avif|jxl|webp|jfif|mp4|webm|mkv)"
+)
 
 
 def is_file_name(path: Path) -> bool:
@@ -112,7 +70,7 @@ def is_file_name(path: Path) -> bool:
     return (
         not path.is_dir()
         and ending[:1] == "."
-        and (ending in _ENDINGS or kind in ("image", "video", "audio"))
+        and (_ENDINGS.fullmatch(ending) is not None or kind in ("image", "video", "audio"))
     )
 
 

@@ -39,7 +39,7 @@ def save_pretrained(
             schedule are not those that the configuration describes; or if `folder` is the name of a file.
         FileExistsError: if it is the folder of a run.
     """
-    diffusion = unwrapped(diffusion)
+    diffusion = plain_diffusion(diffusion, "save_pretrained")
     _check_saveable(diffusion)
     weights = tensor_bytes(_in_type(weights_of(diffusion.network), dtype))
     folder = check_folder_name(folder)
@@ -49,13 +49,19 @@ def save_pretrained(
     write_whole(folder / CONFIG, json_bytes(model_config(diffusion)))
 
 
-def _check_saveable(diffusion: Any) -> None:
-    """Refuse a model of which the files would say something else than what it is."""
+def plain_diffusion(diffusion: Any, taker: str) -> GaussianDiffusion:
+    """The model itself, where it may be compiled; anything else the `taker` does not take, a TypeError says."""
+    diffusion = unwrapped(diffusion)
     if not isinstance(diffusion, GaussianDiffusion):
         raise TypeError(
-            f"save_pretrained takes a GaussianDiffusion, but got a {type(diffusion).__name__}; around a network that is"
+            f"{taker} takes a GaussianDiffusion, but got a {type(diffusion).__name__}; around a network that is"
             " GaussianDiffusion(network, image_size=…)"
         )
+    return diffusion
+
+
+def _check_saveable(diffusion: GaussianDiffusion) -> None:
+    """Refuse a model of which the files would say something else than what it is."""
     network = unwrapped(diffusion.network)
     if not isinstance(network, Unet):
         raise TypeError(f"only a Unet can be saved, but the network is a {type(network).__name__}")

@@ -17,21 +17,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 # For letters that a narrow code page lacks; those with an accent lose it, and what is left is a question mark.
-_PLAIN = {
-    "…": "...",
-    "×": "x",
-    "–": "-",
-    "—": "-",
-    "−": "-",
-    "“": '"',
-    "”": '"',
-    "‘": "'",
-    "’": "'",
-    "│": "|",
-}
-_PLAIN |= {"α": "alpha", "β": "beta", "γ": "gamma", "ε": "epsilon", "η": "eta", "λ": "lambda", "σ": "sigma"}
+_PLAIN = (
+    {"…": "...", "×": "x", "–": "-", "—": "-", "−": "-", "“": '"', "”": '"', "‘": "'", "’": "'", "│": "|"}
+    | {"±": "+-", "≥": ">=", "≤": "<=", "→": "->", "─": "-", "━": "-"}
+    | {"α": "alpha", "β": "beta", "γ": "gamma", "ε": "epsilon", "η": "eta", "λ": "lambda", "σ": "sigma"}
+)
 _SYSTEM = os.name
-_PLAIN |= {"±": "+-", "≥": ">=", "≤": "<=", "→": "->", "─": "-", "━": "-"}
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

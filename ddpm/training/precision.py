@@ -7,7 +7,7 @@ from accelerate.utils import parse_flag_from_env
 
 from ddpm.buffers import HALVES
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.io.weights import unwrapped
+from ddpm.io.pretrained import plain_diffusion
 from ddpm.training.config import MixedPrecision, TrainingConfig
 
 
@@ -43,13 +43,9 @@ def this_processor() -> Processor:
         if torch.accelerator.is_available():
             accelerator = torch.accelerator.current_accelerator()
             return Processor("cpu" if accelerator is None else accelerator.type, native_bf16=False)
-    return Processor("cpu", any(has() for has in _cpu_instructions()))
-
-
-def _cpu_instructions() -> list:
-    """torch's questions after the instructions that multiply bfloat16, as far as this version of it has them."""
+    # Not every version of torch has both questions.
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return [getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)]
+    return Processor("cpu", any(getattr(torch.cpu, name, bool)() for name in names))
 
 
 def with_precision(config: TrainingConfig) -> TrainingConfig:
@@ -66,12 +62,7 @@ def trainable(diffusion: GaussianDiffusion) -> GaussianDiffusion:
         TypeError: if it is no `GaussianDiffusion`, such as a bare network.
         ValueError: if its weights are in half precision, in which most updates would round to nothing, or all frozen.
     """
-    diffusion = unwrapped(diffusion)
-    if not isinstance(diffusion, GaussianDiffusion):
-        raise TypeError(
-            f"Trainer takes a GaussianDiffusion, but got a {type(diffusion).__name__}; around a network that is"
-            " GaussianDiffusion(network, image_size=…)"
-        )
+    diffusion = plain_diffusion(diffusion, "Trainer")
     halves = {str(weight.dtype) for weight in diffusion.parameters() if weight.dtype in HALVES}
     if halves:
         raise ValueError(

@@ -22,8 +22,6 @@ from ddpm.training.recipe import how_to_resume
 LOCK = ".lock"
 # What torch says when a process that loads images is gone; an error *in* one is passed on as it is.
 WORKER_DIED = re.compile(r"DataLoader worker \(pid")
-
-
 # What a system answers that has no locks, as some network drives.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 

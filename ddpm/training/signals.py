@@ -51,8 +51,7 @@ class Interrupts:
     def deliver(self) -> None:
         """Do what the signal would have done: KeyboardInterrupt for Ctrl-C, the end of the process for the others."""
         if self.received is not None:
-            with contextlib.suppress(
-                OSError, ValueError, AttributeError
-            ):  # of a terminal that has gone, or none
+            # Of a terminal that has gone, or none.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
                 sys.stdout.flush()
             signal.raise_signal(self.received)

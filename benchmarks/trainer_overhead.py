@@ -126,14 +126,14 @@ def compared(name: str, folder: str, rounds: int | None) -> dict[str, dict[str, 
     rows = {}
     for loop, taken in times.items():
         row: dict[str, float] = {"batch": batch, "rounds": len(taken), "steps": steps}
-        for clock, place in (("cpu", 0), ("wall", 1)):
+        for place, clock in enumerate(("cpu", "wall")):
             ratios = [one[place] / other[place] for one, other in zip(times["Trainer"], taken, strict=True)]
             median = statistics.median(pair[place] for pair in taken)
             row |= {
                 f"{clock}_ms": round(median, 2),
                 f"{clock}_images_per_second": round(1e3 * batch / median, 1),
+                f"{clock}_trainer_over_this": round(statistics.median(ratios), 4),
             }
-            row |= {f"{clock}_trainer_over_this": round(statistics.median(ratios), 4)}
         rows[loop] = row
     return rows
 

@@ -131,8 +131,7 @@ def simple_loss(
     """L_simple of each image, shape (B,): the error of the network's output, weighted by w(t) (eq:l-simple)."""
     target = training_target(objective, x0, noise, *schedule.signal_and_sigma(t, x0))
     distance = F.l1_loss if loss_type == "l1" else F.mse_loss
-    dtype = torch.promote_types(
-        target.dtype, torch.float32
-    )  # also where autocast gives the output in half precision
+    # Autocast may have left the output in half precision.
+    dtype = torch.promote_types(target.dtype, torch.float32)
     per_image = distance(output.to(dtype), target.to(dtype), reduction="none").flatten(1).mean(1)
     return per_image if weighting is None else weighting(schedule, t, objective) * per_image

@@ -168,7 +168,7 @@ def check_labels(labels: Any, x: Tensor) -> Tensor | None:
 def check_mask(name: str, mask: Any, x: Tensor) -> Tensor:
     """One truth value per image on the device of x, out of a tensor, a list or an array."""
     mask = _per_image(name, mask, f"a tensor with one truth value per image, bool of shape ({len(x)},)")
-    if mask.shape != (len(x),) or str(mask.dtype) != "torch.bool":
+    if mask.shape != (len(x),) or mask.dtype != torch.bool:
         raise ValueError(
             f"{name} must hold one truth value per image, bool of shape ({len(x)},), but got {mask.dtype} of shape"
             f" {tuple(mask.shape)}"

@@ -202,6 +202,7 @@ CHAINS = {
     "dpm++": (lambda d, x, **how: dpm_solver_pp(d, x, 4, **how), [30, 22, 15, 7, 0]),
 }
 EACH = ["ancestral", "ddim", "heun", "dpm++"]
+BOTH_WAYS = {name: CHAINS[name][0] for name in EACH} | {"encode": lambda d, x, **how: encode(d, x, 20, **how)}
 
 
 def small():
@@ -229,15 +230,32 @@ def test_the_way_up_begins_at_the_picture():
     assert diffusion.network.calls == [1, 7, 15, 22]
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", BOTH_WAYS)
 def test_clipping_is_done_unless_turned_off(name):
-    """A network that shouts: with clipping the predicted images stay in [-1, 1], and so does the last state."""
-    sample, _ = CHAINS[name]
+    """A network that shouts: with clipping the predicted images stay in [-1, 1], and so does a last state at t = 0."""
     diffusion = diffusion_of(Constant(3.0), timesteps=30, objective="pred_x0")
-    clipped, free = (list(sample(diffusion, randn(2, 1, 4, 4), **how)) for how in ({}, {"clip_x0": False}))
+    clipped, free = (
+        list(BOTH_WAYS[name](diffusion, randn(2, 1, 4, 4), **how)) for how in ({}, {"clip_x0": False})
+    )
     assert all((state.x0 == 1).all() for state in clipped)
     assert all((state.x0 == 3).all() for state in free)
-    torch.testing.assert_close(clipped[-1].x, torch.ones(2, 1, 4, 4))
+    if clipped[-1].t == 0:
+        torch.testing.assert_close(clipped[-1].x, torch.ones(2, 1, 4, 4))
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
+def test_the_labels_reach_every_call(monkeypatch, name):
+    diffusion, given, told = small(), torch.tensor([0, 1]), []
+    predict = diffusion.predict
+
+    def noted(x_t, t, labels=None, **options):
+        told.append(labels)
+        return predict(x_t, t, labels, **options)
+
+    monkeypatch.setattr(diffusion, "predict", noted)
+    list(BOTH_WAYS[name](diffusion, randn(2, 1, 4, 4), labels=given))
+    assert len(told) == len(diffusion.network.calls) > 3
+    assert all(labels is given for labels in told)
 
 
 @pytest.mark.parametrize("clip", [False, True])
@@ -266,12 +284,11 @@ def test_heun_is_told_what_each_of_its_two_calls_predicted(clip):
     torch.testing.assert_close(last.x, last.x0)
 
 
-@pytest.mark.parametrize("name", [*EACH, "encode"])
+@pytest.mark.parametrize("name", BOTH_WAYS)
 def test_memory_is_flat_over_the_steps(name):
     """A state that nobody keeps is gone two steps later at the latest, and so is its prediction: nothing holds them."""
-    sample = CHAINS[name][0] if name in CHAINS else lambda d, x: encode(d, x, 20)
     seen = []
-    for state in sample(small(), randn(2, 1, 4, 4)):
+    for state in BOTH_WAYS[name](small(), randn(2, 1, 4, 4)):
         seen += [weakref.ref(state.x), weakref.ref(state.x0)]
         assert not [ref for ref in seen[:-4] if ref() is not None]
 

@@ -99,7 +99,7 @@ def kernel_distance(features_a: Tensor, features_b: Tensor) -> Estimate:
     Unlike the Fréchet distance it is unbiased: between sets of one distribution it is 0 on average, at any size. Each
     set, of equal size and shape (N, D), falls into ten random parts that do not overlap (fewer where N < 20); the
     estimate is the mean over pairs of parts, each computed by torchmetrics, and its standard error their spread over
-    √10.
+    the root of their number.
 
     Raises:
         ValueError: if the sets differ in shape, or have fewer than 4 rows.

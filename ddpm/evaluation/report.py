@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,9 @@ from torch.utils.data import Dataset
 
 from ddpm.data.looking import told
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
-from ddpm.evaluation.features import Features, extractor, features_of
+from ddpm.evaluation.features import DigitClassifier, Features, extractor, features_of
 from ddpm.evaluation.metrics import frechet_distance, kernel_distance, nearest_distances, precision_recall
 from ddpm.likelihood import Estimate, vlb_terms
-
-if TYPE_CHECKING:
-    from ddpm.evaluation.features import DigitClassifier
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def report_on_samples(
     held_out: Iterable[Tensor] | None = None,
     *,
     features: Features | None = None,
-    classifier: "DigitClassifier | None" = None,
+    classifier: DigitClassifier | None = None,
 ) -> SampleReport:
     """Compare samples with as many real images, both in [0, 1], shape (N, C, H, W), N at least 4.
 

@@ -252,6 +252,19 @@ def test_precision_and_recall_tell_poor_samples_from_missing_ones():
     assert precision_recall(images + 1000, images) == (0, 0)
 
 
+def test_precision_and_recall_of_float32_far_from_0():
+    """The differences of squares by which torch.cdist finds distances need the digits of float64 there."""
+    a, b = ((1000 + draw(40, 3, seed=seed)).float() for seed in (0, 1))
+    expected = covered(a.tolist(), b.tolist(), 3), covered(b.tolist(), a.tolist(), 3)
+    assert precision_recall(a, b) == expected
+
+
+def test_a_point_on_the_edge_of_a_ball_lies_in_it():
+    """The images reach 1, 1, 2 and 4 far; -1 and 11 are on the edge, and 11.5 is beyond it."""
+    images, samples = (torch.tensor(x)[:, None] for x in ([0.0, 1.0, 3.0, 7.0], [-1.0, 5.0, 11.0, 11.5]))
+    assert precision_recall(samples, images, neighbours=1) == (0.75, 1)
+
+
 @pytest.mark.parametrize("shapes", [((3, 2), (9, 2)), ((9, 2), (3, 2)), ((9, 2), (9, 3))])
 def test_precision_recall_refuses_what_it_cannot_compare(shapes):
     with pytest.raises(ValueError, match="two sets of more than 3 points"):

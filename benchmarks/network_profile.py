@@ -4,7 +4,7 @@
 
 For the two networks of network_speed: the time of a training step (forward and backward) and of a network call, the
 shares of it by kind of operation as torch's profiler sees them, and the time of the convolutions alone, each called by
-itself on random numbers of the same shapes. No rearrangement of the rest can make the network faster than those. The
+itself on random numbers of the same shapes: roughly what would be left if the rest cost nothing. The
 same call of diffusers' network says how far ahead of it that would be. The figures go to network_profile.json.
 """
 

@@ -31,8 +31,9 @@ def tables(report: Figures) -> str:
             table(
                 ("network", "", "parameters", "GFLOP per call", "per training image"), network_cells(report)
             ),
-            "Ours against the peer that is faster for its FLOPs: rates at equal FLOPs, with the range over the rounds;"
-            " images per second as they are; peak memory against the peer that needs less.",
+            "Ours against the peer that is faster for its FLOPs: rates at equal FLOPs, the median and range of the"
+            " rounds' ratios; images per second as they are, the ratio of the medians; peak memory against the peer"
+            " that needs less.",
             table(
                 ("network", "batch", "ours", "against", "at equal FLOPs", "images/s", "memory"),
                 ratio_cells(report),

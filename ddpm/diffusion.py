@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -123,7 +124,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         check_choice("spacing", spacing, get_args(Spacing))
         self.sampler: Sampler | None = sampler
         self.spacing: Spacing = spacing
-        self._choose(sampler, self.sampling_timesteps)
+        self.chosen_sampler()
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> "GaussianDiffusion":
@@ -235,12 +236,10 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         Raises:
             FloatingPointError: if an image is not finite, as the network has diverged or its file is damaged.
         """
-        sampler = self.sampler if sampler is None else sampler
-        own = self.schedule.timesteps if sampler == "ancestral" else self.sampling_timesteps
-        steps = own if sampling_timesteps is None else sampling_timesteps
         batch_size = check_whole("batch_size", batch_size)
         source = image_generators(batch_size, generator, seeds)
-        walk = self._choose(sampler, steps, eta=eta, spacing=spacing, variance=variance)
+        walk = self.chosen_sampler(sampling_timesteps, sampler, eta=eta, spacing=spacing, variance=variance)
+        steps = walk.keywords.get("steps", self.schedule.timesteps)
         dtype = self.schedule.beta.dtype
         x = randn((batch_size, *self.image_shape), source, self.device, dtype).to(dtype)
         states = walk(self, x, labels=check_labels(labels, x), generator=source)
@@ -250,10 +249,13 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
                 x = state.x
         return to_image_scale(check_finite(x))
 
-    def _choose(
-        self, sampler: Sampler | None, steps: int, **given: Any
-    ) -> Callable[..., Iterator[samplers.State]]:
-        """`samplers.choose` for this model."""
+    def chosen_sampler(
+        self, sampling_timesteps: int | None = None, sampler: Sampler | None = None, **given: Any
+    ) -> partial[Iterator[samplers.State]]:
+        """What `sample` walks by with these options: one of `ddpm.samplers`, to be called with the model and x_T."""
+        sampler = self.sampler if sampler is None else sampler
+        usual = self.schedule.timesteps if sampler == "ancestral" else self.sampling_timesteps
+        steps = usual if sampling_timesteps is None else sampling_timesteps
         own = {"eta": self.ddim_sampling_eta, "spacing": self.spacing}
         return samplers.choose(sampler, steps, self.schedule.timesteps, own, **given)
 

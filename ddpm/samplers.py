@@ -191,7 +191,7 @@ _SAMPLERS: dict[str, tuple[Callable[..., Iterator[State]], set[str]]] = {
 
 def choose(
     sampler: Sampler | None, steps: int, timesteps: int, own: Mapping[str, Any], **given: Any
-) -> Callable[..., Iterator[State]]:
+) -> partial[Iterator[State]]:
     """The sampler of this name for this many steps, to be called with the model and x_T.
 
     None takes "ancestral" for T steps, unless it is given an option of DDIM, and "ddim" for fewer. Options that are
@@ -218,6 +218,11 @@ def choose(
             ' use sampler="ddim" (eta=1 has the same noise)'
         )
     return partial(walk, **options)
+
+
+def sampler_name(chosen: partial[Iterator[State]]) -> str:
+    """The name of what `choose` gave; its options are `chosen.keywords`."""
+    return next(name for name, (walk, _) in _SAMPLERS.items() if walk is chosen.func)
 
 
 class _Path:

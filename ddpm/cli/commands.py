@@ -193,7 +193,7 @@ def evaluate(
     import torch
 
     from ddpm.cli import evaluation
-    from ddpm.cli.drawing import draw_kept
+    from ddpm.cli.drawing import draw_kept, drawn_by
     from ddpm.evaluation.features import DigitClassifier, extractor, features_of
     from ddpm.evaluation.report import bits_per_dimension, random_batches, random_images, report_on_samples
 
@@ -204,7 +204,7 @@ def evaluate(
     features_of(real[:1], extract)  # images that they are not for are refused before any is drawn
     takes_classes = run_config.network.get("num_classes") is not None
     how = {"sampling_timesteps": sampling_steps, "sampler": sampler, "spacing": spacing}
-    model = {"model": found.said, "weights": weights, **evaluation.drawn_by(diffusion, **how)}
+    model = {"model": found.said, "weights": weights, **drawn_by(diffusion, **how)}
     classes = labels.tolist() if takes_classes and labels is not None else None
     seeds = range(seed, seed + len(real))
     drawn = draw_kept(run / "samples", diffusion, seeds, classes, batch_size=batch_size, **how)

@@ -16,14 +16,34 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.files import json_bytes, sha256, tensor_bytes
 from ddpm.io.progress import Progress
 from ddpm.io.streams import is_terminal
+from ddpm.samplers import sampler_name
 from ddpm.training.distributed import chosen_labels, drawn_batches, this_process
 from ddpm.training.signals import Interrupts
 
 NOTICE = "\nStopping after these images, with all that were drawn so far. Once more stops at once."
 
 
+def drawn_by(diffusion: GaussianDiffusion, sampling_timesteps: int | None, **options: Any) -> dict[str, Any]:
+    """How `GaussianDiffusion.sample` draws images with these options; what the sampler does not take is None.
+
+    Raises:
+        ValueError: if it draws none with them.
+    """
+    walk = diffusion.chosen_sampler(sampling_timesteps, **options)
+    name, taken = sampler_name(walk), walk.keywords
+    steps = taken.get("steps", diffusion.schedule.timesteps)
+    calls = 2 * steps - 1 if name == "heun" else steps
+    return {"sampler": name, "network_calls": calls, "spacing": taken.get("spacing"), "eta": taken.get("eta")}
+
+
 def draw_kept(
-    samples: Path, diffusion: GaussianDiffusion, seeds: range, labels: Sequence[int] | None, **options: Any
+    samples: Path,
+    diffusion: GaussianDiffusion,
+    seeds: range,
+    labels: Sequence[int] | None,
+    *,
+    batch_size: int,
+    **options: Any,
 ) -> Tensor | None:
     """One image per seed, as `draw_into` leaves it in a folder within `samples`; what is there already is not drawn.
 
@@ -36,9 +56,8 @@ def draw_kept(
     state = this_process()
     diffusion.to(state.device)
     labels = chosen_labels(diffusion, labels, len(seeds))
-    calls = options["sampling_timesteps"] or diffusion.sampling_timesteps
-    how = [calls, options["sampler"], options["spacing"], labels and [seeds.start, *labels]]
-    made_of = json_bytes([diffusion.config, *how])
+    how = drawn_by(diffusion, **options)
+    made_of = json_bytes([diffusion.config, how, labels and [seeds.start, *labels]])
     folder = samples / sha256(made_of + tensor_bytes(diffusion.state_dict()))[:16]
     left = _missing(folder, seeds)
     state.wait_for_everyone()  # all have looked before one of them draws
@@ -46,7 +65,7 @@ def draw_kept(
         show(f"{counted(len(seeds) - len(left), 'image')} in {folder}, drawn before")
     if left:
         folder.mkdir(parents=True, exist_ok=True)
-        options["labels"] = labels and [labels[place] for place in left]
+        options |= {"batch_size": batch_size, "labels": labels and [labels[place] for place in left]}
         draw_into(folder, diffusion, [seeds[place] for place in left], rest="by the same command", **options)
     if not state.is_main_process:
         return None

@@ -223,6 +223,7 @@ def test_evaluate_refuses_features_that_do_not_fit_before_it_draws(
     [
         (["--steps", "20"], "ancestral", 20, None, None),
         (["--sampler", "ancestral"], "ancestral", 20, None, None),
+        (["--steps", "20", "--spacing", "even"], "ddim", 20, "even", 1.0),
         (["--steps", "3"], "ddim", 3, "even", 1.0),
         (["--sampler", "heun", "--steps", "4"], "heun", 7, "even", None),
         (["--sampler", "dpm++", "--steps", "4", "--spacing", "log-snr"], "dpm++", 4, "log-snr", None),

@@ -95,12 +95,10 @@ def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mappin
         "time": f"{run['seconds'] / 60:.0f} minutes on {run['hardware']}; torch {run['torch']}",
         f"bound on the {run['test_images']:,} test images": f"{run['bits_per_dimension']:.3f} ±"
         f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} timesteps each)",
-        f"{run['samples']:,} samples, each by {run['network_calls']} network calls of {run['sampler']!r}": "held against"
-        " as many random test images, rounded to grey levels",
-        **{
-            f"by {name}": _judged(run[key])
-            for key, name in (("classifier", "features of the classifier"), ("pixels", "raw pixels"))
-        },
+        "samples": f"{run['samples']:,}, each by {run['network_calls']} network calls of {run['sampler']!r}, rounded to"
+        " grey levels and held against as many random test images",
+        "by features of the classifier": _judged(run["classifier"]),
+        "by raw pixels": _judged(run["pixels"]),
         "copies": f"mean distance to the nearest of {run['test_images']:,} training images over that to the nearest of"
         f" as many test images: {run['pixels']['nearest_ratio']:.3f}",
     }
@@ -149,8 +147,8 @@ def _described_before(before: Mapping[str, Any] | None) -> dict[str, str]:
 def _judged(report: Mapping[str, Any]) -> str:
     """The figures of one kind of features, in words."""
     return (
-        f"Fréchet distance {report['distance']:.3g} ({report['halves']:.3g} between two halves of the test images, which"
-        f" are smaller sets and so lie farther apart); kernel distance {report['kernel_distance']:.2g} ±"
+        f"Fréchet distance {report['distance']:.3g} ({report['halves']:.3g} between two halves of the test images,"
+        f" which are smaller sets and so lie farther apart); kernel distance {report['kernel_distance']:.2g} ±"
         f" {report['kernel_error']:.1g}; precision {report['precision']:.3f}, recall {report['recall']:.3f}"
     )
 

@@ -7,6 +7,8 @@ All figures are measured here, on the weights as they ship, or read from the run
 
 import argparse
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -81,7 +83,9 @@ def measured(
 
 def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mapping[str, Any]) -> str:
     """The model card, in Markdown."""
-    network = ", ".join(f"{option}={value}" for option, value in run_config.network.items())
+    network = ", ".join(
+        f"{option}={value}" for option, value in run_config.network.items() if value not in (None, False)
+    )
     training = run_config.training
     rows = {
         "data": f"{run_config.data['name_or_path']}, its {run['training_images']:,} training images,"
@@ -160,29 +164,32 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--hardware", required=True, help="where it was trained, in words")
     options = parser.parse_args()
-    run_config, folder = RunConfig.load(options.run), CHECKPOINTS / options.name
-    # Before the folder is written, which may be that of the model it began with.
+    run_config = RunConfig.load(options.run)
     command, before = command_of(run_config), _training_before(run_config)
-    save_pretrained(load_pretrained(options.run), folder, dtype=torch.float16)
-    model = load_pretrained(folder)
-    samples = draw_images(model, range(JUDGED), batch_size=BATCH, progress=True)
-    save_image(make_grid(samples[:64], nrow=8, padding=1, pad_value=1.0), folder / "samples.png")
-    last = read_metrics(options.run)[-1]
-    run = {
-        "command": command,
-        "before": before,
-        "steps": last["step"],
-        "images": last["images"],
-        "training_images": len(run_config.load_data()),
-        "seconds": round(last["seconds"]),
-        "hardware": options.hardware,
-        "torch": torch.__version__,
-        "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
-        **measured(model, samples, run_config.load_data(), run_config.load_data(train=False)),
-    }
-    (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(options.name, run_config, model, run), encoding="utf-8")
-    print(json.dumps(run, indent=2))
+    # In a folder of its own until all is measured, as it may take the place of the model it began with.
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_pretrained(load_pretrained(options.run), folder, dtype=torch.float16)
+        model = load_pretrained(folder)
+        samples = draw_images(model, range(JUDGED), batch_size=BATCH, progress=True)
+        save_image(make_grid(samples[:64], nrow=8, padding=1, pad_value=1.0), folder / "samples.png")
+        last = read_metrics(options.run)[-1]
+        run = {
+            "command": command,
+            "before": before,
+            "steps": last["step"],
+            "images": last["images"],
+            "training_images": len(run_config.load_data()),
+            "seconds": round(last["seconds"]),
+            "hardware": options.hardware,
+            "torch": torch.__version__,
+            "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+            **measured(model, samples, run_config.load_data(), run_config.load_data(train=False)),
+        }
+        (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(card(options.name, run_config, model, run), encoding="utf-8")
+        print(json.dumps(run, indent=2))
+        shutil.copytree(folder, CHECKPOINTS / options.name, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -229,6 +229,8 @@ ROWS = [
     ("Unet", "dim_mults", [(1, 0)], r"but \[0\] are not"),
     ("Unet", "attention_resolutions", [(4, 1), (4,)], r"\[4\] do not exist here.* factors \[1, 2\]"),
     ("Unet", "dropout", [1.0, -0.1, nan], r"dropout must lie in \[0, 1\), but got"),
+    ("Unet", "label_dropout", [1.0, -0.1, nan], r"label_dropout must lie in \[0, 1\), but got"),
+    ("Unet", "label_dropout", [0.1], "label_dropout=0.1 is for a network with classes: give num_classes"),
     ("Unet", "learned_sinusoidal_dim", [0, 1, 7], "_dim must be even and at least 2, but got"),
     ("Unet", "random_fourier_features", [True], "_cond and random_fourier_features are two .* choose one"),
     *(

@@ -1,5 +1,6 @@
 from .diffusion import GaussianDiffusion as GaussianDiffusion
 from .gradient_guidance import ClassifierGuidance as ClassifierGuidance
+from .gradient_guidance import ReconstructionGuidance as ReconstructionGuidance
 from .grids import timestep_grid as timestep_grid
 from .guidance import ClassifierFreeGuidance as ClassifierFreeGuidance
 from .io.checkpoint import DamagedCheckpointError as DamagedCheckpointError

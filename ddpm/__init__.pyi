@@ -1,7 +1,8 @@
 from .diffusion import GaussianDiffusion as GaussianDiffusion
-from .diffusion import to_image_scale as to_image_scale
-from .diffusion import to_model_scale as to_model_scale
+from .gradient_guidance import ClassifierGuidance as ClassifierGuidance
+from .gradient_guidance import ReconstructionGuidance as ReconstructionGuidance
 from .grids import timestep_grid as timestep_grid
+from .guidance import ClassifierFreeGuidance as ClassifierFreeGuidance
 from .io.checkpoint import DamagedCheckpointError as DamagedCheckpointError
 from .io.diffusers import load_diffusers_unet as load_diffusers_unet
 from .io.diffusers import save_diffusers_unet as save_diffusers_unet
@@ -17,6 +18,8 @@ from .samplers import ddim as ddim
 from .samplers import dpm_solver_pp as dpm_solver_pp
 from .samplers import encode as encode
 from .samplers import heun as heun
+from .scales import to_image_scale as to_image_scale
+from .scales import to_model_scale as to_model_scale
 from .schedule import NoiseSchedule as NoiseSchedule
 from .schedule import cosine_betas as cosine_betas
 from .schedule import linear_betas as linear_betas

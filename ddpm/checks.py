@@ -75,8 +75,8 @@ def check_number(
     number = plain_number(value)
     if number is None or not (number > above and number >= at_least and number < below):
         limits = {"above": above, "at least": at_least, "below": below}
-        allowed = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
-        raise ValueError(f"{name} must be a number {allowed}, but got {shown(value)}")
+        allowed = " and".join(f" {word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
+        raise ValueError(f"{name} must be a number{allowed}, but got {shown(value)}")
     return number
 
 
@@ -94,6 +94,21 @@ def check_flag(name: str, value: Any) -> bool:
     if not isinstance(flag, bool):
         raise ValueError(f"{name} must be True or False, but got {shown(value)}")
     return flag
+
+
+def check_class_names(names: Any, count: int | None) -> list[str] | None:
+    """One name per class, all different, as a list; None stays None."""
+    if names is None:
+        return None
+    listed = [] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)
+    if not all(isinstance(name, str) and name for name in listed) or len({*listed}) != len(names):
+        raise ValueError(f"class_names must be a list of different words, but got {shown(names)}")
+    if len(listed) != count:
+        has = "no classes (num_classes)" if count is None else f"{count} classes"
+        raise ValueError(
+            f"class_names must be one for each class, but got {len(listed)}; the network has {has}"
+        )
+    return listed
 
 
 def check_image_size(image_size: Any) -> tuple[int, int]:

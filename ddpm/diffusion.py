@@ -1,67 +1,41 @@
 """`GaussianDiffusion`: a network, a schedule and an objective, which is all of DDPM but the training loop."""
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ddpm import editing, samplers
-from ddpm.checks import check_choice, check_image_size, check_whole
+from ddpm import samplers
+from ddpm.checks import check_choice, check_class_names, check_image_size, check_whole
 from ddpm.grids import Spacing
 from ddpm.loss import LossType, Network, TrainingLoss
-from ddpm.prediction import Objective, Prediction, clipped, evaluating, x0_from_output
-from ddpm.randomness import image_generators, randn
-from ddpm.reverse_process import Variance, VarianceRule, learned_log_variance
+from ddpm.prediction import Objective, Prediction, clipped, x0_from_output
+from ddpm.reverse_process import learned_log_variance
 from ddpm.samplers import Sampler
+from ddpm.sampling import Sampling
+from ddpm.scales import to_image_scale as to_image_scale
+from ddpm.scales import to_model_scale as to_model_scale
 from ddpm.schedule import NoiseSchedule, default_schedule
-from ddpm.tensor_checks import (
-    check_finite,
-    check_images,
-    check_labels,
-    check_pair,
-    check_t,
-    check_tensor,
-    check_within,
-)
+from ddpm.tensor_checks import check_images, check_labels, check_pair, check_t, check_within
 from ddpm.transitions import Transitions
 from ddpm.weighting import Weighting, weighting_config
 
 
-def to_model_scale(images: Tensor) -> Tensor:
-    """Images from [0, 1] to the [-1, 1] of the maths."""
-    check_tensor("images", images, floating=True)
-    return images * 2 - 1
-
-
-def to_image_scale(x: Tensor) -> Tensor:
-    """From the [-1, 1] of the maths to images in [0, 1]; what lies outside is clipped."""
-    check_tensor("x", x, floating=True)
-    return ((x + 1) / 2).clamp(0, 1)
-
-
-def _pause() -> float:
-    """Seconds between two states of a progress bar: few where a log keeps all of them, and a notebook draws over."""
-    draws_over = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
-    return 0.1 if draws_over else 30.0
-
-
-class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
+class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
     """A network, a schedule and an objective (Ho et al. 2020).
 
     Images have shape (B, C, H, W): in [0, 1] where `forward` takes and `sample` returns them, in [-1, 1] everywhere
     else. t holds one timestep per image, 1 … T, and labels one class per image, shape (B,), for a network that takes
-    them, else None. `x_self_cond` is the previous estimate of x_0, for a network with self-conditioning; None for none.
-    What has another shape, type or range is a ValueError.
+    them, else None; with label dropout None stands for no label, and so does `null_label` in the place of a class.
+    `x_self_cond` is the previous estimate of x_0, for a network with self-conditioning; None for none. What has another
+    shape, type or range is a ValueError.
 
     Attributes:
         schedule: the `NoiseSchedule`.
         channels: number of channels, read from the network.
         image_size: (height, width).
+        class_names: what the classes are called, in their order; None where that is not known.
     """
 
     def __init__(
@@ -78,6 +52,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         ddim_sampling_eta: float = 0.0,
         sampler: Sampler | None = None,
         spacing: Spacing = "even",
+        class_names: Sequence[str] | None = None,
     ) -> None:
         """Join a network to a schedule.
 
@@ -96,6 +71,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             ddim_sampling_eta: η of DDIM: 0 is deterministic, 1 has the noise of ancestral sampling.
             sampler: default sampler of `sample`; None is "ancestral" for T steps and "ddim" for fewer.
             spacing: default of `sample`, how fewer than T timesteps are spread (see `timestep_grid`).
+            class_names: what the classes are called, one name each, for a network that takes labels.
         """
         super().__init__()
         if not isinstance(network, nn.Module):
@@ -126,6 +102,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         self.sampler: Sampler | None = sampler
         self.spacing: Spacing = spacing
         self.chosen_sampler()
+        self.class_names = check_class_names(class_names, getattr(network, "num_classes", None))
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **options: Any) -> "GaussianDiffusion":
@@ -160,22 +137,13 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             "ddim_sampling_eta": self.ddim_sampling_eta,
             "sampler": self.sampler,
             "spacing": self.spacing,
+            "class_names": self.class_names,
         }
 
     @property
     def learned_variance(self) -> bool:
         """Whether the network predicts the variance of the step back as well (Nichol & Dhariwal 2021)."""
         return bool(getattr(self.network, "learned_variance", False))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lives."""
-        return self.schedule.beta.device
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        return (self.channels, *self.image_size)
 
     def predict(
         self,
@@ -202,70 +170,6 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
         x0 = x0_from_output(self.objective, x_t, output.to(x_t.dtype), signal, sigma)
         x0 = clipped(x0) if clip_x0 else x0
         return Prediction.from_x0(x_t, x0, signal, sigma, log_variance)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        batch_size: int = 16,
-        sampling_timesteps: int | None = None,
-        *,
-        sampler: Sampler | None = None,
-        eta: float | None = None,
-        spacing: Spacing | None = None,
-        variance: Variance | Tensor | VarianceRule | None = None,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Sequence[int] | None = None,
-        progress: bool = False,
-    ) -> Tensor:
-        """Images out of noise, in [0, 1], by one of `ddpm.samplers`.
-
-        What is None is as given at construction. An option of another sampler than the one that runs is an error.
-
-        Args:
-            batch_size: number of images, at least 1.
-            sampling_timesteps: steps, 1 … T, each of one network call, or of two, but for the last, with "heun".
-            sampler: "ancestral", which takes T steps, "ddim", "heun" or "dpm++", DPM-Solver++(2M).
-            eta: η of DDIM.
-            spacing: "even", "log-snr", "karras" or "quadratic", how the timesteps of all but "ancestral" are spread.
-            variance: of the step of "ancestral", as in `ddpm.ancestral`; None is the model's own.
-            labels: their classes.
-            generator: source of all randomness, for a whole batch that can be repeated.
-            seeds: one seed per image instead: image i then depends on seeds[i] alone, not on the batch around it.
-            progress: show a progress bar; in a log it is drawn twice a minute at most.
-
-        Raises:
-            FloatingPointError: if an image is not finite, as the network has diverged or its file is damaged.
-        """
-        batch_size = check_whole("batch_size", batch_size)
-        source = image_generators(batch_size, generator, seeds)
-        walk = self.chosen_sampler(sampling_timesteps, sampler, eta=eta, spacing=spacing, variance=variance)
-        steps = walk.keywords.get("steps", self.schedule.timesteps)
-        dtype = self.schedule.beta.dtype
-        x = randn((batch_size, *self.image_shape), source, self.device, dtype).to(dtype)
-        states = walk(self, x, labels=check_labels(labels, x), generator=source)
-        with evaluating(self):
-            silent = not progress or sys.stderr is None
-            for state in tqdm(states, total=steps, desc="sampling", disable=silent, mininterval=_pause()):
-                x = state.x
-        return to_image_scale(check_finite(x))
-
-    def chosen_sampler(
-        self, sampling_timesteps: int | None = None, sampler: Sampler | None = None, **given: Any
-    ) -> partial[Iterator[samplers.State]]:
-        """What `sample` walks by with these options: one of `ddpm.samplers`, to be called with the model and x_T."""
-        sampler = self.sampler if sampler is None else sampler
-        usual = self.schedule.timesteps if sampler == "ancestral" else self.sampling_timesteps
-        steps = usual if sampling_timesteps is None else sampling_timesteps
-        own = {"eta": self.ddim_sampling_eta, "spacing": self.spacing}
-        return samplers.choose(sampler, steps, self.schedule.timesteps, own, **given)
-
-    def interpolate(
-        self, x1: Tensor, x2: Tensor, t: int | None = None, lam: float = 0.5, **options: Any
-    ) -> Tensor:
-        """Between two pictures: `ddpm.editing.interpolate`, which says what the options are."""
-        with evaluating(self):
-            return editing.interpolate(self, x1, x2, t, lam, **options)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The training loss of a batch of at least one image in [0, 1]; a scalar."""

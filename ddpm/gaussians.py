@@ -1,7 +1,7 @@
 """What the derivations need to know about Gaussians: density, KL divergence, product, conditioning, 8-bit likelihood.
 
-Everything here is elementwise on diagonal Gaussians, except `condition`, which takes a full covariance. Arguments
-broadcast, a log-variance is the natural logarithm of a variance, and results are in nats.
+Everything here is elementwise on diagonal Gaussians, except `condition` and `measured`, which take a full covariance.
+Arguments broadcast, a log-variance is the natural logarithm of a variance, and results are in nats.
 """
 
 import math
@@ -65,6 +65,24 @@ def condition(mean: Tensor, covariance: Tensor, observed: Tensor, value: Tensor)
     cross = covariance[unknown][:, observed]
     gain = torch.linalg.solve(covariance[observed][:, observed], cross.mT).mT
     return mean[unknown] + gain @ (value - mean[observed]), covariance[unknown][:, unknown] - gain @ cross.mT
+
+
+def measured(
+    mean: Tensor, covariance: Tensor, matrix: Tensor, value: Tensor, variance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """N(x; mean, covariance) once y = A x + noise is known, noise of this variance: mean, covariance and log p(y).
+
+    The pair (x, y) is Gaussian, so that this is `condition`, with Cov(x, y) = Σ Aᵀ and Var(y) = A Σ Aᵀ + variance · I.
+    Means have shape (…, D), covariances (…, D, D); A, the `matrix`, is (M, D) and y, the `value`, (M,).
+    """
+    cross = covariance @ matrix.mT
+    spread = matrix @ cross + variance * torch.eye(len(matrix)).to(cross)
+    gain = torch.linalg.solve(spread, cross.mT).mT
+    off = (value - mean @ matrix.mT)[..., None]
+    evidence = -0.5 * (off.mT @ torch.linalg.solve(spread, off)).flatten(-2).squeeze(-1)
+    evidence = evidence - 0.5 * (torch.logdet(spread) + len(matrix) * math.log(2 * math.pi))
+    left = covariance - gain @ cross.mT
+    return mean + (gain @ off).squeeze(-1), (left + left.mT) / 2, evidence
 
 
 def normal_cdf(z: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ddpm.checks import check_generator
 from ddpm.likelihood import decoder_term, denoising_term
 from ddpm.prediction import Objective, Prediction, training_target, x0_from_output
-from ddpm.randomness import randint, randn
+from ddpm.randomness import rand, randint, randn
 from ddpm.schedule import NoiseSchedule
 from ddpm.tensor_checks import check_images, check_labels, check_mask, check_t
 from ddpm.weighting import Weighting
@@ -27,6 +27,7 @@ class TrainingLoss:
     """The loss of a model: what `GaussianDiffusion` adds to, which says what images, t and labels are."""
 
     network: nn.Module
+    training: bool
     schedule: NoiseSchedule
     objective: Objective
     loss_type: LossType
@@ -40,6 +41,16 @@ class TrainingLoss:
         """Whether the network takes its own previous estimate of x_0 (Chen et al. 2023, *Analog Bits*)."""
         return bool(getattr(self.network, "self_condition", False))
 
+    @property
+    def label_dropout(self) -> float:
+        """How likely training hides a label from the network (Ho & Salimans 2022)."""
+        return float(getattr(self.network, "label_dropout", 0.0))
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for none, of a network that knows it; None of any other."""
+        return getattr(self.network, "null_label", None)
+
     def loss(
         self,
         x0: Tensor,
@@ -50,6 +61,7 @@ class TrainingLoss:
         generator: torch.Generator | None = None,
         network: Network | None = None,
         self_condition_mask: Tensor | None = None,
+        label_mask: Tensor | None = None,
     ) -> Tensor:
         """L_simple: how well the network sees through random amounts of noise (eq:l-simple; Ho et al. 2020, eq. 14).
 
@@ -62,9 +74,11 @@ class TrainingLoss:
             t: their timesteps; drawn uniformly if not given.
             noise: ε, shaped like `x0`; drawn if not given.
             labels: their classes.
-            generator: source of `t`, `noise` and the mask, in this order, where they are drawn.
+            generator: source of `t`, `noise`, the label mask and the other one, in this order, where they are drawn.
             network: called in place of the model's own.
             self_condition_mask: which images get the first prediction, bool of shape (B,); None tosses a coin for each.
+            label_mask: which images keep their label, bool of shape (B,), for a network with `label_dropout` (Ho &
+                Salimans 2022, algorithm 1). None hides each with that probability in training mode, and no other time.
         """
         check_images("x0", x0, device=self.schedule.beta.device)
         check_generator(generator)
@@ -75,6 +89,7 @@ class TrainingLoss:
             noise = randn(tuple(x0.shape), generator, x0.device, x0.dtype)
         t = check_t(t, x0, self.schedule.timesteps)
         x_t = self.q_sample(x0, t, noise)
+        labels = self._hidden(labels, x0, label_mask, generator)
         x_self_cond = None
         if self.self_condition:
             mask = self_condition_mask
@@ -92,6 +107,20 @@ class TrainingLoss:
         if log_variance is not None:
             per_image = per_image + self._bound_loss(x0, x_t, t, output, log_variance)
         return per_image.mean()
+
+    def _hidden(
+        self, labels: Tensor | None, x0: Tensor, mask: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """The labels with "none" in place of those that are not to be seen."""
+        if labels is None or self.null_label is None:
+            if mask is not None:
+                raise ValueError("label_mask is for labels, of a network with label_dropout")
+            return labels
+        if mask is None:
+            if not self.training:
+                return labels
+            mask = rand(len(x0), generator, x0.device) >= self.label_dropout
+        return torch.where(check_mask("label_mask", mask, x0), labels, self.null_label)
 
     def _first_prediction(
         self, x_t: Tensor, t: Tensor, labels: Tensor | None, mask: Tensor, network: Network | None

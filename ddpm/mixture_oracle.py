@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ddpm import gaussians
-from ddpm.checks import check_whole, plain_numbers
+from ddpm.checks import check_number, check_whole, check_wholes, plain_numbers
 from ddpm.oracle import Oracle
 from ddpm.prediction import full_timesteps
 from ddpm.randomness import randn_like
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import as_table, check_mixture
+from ddpm.tensor_checks import as_table, check_measurement, check_mixture
 
 
 class GaussianMixtureOracle(Oracle):
@@ -27,8 +27,12 @@ class GaussianMixtureOracle(Oracle):
     Q_k the covariance of x_t stays diagonal at all t, with entries ᾱ_t λ + 1 − ᾱ_t. Tensors below that hold one row per
     component have shape (K, B, …).
 
+    Each component belongs to a class, so that there are conditional predictions: with `labels`, one class per image or
+    `null_label` for none, a method speaks of q(x_t | y) in place of q(x_t). Guidance can so be studied without error.
+
     Attributes:
         weights: w_k, shape (K,).
+        classes: the class of each component, shape (K,).
         means: μ_k, shape (K, D).
         eigenvalues: the diagonals of Λ_k, shape (K, D).
         basis: Q_k, whose columns are the eigenvectors, shape (K, D, D).
@@ -41,6 +45,7 @@ class GaussianMixtureOracle(Oracle):
         covariances: Any,
         weights: Any = None,
         *,
+        classes: Any = None,
         shape: Sequence[int] | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> None:
@@ -48,7 +53,8 @@ class GaussianMixtureOracle(Oracle):
 
         Σ_k are positive definite: full matrices, shape (K, D, D), their diagonals, shape (K, D), or, where every
         direction has the same, variances (not standard deviations), shape (K,). The weights are not negative and of sum
-        1, and equal if not given. C·H·W of the `shape` of an image is D; None means (1, 1, D).
+        1, and equal if not given. C·H·W of the `shape` of an image is D; None means (1, 1, D). The `classes` of the
+        components are whole numbers from 0 on, none of them left out; None makes each component a class.
         """
         mean = as_table("means", means)
         covariance = as_table("covariances", covariances).to(mean.device)
@@ -66,6 +72,12 @@ class GaussianMixtureOracle(Oracle):
         eigenvalues, basis = _decompose(covariance, dimensions)
         self.weights, self.means = (w / w.sum()).to(dtype), mean.to(dtype)
         self.eigenvalues, self.basis = eigenvalues.to(dtype), basis.to(dtype)
+        numbers = check_wholes("classes", list(range(len(mean))) if classes is None else classes, 0)
+        if len(numbers) != len(mean) or {*numbers} != {*range(max(numbers) + 1)}:
+            raise ValueError(
+                f"classes must be one for each of {len(mean)} components, 0, 1, 2, … in any order, but got {numbers}"
+            )
+        self.classes, self.num_classes = torch.tensor(numbers, device=mean.device), max(numbers) + 1
 
     def marginal(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
         """q(x_t) for one t in 0 … T: weights (K,), means (K, D) and covariances (K, D, D) (eq:mixture-marginal)."""
@@ -75,9 +87,14 @@ class GaussianMixtureOracle(Oracle):
         covariances = (self.basis * self._variances(alpha_bar)) @ self.basis.mT
         return self.weights, alpha_bar.sqrt().to(self.dtype) * self.means, covariances
 
-    def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def log_density(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """log q(x_t) in nats, shape (B,), for t in 0 … T."""
-        return self._log_joint(*self._in_basis(*self._flat(x_t, t, lowest=0))).logsumexp(dim=0)
+        inside, joint = (
+            self._own(labels, x_t),
+            self._log_joint(*self._in_basis(*self._flat(x_t, t, lowest=0))),
+        )
+        prior = self.weights[:, None].log()
+        return (joint + inside).logsumexp(dim=0) - (prior + inside).logsumexp(dim=0)
 
     def log_likelihood(self, x0: Tensor) -> Tensor:
         """log p(x_0) of the data distribution in nats, shape (B,)."""
@@ -87,18 +104,25 @@ class GaussianMixtureOracle(Oracle):
         """p(k | x_t), shape (B, K): how likely x_t came from each component, for t in 0 … T."""
         return self._log_joint(*self._in_basis(*self._flat(x_t, t, lowest=0))).softmax(dim=0).T
 
-    def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def class_log_probabilities(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p(y | x_t), one column per class: the exact classifier of noisy images, for `ClassifierGuidance`."""
+        log_p = self._log_joint(*self._in_basis(*self._flat(x_t, t, lowest=0))).log_softmax(dim=0)
+        return torch.stack(
+            [log_p[self.classes == y].logsumexp(0) for y in range(int(self.classes.max()) + 1)], 1
+        )
+
+    def score(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """∇ log q(x_t), shaped like `x_t`, for t in 0 … T (eq:score)."""
         z, variances = self._in_basis(*self._flat(x_t, t, lowest=0))
-        posterior = self._log_joint(z, variances).softmax(dim=0)
+        posterior = (self._log_joint(z, variances) + self._own(labels, x_t)).softmax(dim=0)
         score = (posterior[..., None] * ((-z / variances) @ self.basis.mT)).sum(0)
         return score.view_as(x_t).to(x_t.dtype)
 
-    def expected_x0(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def expected_x0(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """E[x_0 | x_t], shaped like `x_t` (eq:best-guess, eq:tweedie)."""
         x, alpha_bar = self._flat(x_t, t)
         z, variances = self._in_basis(x, alpha_bar)
-        posterior = self._log_joint(z, variances).softmax(dim=0)
+        posterior = (self._log_joint(z, variances) + self._own(labels, x_t)).softmax(dim=0)
         mean, _ = self._given_later(z, alpha_bar, torch.ones_like(alpha_bar))
         x0 = (posterior[..., None] * (self.means[:, None] + mean @ self.basis.mT)).sum(0)
         return x0.view_as(x_t).to(x_t.dtype)
@@ -122,6 +146,21 @@ class GaussianMixtureOracle(Oracle):
         draws = self.means[:, None] + (self.eigenvalues[:, None].sqrt() * noise) @ self.basis.mT
         return _pick(draws, chosen).view(count, *self.shape)
 
+    def measured(self, matrix: Any, value: Any, variance: float) -> "GaussianMixtureOracle":
+        """The exact denoiser of p(x_0 | y) for y = A x_0 + noise: a mixture again, by `gaussians.measured`.
+
+        A is the `matrix`, shape (M, D), y the `value`, shape (M,), and the noise has the `variance` in each of its
+        numbers. What samplers make of a measurement can be held against it.
+        """
+        a, y = as_table("matrix", matrix).to(self.means), as_table("value", value).to(self.means)
+        check_measurement(a, y, self.dimensions)
+        variance = check_number("variance", variance, above=0)
+        covariances = self.marginal(0)[2]
+        means, covariances, evidence = gaussians.measured(self.means, covariances, a, y, variance)
+        weights = (self.weights.log() + evidence).softmax(0)
+        options = {"classes": self.classes, "shape": self.shape, "dtype": self.dtype}
+        return GaussianMixtureOracle(self.schedule, means, covariances, weights, **options)
+
     # The pieces; ᾱ has shape (B, 1) or (1, 1)
 
     def _variances(self, alpha_bar: Tensor) -> Tensor:
@@ -137,6 +176,14 @@ class GaussianMixtureOracle(Oracle):
         """log w_k + log N(x; √ᾱ μ_k, ᾱ Σ_k + (1 − ᾱ) I), shape (K, B)."""
         log_density = gaussians.log_density(z, torch.zeros_like(variances), variances.log())
         return self.weights[:, None].log() + log_density.sum(-1)
+
+    def _own(self, labels: Tensor | None, x_t: Tensor) -> Tensor | float:
+        """0 for the components of an image's class, −∞ for the others, shape (K, B): what their logarithms gain."""
+        labels = self._checked(labels, x_t)
+        if labels is None:
+            return 0.0
+        own = (self.classes[:, None] == labels) | (labels == self.null_label)
+        return torch.where(own, 0.0, -math.inf).to(self.dtype)
 
     def _given_later(self, z: Tensor, alpha_bar: Tensor, alpha_bar_s: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of x_s given x_t, for s < t, within each component, counted from √ᾱ_s μ_k in its basis.

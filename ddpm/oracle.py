@@ -9,6 +9,7 @@ Here is that of a finite data set; that of a mixture of Gaussians is in `ddpm.mi
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from ddpm.checks import check_whole
 from ddpm.prediction import Prediction, clipped
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import check_images, check_t, check_within
+from ddpm.tensor_checks import check_images, check_labels, check_t, check_within, may_look_at
 
 
 class Oracle(ABC):
@@ -29,7 +30,11 @@ class Oracle(ABC):
         schedule: the `NoiseSchedule`.
         shape: (C, H, W) of one image.
         dtype: the type in which the oracle computes.
+        num_classes: how many classes it knows, 0 … `num_classes` − 1; None for none.
+        null_label: the label that stands for none, `num_classes`; None where there are no classes.
     """
+
+    num_classes: int | None = None
 
     def __init__(
         self, schedule: NoiseSchedule, shape: Sequence[int], dtype: torch.dtype, device: torch.device
@@ -38,6 +43,11 @@ class Oracle(ABC):
         self.shape = tuple(shape)
         self.dtype = dtype
         self._alpha_bar = schedule.exact_alpha_bar.to(device)
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for none."""
+        return self.num_classes
 
     @property
     def dimensions(self) -> int:
@@ -51,17 +61,33 @@ class Oracle(ABC):
     def predict(
         self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, *, clip_x0: bool = False
     ) -> Prediction:
-        """E[x_0 | x_t], clipped to [-1, 1] if asked, as a prediction (eq:three-coordinates); `labels` must be None."""
-        if labels is not None:
-            raise ValueError("an oracle knows no classes, so labels must be None")
+        """E[x_0 | x_t], clipped to [-1, 1] if asked, as a prediction (eq:three-coordinates).
+
+        With `labels`, for an oracle with classes, E[x_0 | x_t, y].
+        """
         check_images("x_t", x_t)
         t = check_t(t, x_t, self.schedule.timesteps)
+        told: dict[str, Any] = {} if labels is None else {"labels": self._checked(labels, x_t)}
         x = x_t.to(torch.promote_types(x_t.dtype, self.dtype))
-        x0 = self.expected_x0(x, t)
+        x0 = self.expected_x0(x, t, **told)
         x0 = clipped(x0) if clip_x0 else x0
         alpha_bar = self._alpha_bar[_one_if_equal(t)].view(-1, 1, 1, 1)
         exact = Prediction.from_x0(x, x0, alpha_bar.sqrt().to(x), (1 - alpha_bar).sqrt().to(x))
         return Prediction(*(value.to(x_t.dtype) for value in (exact.noise, x0, exact.signal, exact.sigma)))
+
+    def _checked(self, labels: Tensor | None, x_t: Tensor) -> Tensor | None:
+        """One class per image, or None; ValueError for any that the oracle does not know."""
+        if labels is not None and self.num_classes is None:
+            raise ValueError("this oracle knows no classes, so labels must be None")
+        labels, classes = check_labels(labels, x_t), self.num_classes
+        if labels is None or classes is None:
+            return None
+        if may_look_at(labels) and len(labels) and not (labels.min() >= 0 and labels.max() <= classes):
+            raise ValueError(
+                f"labels must lie in 0 … {classes - 1}, or be {classes} for none, but got values from"
+                f" {labels.min().item()} to {labels.max().item()}"
+            )
+        return labels
 
     def _flat(self, x_t: Tensor, t: Tensor, lowest: int = 1) -> tuple[Tensor, Tensor]:
         """x_t as vectors of shape (B, D), and ᾱ_t as (B, 1) or, if there is only one t, (1, 1)."""

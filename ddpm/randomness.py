@@ -76,3 +76,9 @@ def randint(
     """`count` whole numbers, uniform in low … high − 1, on `device`."""
     where = device if generator is None else generator.device
     return torch.randint(low, high, (count,), generator=generator, device=where).to(device)
+
+
+def rand(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """`count` numbers in float32, uniform in [0, 1), on `device`."""
+    where = device if generator is None else generator.device
+    return torch.rand(count, generator=generator, device=where, dtype=torch.float32).to(device)

@@ -176,6 +176,31 @@ def check_mask(name: str, mask: Any, x: Tensor) -> Tensor:
     return mask.to(x.device)
 
 
+def check_known_pixels(name: str, known: Any, x: Tensor) -> Tensor:
+    """Which pixels are known, shaped like x and on its device, out of a bool tensor that broadcasts to it."""
+    check_tensor(name, known)
+    sides = zip(reversed(known.shape), reversed(x.shape), strict=False)
+    fits = known.ndim in (2, 3, 4) and all(given in (1, wanted) for given, wanted in sides)
+    if known.dtype != torch.bool or not fits or known.shape[-2:] != x.shape[-2:]:
+        advice = "" if known.dtype == torch.bool else f"; of numbers 0 and 1 that is {name} > 0.5"
+        raise ValueError(
+            f"{name} must say of every pixel whether it is known, bool of shape {tuple(x.shape[-2:])} or"
+            f" {tuple(x.shape)}, but got {known.dtype} of shape {tuple(known.shape)}{advice}"
+        )
+    return known.to(x.device).expand(x.shape)
+
+
+def check_measurement(matrix: Tensor, value: Tensor, dimensions: int) -> None:
+    """Refuse a linear measurement y = A x whose A does not take x, or does not give y."""
+    rows = len(value) if value.ndim == 1 else "M"
+    finite = bool(matrix.isfinite().all()) and bool(value.isfinite().all())
+    if tuple(matrix.shape) != (rows, dimensions) or not finite:
+        raise ValueError(
+            f"a measurement needs a matrix of shape ({rows}, {dimensions}) and a value of shape ({rows},), of finite"
+            f" numbers, but got {tuple(matrix.shape)} and {tuple(value.shape)}"
+        )
+
+
 def check_log_variance(log_variance: Tensor, x_t: Tensor) -> None:
     """Refuse what would broadcast to something else than one variance per pixel, or is not finite."""
     sides = zip(log_variance.shape, x_t.shape, strict=False)

@@ -43,6 +43,7 @@ _FLAGS = {"self_condition", "learned_variance", "learned_sinusoidal_cond", "rand
 _MAY_BE_NONE = {"init_dim", "out_dim", "num_classes", "attention_resolutions"}
 # These are looked at once more, with what else they depend on.
 _LOWEST = {"init_dim": 0, "resnet_block_groups": 0, "learned_sinusoidal_dim": 0}
+_PROBABILITIES = ("dropout", "label_dropout")
 
 
 class Unet(nn.Module):
@@ -54,7 +55,8 @@ class Unet(nn.Module):
 
     Attributes:
         config: the arguments it was built with, ready for JSON: `Unet(**network.config)` is its twin.
-        channels, self_condition, learned_variance, num_classes: as it was built.
+        channels, self_condition, learned_variance, num_classes, label_dropout: as it was built.
+        null_label: the label that stands for none, `num_classes`, of a network with `label_dropout`; else None.
         downsampling: the factor between the finest and the coarsest resolution; H and W must be divisible by it.
     """
 
@@ -75,6 +77,7 @@ class Unet(nn.Module):
         attention_resolutions: Sequence[int] | None = None,
         dropout: float = 0.0,
         num_res_blocks: int = 2,
+        label_dropout: float = 0.0,
     ) -> None:
         """Build the network.
 
@@ -96,6 +99,9 @@ class Unet(nn.Module):
                 it, and so on. None means the coarsest only, `()` none but the middle block.
             dropout: probability of dropping a feature inside each residual block.
             num_res_blocks: residual blocks per resolution on the way down; one more on the way up.
+            label_dropout: probability with which `GaussianDiffusion.loss` hides an image's label in training, each by
+                itself (Ho & Salimans 2022, algorithm 1). Above 0 the network has one class more, for "no label", and
+                can be guided (see `ddpm.guidance`).
 
         Raises:
             ValueError: if an option is out of range; the message says what is allowed.
@@ -115,6 +121,8 @@ class Unet(nn.Module):
         self.self_condition = config["self_condition"]
         self.learned_variance = config["learned_variance"]
         self.num_classes = num_classes
+        self.label_dropout: float = config["label_dropout"]
+        self.null_label: int | None = num_classes if self.label_dropout else None
         self.downsampling = factors[-1]
 
         time_dim = 4 * dim
@@ -125,7 +133,8 @@ class Unet(nn.Module):
             random=config["random_fourier_features"],
         )
         self.time_embedding = TimeEmbedding(embedding, features, time_dim)
-        self.label_embedding = None if num_classes is None else nn.Embedding(num_classes, time_dim)
+        rows = None if num_classes is None else num_classes + (self.null_label is not None)
+        self.label_embedding = None if rows is None else nn.Embedding(rows, time_dim)
 
         stage = partial(Stage, time_dim=time_dim, groups=groups, dropout=config["dropout"])
         self.first = nn.Conv2d(2 * channels if self.self_condition else channels, first, 3, padding=1)
@@ -163,10 +172,13 @@ class Unet(nn.Module):
         """Predict noise, x_0 or v, whichever the network is trained for, and with two heads the variance as well.
 
         That is (B, channels, H, W) → (B, out_dim, H, W); the second head's channels come after those of the first.
-        Labels are given if and only if the network was built with `num_classes`. `x_self_cond`, the previous estimate
-        of x_0, is for one built with `self_condition`; None means that there is none yet, and counts as zeros.
+        Labels are given if and only if the network was built with `num_classes`; with `label_dropout` they may be left
+        out, of all images by None or of some by `null_label`. `x_self_cond`, the previous estimate of x_0, is for one
+        built with `self_condition`; None means that there is none yet, and counts as zeros.
         """
         self._check_input(x_t, t, x_self_cond)
+        if labels is None and self.null_label is not None:
+            labels = torch.full((len(x_t),), self.null_label, device=x_t.device)
         self._check_labels(x_t, labels)
         time = self.time_embedding(t)
         if self.label_embedding is not None:
@@ -234,11 +246,13 @@ class Unet(nn.Module):
             fits = labels.dtype in (torch.int32, torch.int64)
             if fits and may_look_at(labels) and len(labels):
                 low, high = labels.min().item(), labels.max().item()
-                fits, given = low >= 0 and high < self.num_classes, f"values from {low} to {high}"
+                last = self.num_classes - 1 if self.null_label is None else self.null_label
+                fits, given = low >= 0 and high <= last, f"values from {low} to {high}"
         if not fits:
+            also = "" if self.null_label is None else f", or {self.null_label} for none"
             raise ValueError(
-                f"this network needs labels of shape ({len(x_t)},), whole numbers in 0 … {self.num_classes - 1}, but"
-                f" got {given}"
+                f"this network needs labels of shape ({len(x_t)},), whole numbers in 0 … {self.num_classes - 1}{also},"
+                f" but got {given}"
             )
 
 
@@ -252,12 +266,12 @@ def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
             plain[name] = check_wholes(name, value, 0)
         elif name in _FLAGS:
             plain[name] = check_flag(name, value)
-        elif name != "dropout":
+        elif name not in _PROBABILITIES:
             plain[name] = check_whole(name, value, _LOWEST.get(name, 1))
         elif (number := plain_number(value)) is not None:
             plain[name] = number
         else:
-            raise ValueError(f"dropout must lie in [0, 1), but got {shown(value)}")
+            raise ValueError(f"{name} must lie in [0, 1), but got {shown(value)}")
     return plain
 
 
@@ -267,7 +281,7 @@ def _check_options(
     """Refuse options of `Unet` that are out of range, naming what is allowed."""
     if len(widths) < 2:
         raise ValueError("dim_mults must name at least one resolution, for example (1, 2)")
-    groups, dropout = config["resnet_block_groups"], config["dropout"]
+    groups = config["resnet_block_groups"]
     wrong = [width for width in widths if width < 1 or groups < 1 or width % groups]
     if wrong:
         raise ValueError(
@@ -278,5 +292,10 @@ def _check_options(
         raise ValueError(
             f"attention_resolutions {unknown} do not exist here; this network has the factors {factors}"
         )
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must lie in [0, 1), but got {dropout}")
+    for name in _PROBABILITIES:
+        if not 0 <= config[name] < 1:
+            raise ValueError(f"{name} must lie in [0, 1), but got {config[name]}")
+    if config["label_dropout"] and config["num_classes"] is None:
+        raise ValueError(
+            f"label_dropout={config['label_dropout']} is for a network with classes: give num_classes as well"
+        )

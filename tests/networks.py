@@ -18,6 +18,7 @@ SMALL_UNET = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups
 UNET_OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "classes": {"num_classes": 3},
+    "label dropout": {"num_classes": 3, "label_dropout": 0.5},
     "self-conditioned": {"self_condition": True},
     "learned variance": {"learned_variance": True},
     "learned sinusoidal": {"learned_sinusoidal_cond": True},
@@ -122,6 +123,28 @@ class SelfConditioned(Pointwise):
         self.estimates.append(x_self_cond)
         output = super().forward(self.weight / self.scale * x_t, t, labels)
         return output if x_self_cond is None else output + 0.3 * self.weight * x_self_cond
+
+
+class Classed(Pointwise):
+    """The same with three classes and one for no label; it writes down the labels that it is given."""
+
+    num_classes, null_label, label_dropout = 3, 3, 0.25
+
+    def __init__(self, *, learned_variance: bool = False, self_condition: bool = False) -> None:
+        super().__init__()
+        self.learned_variance, self.self_condition = learned_variance, self_condition
+        self.labels: list[list[int]] = []
+        self.estimates: list[Tensor | None] = []
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, x_self_cond: Tensor | None = None
+    ) -> Tensor:
+        labels = torch.full_like(t, self.null_label) if labels is None else labels
+        self.labels.append(labels.tolist())
+        self.estimates.append(x_self_cond)
+        output = torch.cos((1 + labels[:, None, None, None]) * super().forward(x_t, t))
+        output = output if x_self_cond is None else output + 0.3 * x_self_cond
+        return torch.cat([output, torch.sin(output)], dim=1) if self.learned_variance else output
 
 
 class Constant(nn.Module):

@@ -43,6 +43,9 @@ PLAIN, TOLD = map(diffusion_of, NETWORKS)
 CLASSED = GaussianDiffusion(
     Unet(**SMALL_UNET, num_classes=3), image_size=4, timesteps=50, sampling_timesteps=2
 )
+FREE = GaussianDiffusion(
+    Unet(**SMALL_UNET, num_classes=3, label_dropout=0.1), image_size=4, timesteps=50, sampling_timesteps=2
+)
 SCHEDULE = NoiseSchedule([0.1, 0.2])
 ORACLE = EmpiricalOracle(SCHEDULE, X)
 MIXTURE = {"means": [[0.0], [1.0]], "covariances": [0.1, 0.1]}
@@ -130,6 +133,49 @@ VALUE_ERRORS = [
     (lambda: CLASSED.loss(X, T, labels=T > 1), "one whole number per image, .* torch.bool"),
     (lambda: CLASSED.loss(X, labels=[0, 3]), "whole numbers in 0 … 2, but got values from 0 to 3"),
     (lambda: CLASSED.sample(2), "this network needs labels .* but got None"),
+    (
+        lambda: CLASSED.sample(2, labels=[0, 1], guidance=2),
+        "guidance 2 needs a model that was also trained without",
+    ),
+    (lambda: PLAIN.sample(2, labels=[0, 1], guidance=2.5), "guidance 2.5 needs a model .* label_dropout=0.1"),
+    (lambda: FREE.sample(2, guidance=2), "guidance 2 leads towards a class: give labels, one per image"),
+    (
+        lambda: FREE.sample(2, labels=[0], guidance=2),
+        r"labels must hold one whole number per image, shape \(2,\)",
+    ),
+    (
+        lambda: FREE.sample(2, labels=[0, 4], guidance=2),
+        "in 0 … 2, or 3 for none, but got values from 0 to 4",
+    ),
+    (lambda: FREE.sample(2, labels=[0, 1], guidance="2"), "guidance must be a number, but got '2'"),
+    (lambda: FREE.sample(2, labels=[0, 1], guidance=np.nan), "guidance must be a number, but got nan"),
+    (
+        lambda: FREE.loss(X, label_mask=[True, False]),
+        "label_mask is for labels, of a network with label_dropout",
+    ),
+    (lambda: CLASSED.loss(X, labels=[0, 1], label_mask=[True, False]), "of a network with label_dropout"),
+    (
+        lambda: FREE.loss(X, labels=[0, 1], label_mask=[1, 0]),
+        "label_mask must hold one truth value per image",
+    ),
+    (
+        lambda: diffusion_of(CLASSED.network, class_names=["a", "b"]),
+        "one for each class, .* 2; .* has 3 classes",
+    ),
+    (lambda: diffusion_of(class_names=["a"]), r"but got 1; the network has no classes \(num_classes\)"),
+    (lambda: diffusion_of(CLASSED.network, class_names="abc"), "a list of different words, but got 'abc'"),
+    (
+        lambda: diffusion_of(CLASSED.network, class_names=["a", "b", "a"]),
+        "class_names must be a list of different",
+    ),
+    (
+        lambda: diffusion_of(CLASSED.network, class_names=[1, 2, 3]),
+        "class_names must be a list of different words",
+    ),
+    (
+        lambda: Unet(8, num_classes=3, label_dropout="0.1"),
+        r"label_dropout must lie in \[0, 1\), but got '0.1'",
+    ),
     (lambda: TOLD.loss(X, self_condition_mask=[1, 0]), "one truth value per image, .* torch.int64"),
     (lambda: PLAIN.sample(2, seeds=7), r"one per image, such as range\(2\), but got 7"),
     (lambda: PLAIN.sample(2, seeds="12"), "seeds must be a list of whole numbers"),

@@ -9,7 +9,7 @@ import itertools
 import pytest
 import torch
 
-from ddpm import P2, GaussianDiffusion, MinSNR, Unet
+from ddpm import P2, ClassifierFreeGuidance, GaussianDiffusion, MinSNR, Unet
 from tests.networks import SMALL_UNET, UNET_OPTIONS, drawn, randn, seeded
 
 LOSSES = list(itertools.product(("pred_noise", "pred_x0", "pred_v"), ("l1", "l2"), (None, MinSNR(), P2())))
@@ -72,6 +72,7 @@ def test_loss_and_its_gradients(network, losses):
         ours = model(network, objective=objective, loss_type=kind, loss_weighting=weighting)
         given = {"labels": CLASSES if ours.network.num_classes else None}
         given |= {"self_condition_mask": MASK} if ours.self_condition else {}
+        given |= {"label_mask": MASK} if ours.null_label else {}
         gradients = []
         for loss_of in (ours.loss, traced(ours.loss)):
             ours.zero_grad()
@@ -82,7 +83,7 @@ def test_loss_and_its_gradients(network, losses):
         torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("network", ["plain", "all"])
+@pytest.mark.parametrize("network", ["plain", "label dropout", "all"])
 def test_everything_that_training_calls_draws_for_itself(network):
     """From images in [0, 1] on, in the precision of autocast, too."""
     ours, images = model(network), torch.rand(2, 1, 8, 8, generator=seeded(0))
@@ -95,10 +96,12 @@ def test_everything_that_training_calls_draws_for_itself(network):
         assert loss.isfinite()
 
 
-@pytest.mark.parametrize("network", ["plain", "all"])
+@pytest.mark.parametrize("network", ["plain", "label dropout", "all"])
 def test_predictions(network):
     ours = model(network).eval()
     labels = CLASSES if ours.network.num_classes else None
+    if ours.null_label is not None:
+        ours = ClassifierFreeGuidance(ours, 2.0, interval=(5, 20), rescale=0.7)
     for clip in (False, True):
         predict = traced(lambda x, t, labels, clip=clip: ours.predict(x, t, labels, clip_x0=clip).x0)
         with torch.no_grad():

@@ -7,7 +7,19 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
-from ddpm import P2, GaussianDiffusion, MinSNR, Unet, ancestral, ddim, dpm_solver_pp, encode, heun
+from ddpm import (
+    P2,
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    GaussianDiffusion,
+    MinSNR,
+    Unet,
+    ancestral,
+    ddim,
+    dpm_solver_pp,
+    encode,
+    heun,
+)
 from ddpm.grids import Spacing
 from ddpm.likelihood import vlb_terms
 from tests.fake_gpu import RoundTripError, fake_gpu, move, real, wants_a_driver
@@ -64,6 +76,7 @@ def test_every_loss(network, options):
         ours = model(network)
         x, t, labels, _ = inputs(ours).values()
         mask = {"self_condition_mask": t > 1} if ours.self_condition else {}
+        mask |= {"label_mask": t > 1} if ours.null_label else {}
         for ours.objective, ours.loss_type, ours.loss_weighting in options:
             losses = [ours(x, labels), ours.loss(x, t, x, labels, **mask)]
             losses.append(ours.loss(x, labels=labels, generator=torch.Generator()))
@@ -174,6 +187,29 @@ def test_timesteps_labels_and_masks_are_moved():
         assert ours.loss(x, t, x, t, self_condition_mask=mask).device == x.device
         assert ours.sample(2, labels=t).device == x.device
         assert ours.p_sample(x, t, t).device == x.device
+
+
+@pytest.mark.parametrize("options", [{}, {"learned_variance": True, "self_condition": True}])
+def test_guidance_waits_for_nothing_but_for_a_limited_interval(options, monkeypatch):
+    monkeypatch.setitem(UNET_OPTIONS, "guided", UNET_OPTIONS["label dropout"] | options)
+    with fake_gpu() as watch:
+        ours = model("guided")
+        x, t, labels, _ = inputs(ours).values()
+        free = [ClassifierFreeGuidance(ours, scale, rescale=0.5) for scale in (0, 1, 2.5)]
+        free.append(ClassifierGuidance(ours, lambda x, t: x.flatten(1)[:, :3] * t[:, None], 2.0))
+        for guided in free:
+            for walk in (
+                ancestral(guided, x, labels=labels),
+                *(walk(guided, x, 4, labels=labels) for walk in (ddim, heun, dpm_solver_pp)),
+            ):
+                assert {part.device for state in walk for part in (state.x, state.x0)} == {x.device}
+        assert watch.waits == []
+        watch.allowed = dict(FINISHED)
+        assert ours.sample(2, labels=labels, guidance=2.0).device == x.device
+        watch.allowed, watch.waits = {"predict": 1}, []
+        guided = ClassifierFreeGuidance(ours, 2.0, interval=(3, 10))
+        assert guided.predict(x, t, labels).x0.device == x.device
+        assert watch.waits == ["predict"]
 
 
 # What waits, and has to: it is said where it is documented, and here.

@@ -6,7 +6,7 @@ import torch
 
 from ddpm import NoiseSchedule
 from ddpm.loss import simple_loss
-from tests.networks import BETAS, diffusion_of, randn
+from tests.networks import BETAS, Classed, diffusion_of, randn, seeded
 
 
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
@@ -52,3 +52,40 @@ def test_simple_loss_is_one_number_per_image_in_full_precision(
     )
     loss.sum().backward()
     assert output.grad.dtype == output_type
+
+
+# Label dropout
+
+X, NOISE, T, LABELS = randn(4, 1, 4, 4), randn(4, 1, 4, 4, seed=1), torch.tensor([1, 2, 25, 50]), [0, 1, 2, 0]
+
+
+def test_the_mask_says_which_labels_are_seen():
+    diffusion = diffusion_of(Classed())
+    losses = [
+        diffusion.loss(X, T, NOISE, labels, label_mask=mask)
+        for labels, mask in ((LABELS, [True, False, True, False]), ([0, 3, 2, 3], [True] * 4), (None, None))
+    ]
+    assert diffusion.network.labels == [[0, 3, 2, 3], [0, 3, 2, 3], [3, 3, 3, 3]]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_labels_are_hidden_one_by_one_in_training_alone():
+    """By the generator, after t and noise: without dropout it draws what it drew before."""
+    diffusion, x = diffusion_of(Classed()), randn(2000, 1, 1, 1)
+    diffusion.train().loss(x, labels=[1] * 2000, generator=seeded(3))
+    (seen,) = diffusion.network.labels
+    hidden = torch.tensor(seen) == 3
+    assert abs(int(hidden.sum()) - 500) < 5 * 375**0.5  # five standard deviations
+    assert {*seen} == {1, 3}
+    source = seeded(3)
+    torch.randint(1, 51, (2000,), generator=source), torch.randn(x.shape, generator=source)
+    assert torch.equal(hidden, torch.rand(2000, generator=source) < 0.25)
+    diffusion.eval().loss(x, labels=[1] * 2000)
+    assert {*diffusion.network.labels[1]} == {1}
+
+
+def test_the_first_prediction_of_self_conditioning_sees_the_same_labels():
+    diffusion = diffusion_of(Classed(self_condition=True))
+    diffusion.train().loss(X, T, NOISE, LABELS)
+    first, second = diffusion.network.labels
+    assert first == second

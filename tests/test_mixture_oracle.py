@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from ddpm import GaussianMixtureOracle, NoiseSchedule
+from ddpm import EmpiricalOracle, GaussianMixtureOracle, NoiseSchedule
 from ddpm.mixture_oracle import choose
 from ddpm.prediction import full_timesteps
 from tests.networks import randn, seeded
@@ -158,3 +158,97 @@ def test_rounding_of_a_covariance_or_a_weight_is_no_fault():
     oracle = GaussianMixtureOracle(SHORT, [[0.0, 0.0]], covariance, [1 + 1e-7])
     torch.testing.assert_close(oracle.marginal(0)[2].float(), covariance)
     assert oracle.weights.tolist() == [1.0]
+
+
+# Classes
+
+CLASSED = GaussianMixtureOracle(SHORT, MEANS, COVARIANCES, WEIGHTS, classes=[1, 0, 1], shape=(3, 1, 1))
+OF_CLASS = {0: [1], 1: [0, 2]}
+
+
+def only(label: int) -> GaussianMixtureOracle:
+    """The mixture of one class."""
+    own = OF_CLASS[label]
+    return GaussianMixtureOracle(
+        SHORT, MEANS[own], COVARIANCES[own], WEIGHTS[own] / WEIGHTS[own].sum(), shape=(3, 1, 1)
+    )
+
+
+@pytest.mark.parametrize("t", [1, 3, 5])
+def test_a_class_is_the_mixture_of_its_components(t):
+    x = randn(6, 3, 1, 1, seed=3, dtype=DOUBLE)
+    at, labels = full_timesteps(t, x), torch.tensor([0, 1, 2, 1, 0, 2])
+    assert (CLASSED.num_classes, CLASSED.null_label, ORACLE.num_classes) == (2, 2, 3)
+    density, score = CLASSED.log_density(x, at, labels), CLASSED.score(x, at, labels)
+    predicted = CLASSED.predict(x, at, labels)
+    for i, label in enumerate(labels.tolist()):
+        oracle, one, s = only(label) if label < 2 else ORACLE, x[i : i + 1], at[i : i + 1]
+        torch.testing.assert_close(density[i : i + 1], oracle.log_density(one, s))
+        torch.testing.assert_close(score[i : i + 1], oracle.score(one, s))
+        torch.testing.assert_close(predicted.x0[i : i + 1], oracle.predict(one, s).x0)
+        torch.testing.assert_close(predicted.score[i : i + 1], oracle.score(one, s))
+    torch.testing.assert_close(CLASSED.predict(x, at).x0, ORACLE.predict(x, at).x0)
+    # Bayes' rule.
+    log_prior = torch.tensor([0.5, 0.5], dtype=DOUBLE).log()
+    joint = torch.stack([only(y).log_density(x, at) for y in (0, 1)], 1) + log_prior
+    torch.testing.assert_close(CLASSED.class_log_probabilities(x, at), joint.log_softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda x, t: CLASSED.predict(x, t, [0, 3]),
+            "labels must lie in 0 … 1, or be 2 for none, but got .* 0 to 3",
+        ),
+        (lambda x, t: CLASSED.score(x, t, [0, -1]), "or be 2 for none, but got values from -1 to 0"),
+        (lambda x, t: CLASSED.predict(x, t, [0]), "one whole number per image"),
+        (
+            lambda x, t: EmpiricalOracle(SHORT, x).predict(x, t, [0, 1]),
+            "this oracle knows no classes, so labels",
+        ),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(2, 3, 1, 1), torch.tensor([1, 5]))
+
+
+# A measurement
+
+
+def test_a_measured_mixture_is_its_posterior():
+    """log p(x | y) and log p(x) + log p(y | x) differ by one number, log p(y), at every x."""
+    matrix, value, variance = randn(2, 3, seed=7, dtype=DOUBLE), randn(2, seed=8, dtype=DOUBLE), 0.3
+    posterior = CLASSED.measured(matrix.numpy(), value.tolist(), variance)
+    x = randn(40, 3, 1, 1, seed=9, dtype=DOUBLE)
+    noise = MultivariateNormal(torch.zeros(2, dtype=DOUBLE), variance * torch.eye(2, dtype=DOUBLE))
+    joint = ORACLE.log_likelihood(x) + noise.log_prob(value - x.flatten(1) @ matrix.T)
+    evidence = joint - posterior.log_likelihood(x)
+    means, covariances = (
+        MEANS @ matrix.T,
+        matrix @ COVARIANCES @ matrix.T + variance * torch.eye(2, dtype=DOUBLE),
+    )
+    wanted = mixture(WEIGHTS, means, covariances).log_prob(value)
+    torch.testing.assert_close(evidence, wanted.expand(40))
+    assert (posterior.shape, posterior.classes.tolist()) == ((3, 1, 1), [1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "value", "variance", "message"),
+    [
+        (
+            [[1.0, 0.0]],
+            [0.5],
+            0.1,
+            r"a matrix of shape \(1, 3\) and a value of shape \(1,\), .* got \(1, 2\) and \(1,\)",
+        ),
+        ([[1.0, 0.0, 0.0]], [0.5, 0.1], 0.1, r"a matrix of shape \(2, 3\)"),
+        ([[1.0, 0.0, 0.0]], 0.5, 0.1, r"a matrix of shape \(M, 3\)"),
+        ([[1.0, 0.0, math.nan]], [0.5], 0.1, "of finite numbers"),
+        ([[1.0, 0.0, 0.0]], [0.5], 0.0, "variance must be a number above 0, but got 0.0"),
+    ],
+)
+def test_what_is_no_measurement_is_refused(matrix, value, variance, message):
+    with pytest.raises(ValueError, match=message):
+        CLASSED.measured(matrix, value, variance)

@@ -115,7 +115,7 @@ NO_LABELS = [None, CLASSES[:1], CLASSES[:, None], CLASSES.float(), CLASSES.byte(
 ROWS = [
     ("diffusion", "objective", ["pred_eps"], "objective .*'pred_noise', 'pred_x0', 'pred_v'$"),
     ("diffusion", "loss_type", ["huber"], "unknown loss_type 'huber'; .* 'l1', 'l2'$"),
-    ("diffusion", "beta_schedule", ["cubic"], "schedule .*'linear', 'cosine', 'sigmoid'$"),
+    ("diffusion", "beta_schedule", ["cubic"], "schedule .*'linear', 'cosine', 'sigmoid', 'log-snr'$"),
     ("diffusion", "timesteps", [0, 10.5], f"timesteps {WHOLE}"),
     ("diffusion", "sampling_timesteps", [0, 51], STEPS),
     ("diffusion", "ddim_sampling_eta", [-0.1, 1.1], r"eta must lie in \[0, 1\].*but got"),
@@ -219,6 +219,8 @@ ROWS = [
     ("mixture", "covariances", [[[[1.0, 0.5], [0.4, 1.0]]] * 2], "symmetric, .* by up to 0.1"),
     ("mixture", "weights", [[0.5, 0.4], [1.5, -0.5], [nan, 1.0]], "not negative and of sum 1"),
     ("mixture", "weights", [[1.0], [0.5, 0.25, 0.25]], "must be 2 numbers, one per mean"),
+    ("mixture", "classes", [[0], [0, 2], [1, 1]], "classes must be one for each of 2 components, 0, 1, 2, …"),
+    ("mixture", "classes", [[0, -1], [0.0, 1.0], 2], "classes must be a list of whole numbers of at least 0"),
     ("mixture", "shape", [(1, 3, 1), (2,), (-1, -2, 1)], r"\(C, H, W\) with C·H·W = 2"),
     ("marginal", "t", [-1, 3], "t must be a whole number in 0 … 2, but got"),
     ("sample_data", "count", [0], f"count {WHOLE}"),
@@ -229,6 +231,8 @@ ROWS = [
     ("Unet", "dim_mults", [(1, 0)], r"but \[0\] are not"),
     ("Unet", "attention_resolutions", [(4, 1), (4,)], r"\[4\] do not exist here.* factors \[1, 2\]"),
     ("Unet", "dropout", [1.0, -0.1, nan], r"dropout must lie in \[0, 1\), but got"),
+    ("Unet", "label_dropout", [1.0, -0.1, nan], r"label_dropout must lie in \[0, 1\), but got"),
+    ("Unet", "label_dropout", [0.1], "label_dropout=0.1 is for a network with classes: give num_classes"),
     ("Unet", "learned_sinusoidal_dim", [0, 1, 7], "_dim must be even and at least 2, but got"),
     ("Unet", "random_fourier_features", [True], "_cond and random_fourier_features are two .* choose one"),
     *(

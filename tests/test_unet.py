@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ddpm import Unet
 from ddpm.unet_blocks import AttentionBlock, FourierEmbedding, ResidualBlock, SinusoidalEmbedding
-from tests.networks import drawn, randn
+from tests.networks import SMALL_UNET, drawn, randn
 
 SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4}
 X, T = randn(2, 1, 8, 8), torch.tensor([1, 500])
@@ -251,3 +251,19 @@ def test_channels_come_last_in_memory_and_change_nothing():
     got = network(X, T)
     channels_first = network.to(memory_format=torch.contiguous_format)
     torch.testing.assert_close(got, channels_first(X, T), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_with_label_dropout_knows_no_label():
+    """None, and the class after the last; the other classes and all else are those of a network without."""
+    plain = drawn(Unet(**SMALL_UNET, num_classes=3), 0.1)
+    ours = Unet(**SMALL_UNET, num_classes=3, label_dropout=0.1).eval()
+    assert (plain.null_label, ours.null_label, ours.label_dropout) == (None, 3, 0.1)
+    row = randn(1, 32, seed=5)
+    embedding = torch.cat([plain.label_embedding.weight, row])
+    ours.load_state_dict(plain.state_dict() | {"label_embedding.weight": embedding})
+    x, t, labels = randn(2, 1, 8, 8), torch.tensor([3, 40]), torch.tensor([0, 2])
+    assert torch.equal(ours(x, t, labels), plain(x, t, labels))
+    assert torch.equal(ours(x, t), ours(x, t, torch.tensor([3, 3])))
+    plain.label_embedding.weight.data[0] = row
+    assert torch.equal(ours(x, t), plain(x, t, torch.tensor([0, 0])))
+    assert Unet(**ours.config).null_label == 3

@@ -16,7 +16,7 @@ import typer
 from safetensors import SafetensorError
 
 import ddpm
-from ddpm.cli import places, report, runs
+from ddpm.cli import labels, places, report, runs
 from ddpm.cli.application import Application
 from ddpm.cli.checks import check_data, check_export, check_folder, prepare_output
 from ddpm.cli.places import DataAt, DataRoot, Model, Run
@@ -79,6 +79,9 @@ def train(
     mixed_precision: Annotated[str | None, typer.Option(help="auto, no, fp16 or bf16.")] = None,
     data_root: DataRoot = None,
     cache: Annotated[bool, typer.Option("--cache", help="Keep prepared images in the run's folder.")] = False,
+    classes: Annotated[
+        Literal["folders"] | None, typer.Option("--classes", help="A folder's sub-folders are classes.")
+    ] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
     go_on: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in its folder, if any.")
@@ -96,6 +99,7 @@ def train(
         run_config, found = run_config.started_from(start)
         begins = report.paragraphs({"weights": f"begin as those of {found}"})
     run_config = run_config.changed("data", root=data_root, cache="prepared" if cache else None)
+    run_config = labels.with_classes(run_config, classes)
     run_config = run_config.changed("diffusion", image_size=image_size)
     given = {"train_num_steps": train_steps, "train_batch_size": batch_size, "train_lr": lr, "seed": seed}
     given |= {"mixed_precision": mixed_precision, "results_folder": str(folder)}
@@ -117,6 +121,7 @@ def train(
         show(*said, *cost.dry_run(run_config, diffusion))
         return
     images = runs.load_images(run_config, folder) if list_checkpoints(folder) else run_config.load_data()
+    run_config = runs.with_class_names(run_config, diffusion, images)
     trainer = ddpm.Trainer(diffusion, images, **run_config.training)
     show(*said, *report.described_run(run_config, trainer))
     if go_on:
@@ -137,6 +142,7 @@ def resume(run: Run, train_steps: TrainSteps = None, data: DataAt = None, data_r
         )
     images = runs.load_images(run_config, run)
     diffusion = run_config.build_diffusion(start=not list_checkpoints(run))
+    run_config = runs.with_class_names(run_config, diffusion, images)
     trainer = ddpm.Trainer(diffusion, images, **run_config.training)
     runs.go_on(trainer, run_config, run)
 
@@ -154,20 +160,26 @@ def sample(
         Literal["fixed_small", "fixed_large", "learned"] | None, typer.Option(help="Of ancestral steps.")
     ] = None,
     seed: Seed = 0,
-    label: Annotated[int | None, typer.Option(help="Class, for a model that takes classes.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Class, by its name or number; all in turn if none.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Towards the class; 1 is none, 0 without class.")
+    ] = None,
     weights: Weights = "ema",
     batch_size: BatchSize = 64,
 ) -> None:
     """Draw images from a trained model."""
     found = locate_model(model)
+    chosen = None if label is None else [labels.label_number(found.folder, label)] * images
+    labels.check_guidance(found.folder, guidance)
     prepare_output(out)
 
     from ddpm.cli.drawing import draw_into
 
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
     options = {"sampling_timesteps": sampling_steps, "sampler": sampler, "spacing": spacing, "eta": eta}
-    labels = None if label is None else [label] * images
-    options |= {"variance": variance, "labels": labels, "batch_size": batch_size}
+    options |= {"variance": variance, "labels": chosen, "guidance": guidance, "batch_size": batch_size}
     draw_into(out, diffusion, range(seed, seed + images), **options)
     show(*report.described_model(found))
 
@@ -208,12 +220,12 @@ def evaluate(
     extract = extractor(features)
     training, dataset, part = evaluation.load_parts(run_config, run)
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
-    real, labels = random_images(dataset, images, seed=seed)
+    real, given = random_images(dataset, images, seed=seed)
     features_of(real[:1], extract)  # images that they are not for are refused before any is drawn
     takes_classes = run_config.network.get("num_classes") is not None
     how = {"sampling_timesteps": sampling_steps, "sampler": sampler, "spacing": spacing}
     model = {"model": found.said, "weights": weights, **drawn_by(diffusion, **how)}
-    classes = labels.tolist() if takes_classes and labels is not None else None
+    classes = given.tolist() if takes_classes and given is not None else None
     seeds = range(seed, seed + len(real))
     drawn = draw_kept(run / "samples", diffusion, seeds, classes, batch_size=batch_size, **how)
     if drawn is None:
@@ -228,8 +240,8 @@ def evaluate(
     near = [random_batches(images, searched, seed=seed) for images in parts]
     figures = asdict(report_on_samples(drawn, real, *near, features=extract, classifier=classifier))
     if bound_images:
-        real, labels = random_images(dataset, bound_images, seed=seed)
-        classes = labels if takes_classes else None
+        real, given = random_images(dataset, bound_images, seed=seed)
+        classes = given if takes_classes else None
         bound = bits_per_dimension(diffusion, real, classes, timesteps_per_image=timesteps)
         figures |= {"bits_per_dimension": float(bound.mean), "standard_error": float(bound.standard_error)}
         settings |= {"bound_images": len(real), "bound_timesteps": timesteps}

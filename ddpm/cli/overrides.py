@@ -24,6 +24,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "channels": int | None,
         "augment_horizontal_flip": bool,
         "cache": str | Path | None,
+        "classes": Literal["folders"] | None,
     },
     "network": {
         "dim": int,
@@ -41,6 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "attention_resolutions": Sequence[int] | None,
         "dropout": float,
         "num_res_blocks": int,
+        "label_dropout": float,
     },
     "diffusion": {
         "image_size": Size,
@@ -53,6 +55,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "ddim_sampling_eta": float,
         "sampler": Literal["ancestral", "ddim", "heun", "dpm++"] | None,
         "spacing": Literal["even", "log-snr", "karras", "quadratic"],
+        "class_names": Sequence[str] | None,
     },
     "training": get_type_hints(TrainingConfig),
 }
@@ -65,10 +68,12 @@ _WORDS: dict[Any, str] = {
     NoneType: "null",
     dict: 'a weighting such as MinSNR or {"name": "MinSNR", "gamma": 5}',
 }
+_LISTS: dict[Any, str] = {int: "[1, 2]", float: "[0.9, 0.99]", str: '["cat", "dog"]'}
 _PYTHON_WORDS = {"True": True, "False": False, "None": None}
 # What `--set` refuses, because another option, or another part, settles it.
 _SETTLED = {
     "data.name_or_path": "it is the argument of ddpm train",
+    "data.classes": "give --classes",
     "data.image_size": "give --image-size, or diffusion.image_size",
     "network.channels": "give data.channels",
     "network.out_dim": "the network gives as many channels as it takes",
@@ -123,7 +128,7 @@ def _in_words(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(str, inner))
     if origin in (Sequence, tuple):
-        return f"a list such as {'[1, 2]' if inner[0] is int else '[0.9, 0.99]'}"
+        return f"a list such as {_LISTS[inner[0]]}"
     return " or ".join(map(_in_words, inner)) if inner else _WORDS[kind]
 
 

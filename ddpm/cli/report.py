@@ -66,7 +66,8 @@ def described_folder(run: Path, checkpoints: list[Path], run_config: RunConfig |
     states = {folder: _state(folder) for folder in checkpoints}
     whole = [folder for folder, state in states.items() if state == "whole"]
     title = "no checkpoint is whole" if checkpoints else "no checkpoint yet"
-    parts = {} if run_config is None else asdict(run_config)
+    parts: dict[str, Any] = {} if run_config is None else asdict(run_config)
+    begun_with = parts.pop("start", None)
     if run_config is not None and "name_or_path" in run_config.data:
         parts["data"] = f"{_listed(run_config.data)}; {described_data(run_config)}"
     if whole:
@@ -84,6 +85,8 @@ def described_folder(run: Path, checkpoints: list[Path], run_config: RunConfig |
             "trained": f"{duration(state['seconds'])} on {where}",
         }
         title = f"step {state['step']:,} of {parts['training']['train_num_steps']:,}"
+    if begun_with is not None:
+        parts["weights"] = f"begin as those of {begun_with}"
     for line in read_metrics(run)[-1:]:
         figures = f"loss {line['loss']:.4f}, {line['images_per_second']:,.0f} images/s"
         parts["metrics"] = f"step {line['step']:,}: {figures}"

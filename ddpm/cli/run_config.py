@@ -68,6 +68,7 @@ class RunConfig:
         found = locate_model(model)
         config = read_json(found.folder / CONFIG)
         start = model if shipped_model(model) == found.folder else str(Path(model).expanduser().absolute())
+        config["diffusion"].pop("class_names", None)  # of other data
         parts = {part: getattr(self, part) | config[part] for part in ("network", "diffusion")}
         return replace(self, start=start, **parts), found.said
 
@@ -155,15 +156,23 @@ def with_overrides(run_config: RunConfig, overrides: Sequence[str]) -> RunConfig
 def completed(run_config: RunConfig) -> RunConfig:
     """The run config with what follows from other parts of it and from the machine.
 
-    The network gets the data's channels, the data the model's size, and a GPU processes that load images. The precision
-    is that of this machine, unless it was chosen; run.json keeps it, so that a resumed run has the same on any other.
+    The network gets the data's channels and classes, the data the model's size, and a GPU processes that load images.
+    The precision is that of this machine, unless it was chosen; run.json keeps it, so that a resumed run has the same
+    on any other.
     """
     import torch
 
+    from ddpm.data.files import class_folders
     from ddpm.training.precision import with_precision
 
     run_config = run_config.changed("network", channels=run_config.data.get("channels"))
     run_config = run_config.changed("data", image_size=run_config.diffusion["image_size"])
+    if run_config.data.get("classes") == "folders" and run_config.diffusion.get("class_names") is None:
+        names = class_folders(Path(run_config.data["name_or_path"]))
+        run_config = run_config.changed("diffusion", class_names=names)
+        run_config = run_config.changed(
+            "network", num_classes=run_config.network.get("num_classes") or len(names)
+        )
     machine: Options = {}
     if torch.cuda.is_available():
         in_memory = known_name(run_config.data.get("name_or_path", "")) == DIGITS

@@ -63,6 +63,26 @@ def load_images(run_config: RunConfig, run: Path) -> Any:
     return Path(run_config.data["name_or_path"])
 
 
+def with_class_names(run_config: RunConfig, diffusion: "ddpm.GaussianDiffusion", images: Any) -> RunConfig:
+    """The run config, and the model, with the names that the data set has for the classes, where none are known yet.
+
+    Raises:
+        ValueError: if the sub-folders are no longer those that are the model's classes.
+    """
+    count, given = getattr(diffusion.network, "num_classes", None), getattr(images, "classes", None)
+    names = [name for name in given or () if isinstance(name, str)]
+    if diffusion.class_names is None:
+        if count is None or len(set(names)) != count:
+            return run_config
+        diffusion.class_names = names
+    elif run_config.data.get("classes") == "folders" and diffusion.class_names != names:
+        raise ValueError(
+            f"the sub-folders of {run_config.data['name_or_path']} are {', '.join(names)}, but the run's classes are"
+            f" {', '.join(diffusion.class_names)}: a run goes on with the classes that it began with"
+        )
+    return run_config.changed("diffusion", class_names=diffusion.class_names)
+
+
 def go_on(trainer: "ddpm.Trainer", run_config: RunConfig, folder: Path) -> None:
     """Train from the newest checkpoint, or from the beginning where there is none, unless all is done."""
     steps = run_config.training_config.train_num_steps

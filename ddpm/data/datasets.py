@@ -5,7 +5,7 @@ levels, so the discrete decoder (eq:decoder), which has one bin for each, always
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -106,6 +106,7 @@ def load_dataset(
     channels: int | None = None,
     augment_horizontal_flip: bool = False,
     cache: str | Path | None = None,
+    classes: Literal["folders"] | None = None,
 ) -> Dataset[Any]:
     """A data set by one word: "digits", the name of a torchvision data set, or the path of a folder of images.
 
@@ -113,7 +114,8 @@ def load_dataset(
     (image, label), or images alone from a folder. Size, channels and mirroring are those of `PrepareImage`; a folder
     needs a size, and gets 3 channels for None. Digits are not mirrored, which would be digits no more, and neither they
     nor a folder have a test part. `root` is the folder for the files of torchvision's data sets, and `cache`, for a
-    folder of images alone, that of its prepared images, as in `image_folder`.
+    folder of images alone, that of its prepared images, as in `image_folder`. There `classes="folders"` gives pairs
+    whose labels are the sub-folders.
 
     Raises:
         ValueError: if the name is unknown or an option is not allowed; the message says what is.
@@ -123,6 +125,8 @@ def load_dataset(
     name = known_name(name_or_path)
     if name and cache is not None:
         raise ValueError(f"cache={str(cache)!r} is for a folder of images, and not for {name}: leave it out")
+    if name and classes is not None:
+        raise ValueError(f"classes={classes!r} is for a folder of images; {name} has labels of its own")
     prepare = {"image_size": image_size, "augment_horizontal_flip": augment_horizontal_flip}
     if name in TORCHVISION:
         return torchvision_dataset(name, root, train=train, channels=channels, **prepare)
@@ -137,4 +141,5 @@ def load_dataset(
         raise ValueError(
             f"images in a folder have many sizes: give an image_size, such as 32, for {name_or_path}"
         )
-    return image_folder(name_or_path, channels=3 if channels is None else channels, cache=cache, **prepare)
+    kept = {"cache": cache, "classes": classes}
+    return image_folder(name_or_path, channels=3 if channels is None else channels, **kept, **prepare)

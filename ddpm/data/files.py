@@ -9,6 +9,7 @@ import heapq
 import os
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def find_images(folder: Path) -> Found:
     search.run()
     found = search.found
     return Found(sorted(found.images), dict(sorted(found.left_out.items())))
+
+
+def class_folders(folder: Path, images: Sequence[Path] | None = None) -> list[str]:
+    """The sub-folders that hold pictures, at any depth, in order; `images` are all of them, if they are known.
+
+    Raises:
+        ValueError: if there is none, or a picture lies beside them.
+    """
+    images = find_images(folder).images if images is None else images
+    outside = [path.name for path in images if path.parent == folder]
+    if outside or not images:
+        what = f"{len(outside)} lie in {folder} itself, such as {outside[0]}" if outside else "there are none"
+        raise ValueError(
+            f"where sub-folders are classes, every image of {folder} has to lie in one, but {what}: move them, or do"
+            " without classes"
+        )
+    return sorted({path.relative_to(folder).parts[0] for path in images})
 
 
 @dataclass

@@ -3,13 +3,13 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ddpm.checks import check_image_size
+from ddpm.checks import check_choice, check_image_size
 from ddpm.data import files
 from ddpm.data.cache import PreparedImages, prepare_all
 from ddpm.data.images import PrepareImage, read_sized
@@ -19,11 +19,12 @@ from ddpm.data.names import described, known_name
 _NAMED = 10  # files in one message; `FolderDataset.unreadable` holds all
 
 
-class FolderDataset(Dataset[Tensor]):
+class FolderDataset(Dataset[Any]):
     """Images that are read from their files when they are asked for, or from a cache of prepared ones.
 
     Attributes:
         paths: the files, in order.
+        classes: the names of the sub-folders, where these are classes; an item is then (image, label). Else None.
         unreadable: pictures that were left out as they cannot be read, with the reason.
         left_out: what else was left out, with the reason: hidden files, other endings, links that lead nowhere.
     """
@@ -37,21 +38,31 @@ class FolderDataset(Dataset[Tensor]):
         left_out: dict[Path, str] | None = None,
         noisy: frozenset[Path] | None = None,
         prepared: tuple[PreparedImages, Sequence[int]] | None = None,
+        classes: Mapping[Path, str] | None = None,
     ) -> None:
         self.paths, self.prepare = list(paths), prepare
         self.unreadable, self.left_out = unreadable or {}, left_out or {}
         # Files that Pillow warns of, which has been said, and files that it is silent about; None are all others.
         self._noisy, self._silent = set(noisy or ()), None if noisy is not None else set[Path]()
         self._prepared = prepared  # and the row of each image in it
+        self.classes = None if classes is None else sorted(set(classes.values()))
+        numbers = {name: number for number, name in enumerate(self.classes or ())}
+        self._labels = [] if classes is None else [numbers[classes[path]] for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Any:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
-        """The images of a batch, as torch's loaders ask for them."""
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The items of a batch, as torch's loaders ask for them."""
+        images = self._images(indices)
+        if self.classes is None:
+            return images
+        return [(image, self._labels[index]) for image, index in zip(images, indices, strict=True)]
+
+    def _images(self, indices: Sequence[int]) -> list[Tensor]:
         if self._prepared is None or not isinstance(self.prepare, PrepareImage):
             return [self._read(self.paths[index]) for index in indices]
         images, rows = self._prepared
@@ -85,12 +96,14 @@ def image_folder(
     augment_horizontal_flip: bool = False,
     check: bool = True,
     cache: str | Path | None = None,
+    classes: Literal["folders"] | None = None,
 ) -> FolderDataset:
     """All images below a folder, at any depth, behind links too: every ending that Pillow can read, in capitals or not.
 
     EXIF orientation is respected, 16-bit greys are scaled to 8 bits; of a file with several pictures the first is
     taken. Size, channels and mirroring are those of `PrepareImage`; a large JPEG is decoded at a reduced scale, as
-    `ddpm.data.images.read_image` says. The images, without labels, are in the order of their paths.
+    `ddpm.data.images.read_image` says. The images are in the order of their paths, without labels, or with `classes`
+    "folders" as pairs (image, label): label i is the i-th of the folder's sub-folders, whose names are `.classes`.
 
     What is hidden (.thumbnails, ._x.png), lies in the folder of a training run or has another ending is left out; one
     warning counts and names it, and `FolderDataset.left_out` has all.
@@ -111,6 +124,9 @@ def image_folder(
     """
     prepare, folder = PrepareImage(image_size, channels, augment_horizontal_flip), Path(path).expanduser()
     found = _found(folder, path)
+    if classes is not None:
+        check_choice("classes", classes, ["folders"])
+        files.class_folders(folder, found.images)
     looks, prepared = {}, None
     if cache is not None:
         looks, prepared = prepare_all(found.images, folder, prepare, Path(cache).expanduser())
@@ -138,6 +154,7 @@ def image_folder(
         left_out=found.left_out,
         noisy=frozenset(noisy) if looks else None,
         prepared=None if prepared is None else (prepared, rows),
+        classes=classes and {file: file.relative_to(folder).parts[0] for file in found.images},
     )
 
 

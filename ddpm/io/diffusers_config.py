@@ -120,7 +120,10 @@ def _to_theirs(arguments: Mapping[str, Any]) -> dict[str, Any]:
     attention = ["Attn" if 2**n in chosen else "" for n in range(len(mults))]
     fixed = {name: values[0] for name, values in _FIXED.items()}
     renamed = {theirs: arguments[ours] for theirs, ours in _RENAMED.items()}
+    classes = arguments["num_classes"]
     described = {
+        # The class after the last one stands for "no label".
+        "num_class_embeds": classes and classes + bool(arguments.get("label_dropout")),
         "out_channels": arguments["out_dim"] or arguments["channels"] * (1 + arguments["learned_variance"]),
         "down_block_types": [f"{kind}DownBlock2D" for kind in attention],
         "up_block_types": [f"{kind}UpBlock2D" for kind in reversed(attention)],

@@ -202,7 +202,8 @@ def build_diffusion(config: Mapping[str, Any]) -> GaussianDiffusion:
 def take_weights(diffusion: GaussianDiffusion, name_or_folder: str | os.PathLike[str]) -> None:
     """Begin with the weights of a trained model, the averaged ones of a run, instead of fresh ones.
 
-    The networks must be alike, but for a variance that only the new one learns: what it says of that is fresh.
+    The networks must be alike, but for a variance that only the new one learns, and classes that only it takes: the
+    weights for these are fresh.
     """
     theirs = weights_of(load_pretrained(name_or_folder).network)
     own = weights_of(diffusion.network)
@@ -210,6 +211,7 @@ def take_weights(diffusion: GaussianDiffusion, name_or_folder: str | os.PathLike
         there, more = theirs[name], own[name][len(theirs[name]) :]
         if diffusion.learned_variance and len(more) == len(there):
             theirs[name] = torch.cat([there, more])
+    theirs = {name: x for name, x in own.items() if name.startswith("label_embedding.")} | theirs
     load_weights(
         diffusion.network,
         theirs,

@@ -20,6 +20,7 @@ from ddpm.data.batches import loader, open_batches
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
 from ddpm.io import checkpoint as checkpoints
 from ddpm.io.streams import say
+from ddpm.randomness import rand
 from ddpm.training import distributed, machine, run_folder, spawning
 from ddpm.training.average import Averaging
 from ddpm.training.config import Configured, TrainingConfig, refuse_port_keywords
@@ -111,10 +112,10 @@ class Trainer(Configured):
             images, labels = next(batches)
             x0 = to_model_scale(self.on_device(images))
             labels = None if labels is None else self.on_device(labels)
-            t, noise, mask = self.draw(len(x0), number)
+            t, noise, masks = self.draw(len(x0), number)
             last = number == count - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(network):
-                loss = self.diffusion.loss(x0, t, noise, labels, network=network, self_condition_mask=mask)
+                loss = self.diffusion.loss(x0, t, noise, labels, network=network, **masks)
                 accelerator.backward(loss / count)
             losses.append(loss.detach())
         accelerator.unscale_gradients()
@@ -137,27 +138,25 @@ class Trainer(Configured):
         device = self.accelerator.device
         return tensor.to(device, non_blocking=machine.copies_without_waiting(device.type))
 
-    def draw(self, count: int, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Timesteps, noise and the self-conditioning coin for `count` images of this process (eq:low-discrepancy).
+    def draw(self, count: int, number: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Timesteps, noise and what else `loss` would draw for `count` images of this process (eq:low-discrepancy).
 
         They follow from the seed, the step, the `number` of the batch within it, and each image's place among those of
         all processes. So several processes do what one would do with all their images, and a resumed run does what it
-        would have done. Without self-conditioning the coin is None.
+        would have done. The masks are those of `loss`, where the network has self-conditioning or label dropout.
         """
         device, seed = self.accelerator.device, (self.config.seed, self.step, number)
         everyone, first = count * self.accelerator.num_processes, count * self.accelerator.process_index
         mine = slice(first, first + count)
-        # Timesteps and coins are one number an image: everyone's are drawn, and cut.
+        # Timesteps and masks are one number an image: everyone's are drawn, and cut.
         generator = torch.Generator().manual_seed(mixed_seed(Purpose.TIMESTEPS, *seed))
         t = stratified_timesteps(everyone, self.diffusion.schedule.timesteps, generator=generator)[mine]
-        coins = (
-            torch.rand(everyone, generator=generator, dtype=torch.float32)[mine]
-            if self.diffusion.self_condition
-            else None
-        )
+        chances = {"self_condition_mask": 0.5} if self.diffusion.self_condition else {}
+        if self.diffusion.null_label is not None:
+            chances["label_mask"] = 1 - self.diffusion.label_dropout
+        coins = {name: rand(everyone, generator, t.device)[mine] < chance for name, chance in chances.items()}
         noise = noise_for(range(everyone)[mine], everyone, self.diffusion.image_shape, *seed, device=device)
-        mask = None if coins is None else self.on_device(coins < 0.5)
-        return self.on_device(t), noise, mask
+        return self.on_device(t), noise, {name: self.on_device(coin) for name, coin in coins.items()}
 
     def _count_step(self) -> None:
         """Count an update, and take the weights into the average when it is due; the first time they are copied."""

@@ -124,18 +124,21 @@ def test_train_takes_a_folder_from_home_and_leaves_out_what_is_broken(ddpm, tmp_
 
 
 def test_train_from_a_model_begins_with_its_weights_and_options(ddpm, finished, tmp_path):
-    """A head for the variance is new. Once the run has a checkpoint it no longer needs the model."""
+    """A head for the variance and the classes are new. Once the run has a checkpoint it no longer needs the model."""
     model, run = tmp_path / "model", tmp_path / "run"
     ddpm("export", finished, model)
     options = ["--set", "training.train_lr=1e-12", "--set", "network.learned_variance=true", "--out", run]
+    options += ["--set", "network.num_classes=10"]
     out, _ = ddpm("train", "digits", "--from", model, "--steps", "2", *options)
     assert f"weights    begin as those of the model in {model}\n" in out
     theirs, ours = load_pretrained(model), load_pretrained(run, weights="model")
-    assert ours.network.config == theirs.network.config | {"learned_variance": True}
-    assert ours.config == theirs.config
+    assert ours.network.config == theirs.network.config | {"learned_variance": True, "num_classes": 10}
+    assert ours.config | {"class_names": None} == theirs.config
     weights = ours.network.state_dict()
     for name, tensor in theirs.network.state_dict().items():
         torch.testing.assert_close(weights[name][: len(tensor)], tensor, rtol=0, atol=1e-9)
+    out, _ = ddpm("info", run)
+    assert f"  weights    begin as those of {model}\n" in out
     shutil.rmtree(model)
     ddpm("resume", run, "--steps", "3")
     assert RunConfig.load(run).start == str(model)

@@ -55,6 +55,14 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("sample {run} --spacing odd", 2, "'odd' is not one of '"),
     ("sample {run} --variance none", 2, "'none' is not one of '"),
     ("sample {run} --weights best", 2, "'best' is not one of '"),
+    ("sample {run} --label 3", 1, "trained without classes (num_classes): leave --label out"),
+    ("sample {run} --label shirt", 1, "trained without classes (num_classes): leave --label out"),
+    ("sample {run} --guidance 2", 1, "trained without classes (num_classes): leave --guidance out"),
+    ("sample {run} --guidance much", 2, "--guidance"),
+    ("sample {run} --guidance nan", 1, "--guidance must be a number, but got nan"),
+    ("train digits --classes folders", 1, "is for a folder of images; digits has labels of its own"),
+    ("train . --classes labels", 2, "'labels' is not"),
+    ("train digits --set data.classes=folders", 1, "data.classes cannot be set so: give --classes"),
     *[
         (f"sample {{run}} --out {name}", 1, f"--out {name} must end in .png, or be a folder for single PNGs")
         for name in (
@@ -113,7 +121,6 @@ REFUSED_BEFORE_WORK_STARTS = [
     ("sample {run} --sampler ancestral --eta 0.5", 1, "eta is for sampler 'ddim', but the sampler is 'ance"),
     ("sample {run} --sampler ancestral --variance learned", 1, "unknown variance 'learned'"),
     ("sample {run} --steps 3 --variance fixed_small", 1, "variance is for sampler 'ancestral'"),
-    ("sample {run} --label 3", 1, "trained without classes"),
 ]
 
 

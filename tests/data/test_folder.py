@@ -128,3 +128,43 @@ def test_items_come_one_by_one_and_by_the_batch(tmp_path):
     dataset = data.image_folder(tmp_path, 8)
     for index, image in zip([2, 0, 2], dataset.__getitems__([2, 0, 2]), strict=True):
         assert torch.equal(image, dataset[index])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_sub_folders_are_classes(tmp_path, cached):
+    """In the order of their names, at any depth; one all of whose pictures cannot be read keeps its number."""
+    folder = tmp_path / "pictures"
+    write_images(folder, ["b/1.png", "a/deep/2.png", "a/3.png", "d/4.png"])
+    (folder / "c").mkdir()
+    (folder / "c" / "broken.png").write_text("no image")
+    with pytest.warns(UserWarning, match="1 of 5 images"):
+        dataset = data.load_dataset(
+            folder, image_size=8, classes="folders", cache=tmp_path / "cache" if cached else None
+        )
+    assert dataset.classes == ["a", "b", "c", "d"]
+    assert [path.name for path in dataset.paths] == ["3.png", "2.png", "1.png", "4.png"]
+    assert [label for _, label in dataset] == [0, 0, 1, 3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = data.image_folder(folder, 8)
+    assert plain.classes is None
+    for index, (image, label) in enumerate(dataset.__getitems__([3, 0])):
+        assert torch.equal(image, plain[[3, 0][index]])
+        assert label == [3, 0][index]
+    images, labels = next(iter(DataLoader(dataset, batch_size=4)))
+    assert (tuple(images.shape), labels.tolist()) == ((4, 3, 8, 8), [0, 0, 1, 3])
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "message"),
+    [
+        (["a/1.png", "2.png"], "folders", r"has to lie in one, but 1 lie in .* itself, such as 2\.png: move"),
+        (["a/1.png"], "labels", "unknown classes 'labels'; choose one of 'folders'"),
+    ],
+)
+def test_what_cannot_be_classes_is_refused(tmp_path, names, classes, message):
+    write_images(tmp_path, names)
+    with pytest.raises(ValueError, match=message):
+        data.image_folder(tmp_path, 8, classes=classes)
+    with pytest.raises(ValueError, match="classes='folders' is for a folder of images; digits has labels"):
+        data.load_dataset("digits", classes="folders")

@@ -33,6 +33,7 @@ NETWORKS = st.fixed_dictionaries(
         "attention_resolutions": mostly([None, (), (1,)], [(4,)]),
         "dropout": mostly([0.0, 0.3], [1.0, -0.1]),
         "num_res_blocks": mostly([1, 2], [0]),
+        "label_dropout": mostly([0.0, 0.3], [1.0]),
     }
 )
 DIFFUSIONS = st.fixed_dictionaries(

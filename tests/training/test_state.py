@@ -21,7 +21,9 @@ CONFIGURATIONS = {
     "dropout": {"network": {"dropout": 0.3}},
     "bf16": {"mixed_precision": "bf16"},
     "accumulating": {"gradient_accumulate_every": 2, "ema_update_every": 3, "channels_last": False},
-    "self-conditioned with labels": {"network": {"self_condition": True, "num_classes": 10}},
+    "self-conditioned with labels": {
+        "network": {"self_condition": True, "num_classes": 10, "label_dropout": 0.5}
+    },
     "random transforms": {"network": {"channels": 3}, "augmented": True, "num_workers": 2},
 }
 

@@ -173,7 +173,7 @@ def test_train_gives_half_of_the_images_a_guess(tmp_path):
     assert (blind["grad"], guided["grad"], guided["guess"].requires_grad) == (False, True, False)
     given = guided["guess"].flatten(1).abs().sum(1) > 0
     assert 100 < given.sum() < 300
-    coins = ours.draw(20_000, 0)[2]
+    coins = ours.draw(20_000, 0)[2]["self_condition_mask"]
     assert abs(int(coins.sum()) - 10_000) < 5 * 5_000**0.5  # five standard deviations
     sampled = ours.ema_model.network.calls[-2:]
     assert sampled[0]["guess"] is None
@@ -191,6 +191,19 @@ def test_train_gives_labels_to_a_network_that_takes_them(tmp_path):
     ours.diffusion.network.register_forward_pre_hook(lambda _, args: calls.append(args[2]))
     ours.train()
     assert torch.equal(calls[0], first_batch()[1])
+
+
+def test_train_hides_some_of_the_labels_each_by_itself(tmp_path):
+    network = {"num_classes": 10, "label_dropout": 0.25}
+    ours, calls = trainer(tmp_path, model(network=network), train_batch_size=400, train_num_steps=1), []
+    ours.diffusion.network.register_forward_pre_hook(lambda _, args: calls.append(args[2]))
+    ours.train()
+    hidden = calls[0] == 10
+    assert 60 < hidden.sum() < 140
+    ours.step = 0
+    assert torch.equal(hidden, ~ours.draw(400, 0)[2]["label_mask"])
+    kept = ours.draw(20_000, 1)[2]["label_mask"]
+    assert abs(int(kept.sum()) - 15_000) < 5 * 3_750**0.5  # five standard deviations
 
 
 @pytest.mark.parametrize(("seed", "same"), [(0, True), (1, False)])

@@ -26,7 +26,7 @@ def train(folder: Path, batch: int) -> None:
     """Train until Ctrl-C comes to the last process in the third of six updates; then resume and draw samples."""
     settings = {"gradient_accumulate_every": 2, "ema_update_every": 1, "num_samples": 5, "train_lr": 1e-3}
     settings |= {"train_batch_size": batch, "train_num_steps": 6}
-    shape = {"self_condition": True, "num_classes": 10}
+    shape = {"self_condition": True, "num_classes": 10, "label_dropout": 0.5}
     first, second = (runs.trainer(folder, runs.model(network=shape), **settings) for _ in range(2))
     state, step = PartialState(), first.training_step
 

@@ -13,6 +13,7 @@ from ddpm import (
     ClassifierGuidance,
     GaussianDiffusion,
     MinSNR,
+    ReconstructionGuidance,
     Unet,
     ancestral,
     ddim,
@@ -20,6 +21,7 @@ from ddpm import (
     encode,
     heun,
 )
+from ddpm.editing import inpaint, interpolate_latents
 from ddpm.grids import Spacing
 from ddpm.likelihood import vlb_terms
 from tests.fake_gpu import RoundTripError, fake_gpu, move, real, wants_a_driver
@@ -192,11 +194,14 @@ def test_timesteps_labels_and_masks_are_moved():
 @pytest.mark.parametrize("options", [{}, {"learned_variance": True, "self_condition": True}])
 def test_guidance_waits_for_nothing_but_for_a_limited_interval(options, monkeypatch):
     monkeypatch.setitem(UNET_OPTIONS, "guided", UNET_OPTIONS["label dropout"] | options)
+    # The way back through a classifier or a network wants a driver.
+    monkeypatch.setattr(torch.autograd, "grad", lambda _, x: (torch.zeros_like(x),))
     with fake_gpu() as watch:
         ours = model("guided")
         x, t, labels, _ = inputs(ours).values()
         free = [ClassifierFreeGuidance(ours, scale, rescale=0.5) for scale in (0, 1, 2.5)]
         free.append(ClassifierGuidance(ours, lambda x, t: x.flatten(1)[:, :3] * t[:, None], 2.0))
+        free.append(ReconstructionGuidance(ours, lambda x: x[..., :2], x[..., :2], variance=0.1))
         for guided in free:
             for walk in (
                 ancestral(guided, x, labels=labels),
@@ -206,6 +211,9 @@ def test_guidance_waits_for_nothing_but_for_a_limited_interval(options, monkeypa
         assert watch.waits == []
         watch.allowed = dict(FINISHED)
         assert ours.sample(2, labels=labels, guidance=2.0).device == x.device
+        inpainted = inpaint(ours, x, torch.ones(8, 8, dtype=torch.bool), labels=labels, resamplings=2)
+        between = interpolate_latents(ours, x, x, 2, 0.3, labels=labels)
+        assert {images.device for images in (inpainted, between)} == {x.device}
         watch.allowed, watch.waits = {"predict": 1}, []
         guided = ClassifierFreeGuidance(ours, 2.0, interval=(3, 10))
         assert guided.predict(x, t, labels).x0.device == x.device

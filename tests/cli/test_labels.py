@@ -99,10 +99,24 @@ def pixels(path):
 
 def test_sample_is_guided(ddpm, guidable, tmp_path):
     """1 is the model as it is, 0 the one without labels, and 2 neither; each is what Python draws."""
-    ours, drawn = load_pretrained(guidable), {}
+    ours, drawn = load_pretrained(guidable, weights="model"), {}
+    words = [
+        "sample",
+        guidable,
+        "--weights",
+        "model",
+        "-n",
+        1,
+        "--label",
+        3,
+        "--seed",
+        5,
+        "--out",
+        tmp_path / "x.png",
+    ]
     for scale in ("1", "0", "2.5", None):
         guidance = [] if scale is None else ["--guidance", scale]
-        ddpm("sample", guidable, "-n", 1, "--label", "3", *guidance, "--out", tmp_path / "x.png", "--seed", 5)
+        ddpm(*words, *guidance)
         drawn[scale] = pixels(tmp_path / "x.png")
         images = ours.sample(1, labels=[3], guidance=None if scale is None else float(scale), seeds=[5])
         assert torch.equal(drawn[scale], images.mul(255).add(0.5).to(torch.uint8).flatten().long())

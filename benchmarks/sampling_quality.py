@@ -76,7 +76,7 @@ def rows() -> dict[str, tuple[int, Draw]]:
     """What is compared, by name, with its network calls."""
     table: dict[str, tuple[int, Draw]] = {}
     for calls in CALLS:
-        for spacing in ("even", "log-snr", "quadratic"):
+        for spacing in ("even", "log-snr", "karras", "quadratic"):
             table[f"dpm++ {spacing} {calls}"] = (calls, ours(dpm_solver_pp, steps=calls, spacing=spacing))
         for spacing in ("trailing", "linspace"):
             table[f"diffusers {spacing} {calls}"] = (calls, partial(theirs, calls=calls, spacing=spacing))

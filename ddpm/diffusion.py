@@ -227,7 +227,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, nn.Module):
             sampling_timesteps: steps, 1 … T, each of one network call, or of two, but for the last, with "heun".
             sampler: "ancestral", which takes T steps, "ddim", "heun" or "dpm++", DPM-Solver++(2M).
             eta: η of DDIM.
-            spacing: "even", "log-snr" or "quadratic", how the timesteps of all but "ancestral" are spread.
+            spacing: "even", "log-snr", "karras" or "quadratic", how the timesteps of all but "ancestral" are spread.
             variance: of the step of "ancestral", as in `ddpm.ancestral`; None is the model's own.
             labels: their classes.
             generator: source of all randomness, for a whole batch that can be repeated.

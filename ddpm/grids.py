@@ -1,6 +1,8 @@
 """Which timesteps a sampler visits on its way from T to 0, if it takes fewer steps than T."""
 
+import math
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Literal, get_args
 
 from ddpm.checks import check_choice, check_whole
@@ -9,7 +11,14 @@ from ddpm.schedule import NoiseSchedule
 # The λ from which steps are even: below it a picture has less than 1 % of its amplitude, and there is nothing to see.
 # The cosine schedule goes down to −20, and a third of the steps would go there.
 LOWEST_LOG_SNR = -10.0
-Spacing = Literal["even", "log-snr", "quadratic"]
+Spacing = Literal["even", "log-snr", "karras", "quadratic"]
+# ρ of Karras et al. 2022: the larger, the more of the steps are near the picture.
+_RHO = 7
+_EVEN_IN: dict[str, Callable[[float], float]] = {
+    "log-snr": lambda log_snr: log_snr,
+    # (σ_t/√ᾱ_t)^(1/ρ), downwards; the minimum is for an exponential that would overflow.
+    "karras": lambda log_snr: -math.exp(min(-log_snr / (2 * _RHO), 700.0)),
+}
 
 
 def timestep_grid(schedule: NoiseSchedule | int, steps: int, spacing: Spacing = "even") -> list[int]:
@@ -17,7 +26,9 @@ def timestep_grid(schedule: NoiseSchedule | int, steps: int, spacing: Spacing = 
 
     "even" is even in t; "quadratic" even in √t, so that most of them are low (Song et al. 2021, appendix D.2);
     "log-snr" even in λ_t (Lu et al. 2022a), where that of t = 1 stands for the infinite one of t = 0, and −10 for what
-    is lower. Where two would fall on one timestep, the later ones are moved down, or up where no room is left.
+    is lower; "karras" even in (σ_t/√ᾱ_t)^(1/7) between the same ends, so that the steps in λ grow towards the picture
+    (Karras et al. 2022, eq. 5). Where two would fall on one timestep, the later ones are moved down, or up where no
+    room is left.
 
     Args:
         schedule: the `NoiseSchedule`; for a grid that needs no more of it, T itself will do.
@@ -37,19 +48,22 @@ def timestep_grid(schedule: NoiseSchedule | int, steps: int, spacing: Spacing = 
     if spacing == "quadratic":
         return _distinct([timesteps * left**2 // steps**2 for left in range(steps, -1, -1)])
     if not own:
-        raise ValueError('spacing "log-snr" needs the schedule, timestep_grid(schedule, …), but got only T')
-    return _distinct(_even_in_log_snr(schedule, steps))
+        raise ValueError(
+            f'spacing "{spacing}" needs the schedule, timestep_grid(schedule, …), but got only T'
+        )
+    return _distinct(_even_in(_EVEN_IN[spacing], schedule, steps))
 
 
-def _even_in_log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
-    """T, the timesteps whose λ_t are nearest to `steps` − 1 values evenly between the lowest and λ_1, and 0."""
-    timesteps, rising = schedule.timesteps, schedule.exact_log_snr.tolist()[:0:-1]
+def _even_in(curve: Callable[[float], float], schedule: NoiseSchedule, steps: int) -> list[int]:
+    """T, the timesteps nearest to `steps` − 1 values evenly between a rising curve's ends over λ, and 0."""
+    log_snr = schedule.exact_log_snr.tolist()[:0:-1]
+    timesteps, rising = schedule.timesteps, [curve(value) for value in log_snr]
 
     def nearest(wanted: float) -> int:
         place = bisect_left(rising, wanted, 1, timesteps - 1)
         return timesteps - min(place - 1, place, key=lambda place: abs(rising[place] - wanted))
 
-    lowest = max(rising[0], LOWEST_LOG_SNR)
+    lowest = curve(max(log_snr[0], LOWEST_LOG_SNR))
     part = (rising[-1] - lowest) / steps
     return [timesteps, *(nearest(lowest + part * i) for i in range(1, steps)), 0]
 

@@ -65,15 +65,20 @@ def test_quadratic_is_the_exact_floor_where_that_falls():
 
 
 @pytest.mark.parametrize("name", BETAS)
-@pytest.mark.parametrize("steps", [2, 5, 10, 15])
-def test_log_snr_is_nearest_to_even_values(name, steps):
+@pytest.mark.parametrize(
+    ("spacing", "steps"), [*(("log-snr", S) for S in (2, 5, 10, 15)), ("karras", 2), ("karras", 5)]
+)
+def test_timesteps_are_nearest_to_even_values(name, steps, spacing):
     """By looking at every timestep; at these numbers of steps none has to move."""
     alpha_bar = torch.cumprod(1 - BETAS[name](1000), 0)
     log_snr = (alpha_bar / (1 - alpha_bar)).log()
     lowest = max(log_snr[-1].item(), -10)  # of the cosine schedule −20
-    wanted = torch.linspace(lowest, log_snr[0].item(), steps + 1, dtype=torch.float64)[1:-1]
-    nearest = (log_snr - wanted[:, None]).abs().argmin(1) + 1
-    assert timestep_grid(schedule_64(name, 1000), steps, "log-snr") == [1000, *nearest.tolist(), 0]
+    axis, ends = log_snr, torch.tensor([lowest, log_snr[0].item()], dtype=torch.float64)
+    if spacing == "karras":
+        axis, ends = ((-x).exp().sqrt() ** (1 / 7) for x in (axis, ends))
+    wanted = torch.linspace(*ends.tolist(), steps + 1, dtype=torch.float64)[1:-1]
+    nearest = (axis - wanted[:, None]).abs().argmin(1) + 1
+    assert timestep_grid(schedule_64(name, 1000), steps, spacing) == [1000, *nearest.tolist(), 0]
 
 
 def test_timesteps_that_meet_move_down_or_where_no_room_is_left_up():

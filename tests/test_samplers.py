@@ -163,7 +163,7 @@ PAPERS = {
 }
 
 
-@pytest.mark.parametrize("spacing", ["even", "log-snr", "quadratic"])
+@pytest.mark.parametrize("spacing", ["even", "log-snr", "karras", "quadratic"])
 @pytest.mark.parametrize("name", BETAS)
 @pytest.mark.parametrize("way", PAPERS)
 @pytest.mark.parametrize("steps", [1, 2, 7, 60])

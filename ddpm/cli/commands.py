@@ -37,7 +37,7 @@ TrainSteps = Annotated[int | None, typer.Option("--train-steps", "--steps", min=
 SamplingSteps = Annotated[int | None, typer.Option("--sampling-steps", "--steps", min=1, help=_STEPS_HELP)]
 ChosenSampler = Annotated[Literal["ancestral", "ddim", "heun", "dpm++"] | None, typer.Option("--sampler")]
 ChosenSpacing = Annotated[
-    Literal["even", "log-snr", "quadratic"] | None,
+    Literal["even", "log-snr", "karras", "quadratic"] | None,
     typer.Option("--spacing", help="How fewer than all timesteps are spread."),
 ]
 Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]

@@ -52,7 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "loss_weighting": dict | None,
         "ddim_sampling_eta": float,
         "sampler": Literal["ancestral", "ddim", "heun", "dpm++"] | None,
-        "spacing": Literal["even", "log-snr", "quadratic"],
+        "spacing": Literal["even", "log-snr", "karras", "quadratic"],
     },
     "training": get_type_hints(TrainingConfig),
 }

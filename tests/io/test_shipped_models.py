@@ -45,8 +45,13 @@ def test_the_fashion_card_says_what_was_measured():
     bound = re.search(r"([\d.]+) ± ([\d.]+) bits per dimension", card)
     assert float(bound[1]) == pytest.approx(run["bits_per_dimension"], abs=5e-4)
     assert float(bound[2]) == pytest.approx(run["standard_error"], abs=5e-4)
-    for figure in (f"{run['steps']:,} steps", str(run["frechet_distance"]), f"`{run['command']}`"):
+    assert run["bits_per_dimension"] + run["standard_error"] < 3.3
+    for figure in (f"{run['steps']:,} steps", f"`{run['command']}`", f"`{run['before']['command']}`"):
         assert figure in card
+    for features in ("classifier", "pixels"):
+        report = run[features]
+        assert f"Fréchet distance {report['distance']:.3g} " in card
+        assert f"precision {report['precision']:.3f}, recall {report['recall']:.3f}" in card
 
 
 def test_the_fashion_samples_are_those_of_the_model():

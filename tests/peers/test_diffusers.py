@@ -147,7 +147,7 @@ def test_ddim_trajectories_agree(name, steps, eta, objective, clip):
         close(state.x, x)
 
 
-@pytest.mark.parametrize("spacing", ["even", "log-snr", "quadratic"])
+@pytest.mark.parametrize("spacing", ["even", "log-snr", "karras", "quadratic"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 97])
 @pytest.mark.parametrize("name", NAMES)
 def test_dpm_solver_trajectories_agree(name, steps, spacing):

@@ -88,7 +88,7 @@ def variance_rule(diffusion: Denoiser, variance: Variance | Tensor | VarianceRul
 
 
 def learned_log_variance(schedule: NoiseSchedule, t: Tensor, fraction: Tensor) -> Tensor:
-    """log ω_t² between the two fixed choices: v log β_t + (1 − v) log β̃_t with v = (1 + fraction)/2.
+    """log ω_t² between the two fixed choices (eq:learned-variance): v log β_t + (1 − v) log β̃_t, v = (1 + fraction)/2.
 
     If the data are N(0, I) or a single image, the best variance is one of the two ends. A network says where between
     them a pixel lies, −1 for β̃_t and 1 for β_t, and may say beyond (Nichol & Dhariwal 2021, eq. 15). At t = 1, where

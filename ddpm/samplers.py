@@ -87,9 +87,10 @@ def ddim(
     clip_x0: bool = True,
     generator: Generators = None,
 ) -> Iterator[State]:
-    """DDIM: jump down a grid of timesteps, with as much fresh noise as you like (Song et al. 2021, eq. 12).
+    """DDIM: jump down a grid of timesteps, with as much fresh noise as you like (eq:ddim-step; Song et al. 2021).
 
-    `eta` is η in [0, 1]: 0 makes the whole path a function of x_T, 1 adds the noise of ancestral sampling.
+    `eta` is η in [0, 1], which sets the noise (eq:ddim-eta): 0 makes the whole path a function of x_T, 1 adds that of
+    ancestral sampling. Whatever it is, the marginals given x_0 are those of the forward process (eq:ddim-family).
     """
     eta, path = check_eta(eta), _Path(diffusion, x, steps, spacing, labels, clip_x0, generator)
     alpha_bar = path.alpha_bar
@@ -115,7 +116,7 @@ def heun(
     clip_x0: bool = True,
     generator: Generators = None,
 ) -> Iterator[State]:
-    """Heun's method on the probability-flow ODE d(x/σ) = x̂_0 d(√ᾱ/σ): a second network call corrects each step.
+    """Heun's method on the ODE d(x/σ) = x̂_0 d(√ᾱ/σ): a second network call corrects each step (eq:heun).
 
     As in Karras et al. 2022, algorithm 1, the last step, to σ = 0, has none. They average the noises of both ends and
     this the x̂_0, which is of the second order as well; but the noises would be divided by √ᾱ_T, which is next to 0.
@@ -143,9 +144,9 @@ def dpm_solver_pp(
 ) -> Iterator[State]:
     """DPM-Solver++(2M): second order at one call a step, from what the step before saw (Lu et al. 2022b, algorithm 2).
 
-    x̂_0 is a straight line in λ = log SNR through the last two predictions, taken at the middle of the step. The first
-    step has no other before it and the last one ends at t = 0, where λ is infinite: both are of the first order. The
-    authors' λ is half of this one, which makes no difference to a ratio of steps.
+    x̂_0 is a straight line in λ = log SNR through the last two predictions, taken at the middle of the step
+    (eq:dpm-solver-pp). The first step has no other before it and the last one ends at t = 0, where λ is infinite: both
+    are of the first order. The authors' λ is half of this one, which makes no difference to a ratio of steps.
     """
     path = _Path(diffusion, x, steps, spacing, labels, clip_x0, generator)
     log_snr, last = diffusion.schedule.exact_log_snr.tolist(), None
@@ -168,7 +169,7 @@ def encode(
     labels: Tensor | None = None,
     clip_x0: bool = True,
 ) -> Iterator[State]:
-    """DDIM turned round (Song et al. 2021, section 4.3): from an image up the grid to the x_T that leads to it.
+    """DDIM turned round (eq:ddim-inversion; Song et al. 2021, section 4.3): from an image to the x_T that leads to it.
 
     Both directions are Euler's method for one ODE, x/√ᾱ against σ/√ᾱ (their eq. 14), so that `ddim` with η = 0 leads
     back, with an error that falls like 1/S. At t = 0, where there is nothing to predict, the noise is that of t = 1.
@@ -252,7 +253,7 @@ class _Path:
         return prediction
 
     def step(self, x: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
-        """x_s = √ᾱ_s x̂_0 + σ_s ε̂ with x_t = √ᾱ_t x̂_0 + σ_t ε̂: exact if x̂_0 is the same all the way."""
+        """x_s = √ᾱ_s x̂_0 + σ_s ε̂ with x_t = √ᾱ_t x̂_0 + σ_t ε̂, exact if x̂_0 stays (eq:solver-step)."""
         now, then = self.alpha_bar[t], self.alpha_bar[s]
         kept = math.sqrt((1 - then) / (1 - now))
         return kept * x + (math.sqrt(then) - kept * math.sqrt(now)) * x0

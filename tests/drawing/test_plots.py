@@ -74,6 +74,51 @@ def test_learning_curve_draws_each_floor_across_and_names_it():
     assert axes.get_ylim()[0] < 0.2
 
 
+def test_compared_runs_show_means_with_standard_errors_and_single_runs_without():
+    runs = torch.tensor([[1.0, 2.0, 4.0], [3.0, 2.0, 8.0], [5.0, 5.0, 6.0]])
+    groups = {"exact": {"a": [3.0, 2.0, 1.0], "b": [4.0, 3.0, 2.0]}, "network": {"a": runs, "b": 2 * runs}}
+    figure = figures.compared_runs([5, 9, 19], groups, xlabel="calls", ylabel="error")
+    axes = figure.axes[0]
+    parts = [container.lines for container in axes.containers]
+    assert [line.get_ydata().tolist() for line, _, _ in parts[:2]] == list(groups["exact"].values())
+    assert [len(bars) for _, _, bars in parts] == [0, 0, 1, 1]
+    line, _, (bars,) = parts[2]
+    assert line.get_ydata() == pytest.approx(runs.mean(0))
+    error = runs.std(0) / 3**0.5
+    ends = torch.as_tensor(np.stack(bars.get_segments())[:, :, 1]).float()
+    assert torch.allclose(ends, torch.stack([runs.mean(0) - error, runs.mean(0) + error], 1))
+    looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line, _, _ in parts]
+    assert looks[0][:2] == looks[2][:2]
+    assert looks[1][:2] == looks[3][:2]
+    assert looks[0][:2] != looks[1][:2]
+    assert looks[0][2] != looks[2][2]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["a, exact", "b, exact", "a, network", "b, network"]
+    figure.canvas.draw()
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["5", "9", "19"]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+def test_compared_runs_of_one_group_are_called_by_their_names_alone():
+    figure = figures.compared_runs(
+        [5, 9], {"": {"a": [1, 0], "b": [2, -1]}}, xlabel="", ylabel="", logy=False
+    )
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert figure.axes[0].get_yscale() == "linear"
+
+
+def test_dot_rows_stand_below_each_other_over_a_common_axis():
+    rows = {"even": [1.0, 2.0, 3.0], "other": torch.tensor([1.5, 2.5])}
+    figure = figures.dot_rows(rows, xlabel="place")
+    axes = figure.axes[0]
+    figure.canvas.draw()
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 2, 3], [1.5, 2.5]]
+    heights = [axes.transData.transform((0, line.get_ydata()[0]))[1] for line in axes.lines]
+    assert heights[0] > heights[1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(rows)
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 2
+
+
 # Densities
 
 

@@ -20,8 +20,13 @@ ARGUMENTS = {
     "bar_chart": ((1 / X,), {"xlabel": "t", "ylabel": "bits", "log": True, "highlight": {2: "here"}}),
     "chain": ((IMAGES[:4],), {"value_range": (0, 1), "terms": ("one", "two", "three"), "posterior": True}),
     "compare_grids": ((IMAGES, IMAGES), {}),
+    "compared_runs": (
+        (X, {"a": {"one": X}, "b": {"one": torch.rand(3, 10)}}),
+        {"xlabel": "x", "ylabel": "y"},
+    ),
     "curves": ((X, {"one": X, "two": X**2}), {"xlabel": "x", "ylabel": "y"}),
     "density_panels": ((GRID, {"p": {"a": GRID**2, "b": GRID}, "q": {"a": GRID**2, "b": GRID}}), {}),
+    "dot_rows": (({"one": X, "two": X**2},), {"xlabel": "x"}),
     "ellipses": ((CIRCLE,), {"points": torch.randn(50, 2), "xlabel": "x", "ylabel": "y"}),
     "grouped_bars": (({"one": X, "two": X}, list("abcdefghij")), {"ylabel": "%"}),
     "heat_maps": (({"one": IMAGES[0, 0], "two": IMAGES[1, 0]},), {"label": "size"}),

@@ -5,7 +5,7 @@ from ddpm.book.figures.chain import chain
 from ddpm.book.figures.densities import density_panels, histogram_rows, histogram_with_density
 from ddpm.book.figures.diagrams import ellipses, schedule_view, three_coordinates
 from ddpm.book.figures.images import compare_grids, image_grid, image_strip
-from ddpm.book.figures.lines import curves, learning_curve
+from ddpm.book.figures.lines import compared_runs, curves, dot_rows, learning_curve
 from ddpm.book.figures.maps import heat_maps, signed_map
 from ddpm.book.figures.unet import unet_map
 
@@ -13,8 +13,10 @@ __all__ = [
     "bar_chart",
     "chain",
     "compare_grids",
+    "compared_runs",
     "curves",
     "density_panels",
+    "dot_rows",
     "ellipses",
     "grouped_bars",
     "heat_maps",

@@ -1,13 +1,26 @@
 """Curves over a common axis."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddpm.book.figures.style import BLUE, MARKERS, PALETTE, SKY, Numbers, styled, to_array
+from ddpm.book.figures.style import (
+    BLUE,
+    DASHES,
+    HEIGHT,
+    MARKERS,
+    PALETTE,
+    SKY,
+    WIDTH,
+    Numbers,
+    styled,
+    to_array,
+)
 
 
 @styled
@@ -98,4 +111,51 @@ def learning_curve(
         axes.axhline(level, color=PALETTE[index + 1], linestyle=("--", ":")[index % 2], label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
     axes.legend()
+    return figure
+
+
+@styled
+def compared_runs(
+    x: Numbers,
+    groups: Mapping[str, Mapping[str, Numbers]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    logy: bool = True,
+) -> Figure:
+    """Runs over a logarithmic axis: a colour and a mark for each name, dashes for each group.
+
+    Args:
+        x: shape (N,).
+        groups: group -> (name -> values of shape (N,), or of shape (R, N) for R runs, of which the mean and its
+            standard error are drawn); the same names in each group.
+        xlabel: what x is.
+        ylabel: what the values are.
+        logy: logarithmic y axis.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT + 0.4))
+    places = to_array(x)
+    for (group, runs), dashes in zip(groups.items(), DASHES, strict=False):
+        for (name, values), colour, marker in zip(runs.items(), PALETTE, MARKERS, strict=False):
+            rows = np.atleast_2d(to_array(values))
+            error = rows.std(0, ddof=1) / math.sqrt(len(rows)) if len(rows) > 1 else None
+            label = name if len(groups) == 1 else f"{name}, {group}"
+            look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": dashes, "capsize": 4}
+            axes.errorbar(places, rows.mean(0), error, label=label, **look)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log" if logy else "linear")
+    axes.set_xticks(places, [f"{value:g}" for value in places])
+    axes.minorticks_off()
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@styled
+def dot_rows(rows: Mapping[str, Numbers], *, xlabel: str) -> Figure:
+    """Places on a common axis: a row of dots for each name, from above to below."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.45 * len(rows)))
+    for height, (places, colour, marker) in enumerate(zip(rows.values(), PALETTE, MARKERS, strict=False)):
+        x = to_array(places)
+        axes.plot(x, np.full(len(x), height), marker, color=colour, linestyle="none")
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
     return figure

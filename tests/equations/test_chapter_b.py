@@ -1,9 +1,10 @@
-"""The equations of appendix B: what a judge, a reversed divergence, a random draw, a coupling layer and a stopped chain do.
+"""The equations of appendix B: a judge, a reversed divergence, a random draw, a coupling layer and a stopped chain.
 
 The package has no GAN, VAE or flow, and its bound goes down to t = 1: the formulas of the page stand here themselves.
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -134,8 +135,8 @@ def over_noise(values: np.ndarray) -> float:
 )
 def test_pathwise_gradient(formula):
     """Derivatives of closed averages: E cos(az) = cos(am) e^(−a²d²/2), and E z³ = m³ + 3md²."""
+    a = 2.0
     for m, d in ((0.6, 0.7), (-0.3, 0.4)):
-        a = 2.0
         fade = math.exp(-((a * d) ** 2) / 2)
         by_m, by_d = formula(lambda z: -a * np.sin(a * z), m, d)
         assert by_m == approx(-a * math.sin(a * m) * fade)
@@ -158,9 +159,7 @@ def latent_price(m: np.ndarray, d: np.ndarray) -> float:
         "half forgotten": lambda decoding, m, d: decoding + 2 * latent_price(m, d),
         "one forgotten": lambda decoding, m, d: decoding + latent_price(m, d) + 0.5 * len(m),
         "sign of the logarithm": lambda decoding, m, d: decoding + latent_price(m, d) + np.log(d**2).sum(),
-        "deviation for variance": lambda decoding, m, d: (
-            decoding + 0.5 * (m**2 + d - 1 - np.log(d)).sum()
-        ),
+        "deviation for variance": lambda decoding, m, d: decoding + 0.5 * (m**2 + d - 1 - np.log(d)).sum(),
         "first latent only": lambda decoding, m, d: decoding + latent_price(m[:1], d[:1]),
     },
 )
@@ -224,7 +223,11 @@ def log_volume(x: Tensor) -> Tensor:
             uncoupled,
             log_volume(x) + scales_and_shifts(x[:3])[1].sum(),
         ),
-        "inverse with the wrong sign": lambda x: (coupled(x), lambda w: uncoupled(w, sign=1.0), log_volume(x)),
+        "inverse with the wrong sign": lambda x: (
+            coupled(x),
+            lambda w: uncoupled(w, sign=1.0),
+            log_volume(x),
+        ),
         "scale not exponentiated": lambda x: (
             torch.cat([x[:3], scales_and_shifts(x[:3])[0] * x[3:] + scales_and_shifts(x[:3])[1]]),
             uncoupled,
@@ -308,7 +311,7 @@ class TinyChain:
         for walk in np.ndindex(*(3,) * (6 - self.k)):  # x_k, …, x_5
             chance = self.ahead[self.k][walk[0]]
             model = self.start[walk[-1]] * self.guess[0][walk[0], self.state]
-            for t, (now, later) in enumerate(zip(walk[:-1], walk[1:], strict=True), start=self.k + 1):
+            for t, (now, later) in enumerate(pairwise(walk), start=self.k + 1):
                 chance *= self.q[t][now, later]
                 model *= self.p[t][later, now]
             total += chance * math.log(chance / model)

@@ -2,10 +2,11 @@
 
 from ddpm.book.figures.bars import bar_chart, grouped_bars, runs_with_bars
 from ddpm.book.figures.chain import chain
+from ddpm.book.figures.clouds import nearer_to, neighbour_balls
 from ddpm.book.figures.densities import density_panels, histogram_rows, histogram_with_density
 from ddpm.book.figures.diagrams import ellipses, schedule_view, three_coordinates
 from ddpm.book.figures.images import compare_grids, image_grid, image_strip
-from ddpm.book.figures.lines import curves, learning_curve
+from ddpm.book.figures.lines import curves, extrapolation, learning_curve
 from ddpm.book.figures.maps import heat_maps, signed_map
 from ddpm.book.figures.unet import unet_map
 
@@ -16,6 +17,7 @@ __all__ = [
     "curves",
     "density_panels",
     "ellipses",
+    "extrapolation",
     "grouped_bars",
     "heat_maps",
     "histogram_rows",
@@ -23,6 +25,8 @@ __all__ = [
     "image_grid",
     "image_strip",
     "learning_curve",
+    "nearer_to",
+    "neighbour_balls",
     "runs_with_bars",
     "schedule_view",
     "signed_map",

@@ -1,13 +1,14 @@
 """Curves over a common axis."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddpm.book.figures.style import BLUE, MARKERS, PALETTE, SKY, Numbers, styled, to_array
+from ddpm.book.figures.style import BLUE, DASHES, MARKERS, PALETTE, SKY, Numbers, styled, to_array
 
 
 @styled
@@ -97,5 +98,38 @@ def learning_curve(
     for index, (name, level) in enumerate((floors or {}).items()):
         axes.axhline(level, color=PALETTE[index + 1], linestyle=("--", ":")[index % 2], label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if logy else "linear")
+    axes.legend()
+    return figure
+
+
+@styled
+def extrapolation(
+    sizes: Numbers,
+    values: Mapping[str, tuple[Numbers, Numbers]],
+    lines: Mapping[str, tuple[float, float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Values with error bars over 1/size, and straight lines through them down to an infinite size.
+
+    Args:
+        sizes: shape (N,); each is written below its place.
+        values: name -> values and their errors, each of shape (N,).
+        lines: name -> height at infinite size, and slope, for the same names.
+        xlabel: what the sizes count.
+        ylabel: what the values are.
+    """
+    figure, axes = plt.subplots()
+    places = 1 / to_array(sizes)
+    for index, (name, (heights, errors)) in enumerate(values.items()):
+        look: dict[str, Any] = {"color": PALETTE[index], "linestyle": DASHES[index]}
+        height, slope = lines[name]
+        ends = np.array([0, 1.05 * places.max()])
+        axes.plot(ends, height + slope * ends, linewidth=1.2, **look)
+        look |= {"fmt": MARKERS[index], "linestyle": "none", "capsize": 4, "label": name}
+        axes.errorbar(places, to_array(heights), to_array(errors), **look)
+    axes.set_xticks([0, *places], ["∞", *(f"{size:g}" for size in to_array(sizes))])
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
     axes.legend()
     return figure

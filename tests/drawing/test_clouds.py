@@ -12,6 +12,7 @@ def test_balls_have_their_radii_and_tell_inside_from_outside():
     points = torch.tensor([[0.0, 0.9], [3.0, 1.5], [2.0, 0.0]])
     panels = {"one": (centres, radii, points), "two": (points, torch.zeros(3), centres)}
     figure = figures.neighbour_balls(panels, names=("in", "out"))
+    figure.canvas.draw()
     assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
     circles = figure.axes[0].patches
     assert [(circle.center, circle.radius) for circle in circles] == [((0, 0), 1), ((3, 1), 0.5)]
@@ -26,6 +27,7 @@ def test_balls_have_their_radii_and_tell_inside_from_outside():
 def test_distances_are_drawn_against_each_other_to_one_scale():
     here, there = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.5])
     figure = figures.nearer_to({"a": (here, there), "b": (there, here)}, xlabel="x", ylabel="y")
+    figure.canvas.draw()
     for axes, pair in zip(figure.axes, ((here, there), (there, here)), strict=True):
         assert np.allclose(axes.lines[-1].get_xydata(), torch.stack(pair, -1))
         assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-0.0945, 3.15))

@@ -41,7 +41,7 @@ def sampled(weight=lambda term, count: term):  # noqa: ARG005
 @equation(
     "eq:sampled-bound",
     how="Monte Carlo",
-    error_bar="5 standard errors of 1,500 pictures with 4 timesteps each",
+    error_bar="5 standard errors of 600 pictures with 4 timesteps each",
     where="ddpm.likelihood.vlb_terms",
     implementation=sampled(),
     mutants={
@@ -54,9 +54,9 @@ def sampled(weight=lambda term, count: term):  # noqa: ARG005
 )
 def test_sampled_bound(formula):
     """All 29 terms of the same pictures, with other noise."""
-    whole = vlb_terms(memory(), GREYS[:3].repeat(500, 1, 1, 1), seeds=range(5000, 6500)).denoising
-    few = formula(4, range(1500))
-    error = math.hypot(float(few.std()), float(whole.std())) / math.sqrt(1500)
+    whole = vlb_terms(memory(), GREYS[:3].repeat(200, 1, 1, 1), seeds=range(5000, 5600)).denoising
+    few = formula(4, range(600))
+    error = math.hypot(float(few.std()), float(whole.std())) / math.sqrt(600)
     assert abs(float(few.mean() - whole.mean())) < 5 * error
 
 
@@ -168,7 +168,7 @@ def excess(means=2.0, diagonal=0.5, pairs=1.0):
 @equation(
     "eq:frechet-bias",
     how="Monte Carlo",
-    error_bar="4 standard errors of 1,500 pairs of clouds of 500 points",
+    error_bar="4 standard errors of 500 pairs of clouds of 500 points",
     where=None,
     implementation=excess(),
     mutants={
@@ -183,11 +183,11 @@ def test_frechet_bias(formula):
     for spread in ([1.0], [1.0, 0.7, 0.3], [1.0, 1.0, 0.8, 0.5, 0.1]):
         scale, generator = torch.tensor(spread, dtype=torch.float64), seeded(len(spread))
         clouds = (
-            torch.randn(2, 500, len(spread), generator=generator, dtype=torch.float64) for _ in range(1500)
+            torch.randn(2, 500, len(spread), generator=generator, dtype=torch.float64) for _ in range(500)
         )
         scores = torch.tensor([frechet_distance(a * scale, b * scale) for a, b in clouds])
         # The next term is of order 1/n² and below a hundredth of the first.
-        allowed = 4 * float(scores.std()) / math.sqrt(1500) + 0.01 * float(scores.mean())
+        allowed = 4 * float(scores.std()) / math.sqrt(500) + 0.01 * float(scores.mean())
         assert abs(float(scores.mean()) - formula(scale, 500)) < allowed
 
 
@@ -204,7 +204,7 @@ def limit_over(power):
 @equation(
     "eq:frechet-limit",
     how="Monte Carlo",
-    error_bar="4 standard errors of 400 pairs of clouds",
+    error_bar="4 standard errors of 200 pairs of clouds",
     where=None,
     implementation=limit_over(1),
     mutants={
@@ -215,15 +215,15 @@ def limit_over(power):
 )
 def test_frechet_limit(formula):
     """Uniform clouds, not Gaussian ones, of which one is stretched and shifted: the distance is known."""
-    sizes, limits, generator = (40, 80, 160, 320), [], np.random.default_rng(3)
+    sizes, limits, generator = (80, 160, 320, 640), [], np.random.default_rng(3)
     scale = np.array([1.0, 0.8, 0.5])
-    for _ in range(400):
-        a, b = (torch.from_numpy(generator.uniform(-1, 1, (320, 3)) * scale) for _ in "ab")
-        b = 1.4 * b + 0.2
+    for _ in range(200):
+        a, b = (torch.from_numpy(generator.uniform(-1, 1, (640, 3)) * scale) for _ in "ab")
+        b = 1.1 * b + 0.05
         limits.append(formula(sizes, np.array([frechet_distance(a[:n], b[:n]) for n in sizes])))
-    truth = 3 * 0.2**2 + ((0.4 * scale) ** 2 / 3).sum()
+    truth = 3 * 0.05**2 + ((0.1 * scale) ** 2 / 3).sum()
     error = np.std(limits) / math.sqrt(len(limits))
-    assert abs(np.mean(limits) - truth) < 4 * error + 0.002 * truth
+    assert abs(np.mean(limits) - truth) < 4 * error
 
 
 # eq:mmd, eq:cubic-kernel, eq:mmd-moments and eq:kid
@@ -331,7 +331,7 @@ def kid_by_hand(*, itself=False, across=2.0):
 @equation(
     "eq:kid",
     how="Monte Carlo",
-    error_bar="4 standard errors of 3,000 pairs of sets of 4 points",
+    error_bar="4 standard errors of 600 pairs of sets of 4 points",
     where="ddpm.evaluation.metrics.kernel_distance",
     implementation=lambda a, b: float(kernel_distance(a, b).mean),
     mutants={
@@ -352,7 +352,7 @@ def test_kid(formula):
         formula(
             a[torch.randint(6, (4,), generator=generator)], b[torch.randint(5, (4,), generator=generator)]
         )
-        for _ in range(3000)
+        for _ in range(600)
     ]
     assert abs(np.mean(draws) - truth) < 4 * np.std(draws) / math.sqrt(len(draws))
     same = formula(a[:1].repeat(8, 1), b[:1].repeat(8, 1))
@@ -372,8 +372,8 @@ def covered(place=0):
     """The part of the points in a ball whose radius is the distance to the `place`-th other centre, from k on."""
 
     def share(points, centres, k):
-        gaps = np.sort(np.abs(centres - centres.T).numpy(), 1)[:, k + place]
-        return float((np.abs(points - centres.T).numpy() <= gaps).any(1).mean())
+        gaps = (centres - centres.T).abs().sort(1).values[:, k + place]
+        return float(((points - centres.T).abs() <= gaps).any(1).double().mean())
 
     return share
 
@@ -485,7 +485,7 @@ def components(*, lost=1, within=1, corrected=1.0):
 @equation(
     "eq:variance-components",
     how="Monte Carlo",
-    error_bar="4 standard errors of 20,000 experiments",
+    error_bar="4 standard errors of 6,000 experiments",
     where=None,
     implementation=components(),
     mutants={
@@ -503,7 +503,7 @@ def test_variance_components(formula):
     found = np.array(
         [
             formula(0.5 * generator.normal(size=(4, 1)) + generator.uniform(-0.6, 0.6, size=(4, 5)))
-            for _ in range(20_000)
+            for _ in range(6000)
         ]
     )
     error = found.std(0) / math.sqrt(len(found))

@@ -21,9 +21,11 @@ def neighbour_balls(
             each title, from left to right, all to one scale.
         names: what the legend calls points inside and outside.
     """
-    figure, row = plt.subplots(
-        1, len(panels), squeeze=False, sharex=True, sharey=True, figsize=(WIDTH, 0.5 + WIDTH / len(panels))
-    )
+    balls = [(to_array(centres), to_array(radii)) for centres, radii, _ in panels.values()]
+    edges = np.concatenate([centres + sign * radii[:, None] for centres, radii in balls for sign in (-1, 1)])
+    across, upwards = np.ptp(edges, 0)
+    size = WIDTH, 0.8 + WIDTH / len(panels) * upwards / across
+    figure, row = plt.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True, figsize=size)
     for axes, (title, parts) in zip(row[0], panels.items(), strict=True):
         centres, radii, points = map(to_array, parts)
         for centre, radius in zip(centres, radii, strict=True):
@@ -35,7 +37,7 @@ def neighbour_balls(
         axes.plot(*points[inside].T, "o", color=GREEN, markersize=5, linestyle="none", label=names[0])
         axes.plot(*points[~inside].T, "X", color=VERMILION, markersize=7, linestyle="none", label=names[1])
         axes.set(title=title, xticks=[], yticks=[])
-        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_aspect("equal", adjustable="box")
         axes.grid(visible=False)
     handles, labels = row[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)

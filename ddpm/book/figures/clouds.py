@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from ddpm.book.figures.style import BLUE, GREEN, SKY, VERMILION, WIDTH, Numbers, styled, to_array
+from ddpm.book.figures.style import BLUE, GREEN, LETTERS, SKY, VERMILION, WIDTH, Numbers, styled, to_array
 
 
 @styled
@@ -54,7 +54,7 @@ def nearer_to(panels: Mapping[str, tuple[Numbers, Numbers]], *, xlabel: str, yla
         ylabel: what the second distance is.
     """
     figure, row = plt.subplots(
-        1, len(panels), squeeze=False, sharex=True, sharey=True, figsize=(WIDTH, 0.8 + WIDTH / len(panels))
+        1, len(panels), squeeze=False, sharex=True, sharey=True, figsize=(WIDTH, 0.5 + WIDTH / len(panels))
     )
     most = 1.05 * max(to_array(values).max() for pair in panels.values() for values in pair)
     for axes, (title, (across, upwards)) in zip(row[0], panels.items(), strict=True):
@@ -63,6 +63,6 @@ def nearer_to(panels: Mapping[str, tuple[Numbers, Numbers]], *, xlabel: str, yla
             to_array(across), to_array(upwards), ".", color=BLUE, markersize=4, alpha=0.5, linestyle="none"
         )
         axes.set(title=title, xlim=(-0.03 * most, most), ylim=(-0.03 * most, most), aspect="equal")
-    figure.supxlabel(xlabel)
+    figure.supxlabel(xlabel, fontsize=LETTERS)
     row[0, 0].set_ylabel(ylabel)
     return figure

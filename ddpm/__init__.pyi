@@ -20,6 +20,7 @@ from .samplers import heun as heun
 from .schedule import NoiseSchedule as NoiseSchedule
 from .schedule import cosine_betas as cosine_betas
 from .schedule import linear_betas as linear_betas
+from .schedule import log_snr_betas as log_snr_betas
 from .schedule import sigmoid_betas as sigmoid_betas
 from .training.trainer import Trainer as Trainer
 from .unet import Unet as Unet

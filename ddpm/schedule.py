@@ -60,6 +60,20 @@ def sigmoid_betas(
     return betas_from_alpha_bar(alpha_bar, max_beta)
 
 
+def log_snr_betas(
+    timesteps: int, highest: float = 10.0, lowest: float = -7.0, max_beta: float = 0.999
+) -> Tensor:
+    """Variances for which λ_t falls evenly (eq:log-snr-schedule), so that all of them are trained alike.
+
+    `highest` is λ_1, at which the noise is a little narrower than the step between two 8-bit grey levels, and `lowest`
+    is λ_T.
+    """
+    timesteps = check_whole("timesteps", timesteps)
+    # As in `linear_betas`, T = 1 gets the last value.
+    log_snr = torch.linspace(lowest, highest, timesteps, dtype=torch.float64).flip(0)
+    return betas_from_alpha_bar(torch.cat([torch.ones(1, dtype=torch.float64), log_snr.sigmoid()]), max_beta)
+
+
 def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float) -> Tensor:
     """β_t = 1 − ᾱ_t/ᾱ_{t−1}, capped (eq:betas-from-curve), for ᾱ_0 … ᾱ_T of shape (T+1,); shape (T,)."""
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
@@ -69,6 +83,7 @@ BETA_SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "linear": linear_betas,
     "cosine": cosine_betas,
     "sigmoid": sigmoid_betas,
+    "log-snr": log_snr_betas,
 }
 
 
@@ -131,7 +146,7 @@ class NoiseSchedule(KeepsPrecision):
 
     @classmethod
     def from_name(cls, name: str, timesteps: int, **options: float) -> "NoiseSchedule":
-        """Build "linear", "cosine" or "sigmoid"; `options` go to the function of that name."""
+        """Build "linear", "cosine", "sigmoid" or "log-snr"; `options` go to the function of that name."""
         check_choice("beta_schedule", name, list(BETA_SCHEDULES))
         return cls(BETA_SCHEDULES[name](timesteps, **options))
 

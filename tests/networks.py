@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm import GaussianDiffusion, NoiseSchedule, Prediction, cosine_betas, linear_betas, sigmoid_betas
+from ddpm import GaussianDiffusion, NoiseSchedule, Prediction
+from ddpm.schedule import BETA_SCHEDULES as BETAS
 
-BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
 # A U-Net that is quick, and every option that changes what it computes.
 SMALL_UNET = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4, "num_res_blocks": 1}
 UNET_OPTIONS: dict[str, dict[str, Any]] = {

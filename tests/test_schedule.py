@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ddpm import NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
-from ddpm.schedule import default_schedule
+from ddpm.schedule import default_schedule, log_snr_betas
 from tests.networks import schedule_64
 
-VALID = [(name, T) for name in ("cosine", "sigmoid") for T in (1, 2, 10, 50, 1000, 4000)]
+VALID = [(name, T) for name in ("cosine", "sigmoid", "log-snr") for T in (1, 2, 10, 50, 1000, 4000)]
 VALID += [("linear", T) for T in (21, 50, 1000, 4000)]
 TABLES = ["beta", "alpha", "alpha_bar", "sqrt_alpha_bar", "sigma", "snr", "log_snr", "posterior_variance"]
 TABLES += ["posterior_mean_coef_x0", "posterior_mean_coef_xt"]
@@ -59,6 +59,10 @@ def test_options_reach_the_formula():
     curve = (curve[-1] - curve) / (curve[-1] - curve[0])
     got = sigmoid_betas(T, start=-2, end=3, tau=0.7, max_beta=0.9)
     np.testing.assert_allclose(got.numpy(), np.minimum(1 - curve[1:] / curve[:-1], 0.9), rtol=1e-9)
+    odds = np.exp(np.linspace(8, -4, T))
+    expected = 1 - (curve := np.append(1, odds / (1 + odds)))[1:] / curve[:-1]
+    got = log_snr_betas(T, highest=8, lowest=-4, max_beta=0.3)
+    np.testing.assert_allclose(got.numpy(), np.minimum(expected, 0.3), rtol=1e-9)
     assert NoiseSchedule.from_name("cosine", T, max_beta=0.5).beta.max() == 0.5
 
 

@@ -106,7 +106,7 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+@pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid", "log-snr"])
 @pytest.mark.parametrize("data", EXACT)
 def test_ancestral_marginals_are_those_of_the_noised_data(data, name):
     """Kolmogorov-Smirnov at each of 30 timesteps; the last step adds no noise, and so ends in E[x_0 | x_1]."""

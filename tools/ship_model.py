@@ -8,6 +8,7 @@ All figures are measured here, on the weights as they ship, or read from the run
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,24 @@ from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
 from ddpm import GaussianDiffusion, load_pretrained, save_pretrained
+from ddpm.cli.drawing import drawn_by
 from ddpm.cli.presets import choose_preset
 from ddpm.cli.run_config import RunConfig
-from ddpm.evaluation.report import bits_per_dimension, first_images, random_batches, report_on_samples
+from ddpm.evaluation.features import extractor
+from ddpm.evaluation.report import (
+    bits_per_dimension,
+    first_images,
+    random_batches,
+    random_images,
+    report_on_samples,
+)
+from ddpm.io.paths import find_model
 from ddpm.training.distributed import draw_images
 from ddpm.training.metrics_logger import read_metrics
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 TIMESTEPS = 10  # drawn per test image for the bound
-JUDGED = 1000  # samples held against as many test images
+JUDGED = 5000  # samples held against as many test images
 BATCH = 250
 # What a command need not say: the machine's paths, what follows from the data, and how often to look.
 UNSAID = ("root", "results_folder", "channels", "save_and_sample_every", "num_samples")
@@ -35,13 +45,16 @@ def command_of(run_config: RunConfig) -> str:
     """The command that trains such a model: its data, and every option that is not its preset's."""
     data = run_config.data["name_or_path"]
     preset = choose_preset(data)[1]
+    begins = ""
+    if run_config.start is not None:
+        preset, begins = preset.started_from(run_config.start)[0], f" --from {run_config.start}"
     changed = [
         f"--set {part}.{option}={json.dumps(value, separators=(',', ':'))}"
         for part in ("network", "diffusion", "training")
         for option, value in getattr(run_config, part).items()
         if option not in UNSAID and value != getattr(preset, part).get(option)
     ]
-    return " ".join([f"ddpm train {data}", *changed])
+    return " ".join([f"ddpm train {data}{begins}", *changed])
 
 
 def measured(
@@ -50,17 +63,20 @@ def measured(
     """The bound on all test images, and the samples beside as many of them."""
     images, _ = first_images(test, len(test))  # pyright: ignore[reportArgumentType]
     bound = bits_per_dimension(model, images, timesteps_per_image=TIMESTEPS)
-    report = report_on_samples(samples, images[: len(samples)], random_batches(train, len(images)), [images])
-    return {
+    real, _ = random_images(test, len(samples))
+    figures = {
         "test_images": len(images),
         "levels_per_image": TIMESTEPS,
         "bits_per_dimension": round(float(bound.mean), 4),
         "standard_error": round(float(bound.standard_error), 4),
+        **drawn_by(model, None),
         "samples": len(samples),
-        "network_calls": model.sampling_timesteps,
-        "frechet_distance": round(report.distance, 2),
-        "between_halves": round(report.halves, 2),
     }
+    for features in ("classifier", "pixels"):
+        near = (random_batches(part, len(images)) for part in (train, test))
+        report = asdict(report_on_samples(samples, real, *near, features=extractor(features)))
+        figures[features] = {name: value and round(value, 5) for name, value in report.items()}
+    return figures
 
 
 def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mapping[str, Any]) -> str:
@@ -75,12 +91,16 @@ def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mappin
         "training": f"{run['steps']:,} steps of {training['train_batch_size']} images,"
         f" {run['images'] / run['training_images']:.1f} passes over the data",
         "command": f"`{run['command']}`",
+        **_described_before(run["before"]),
         "time": f"{run['seconds'] / 60:.0f} minutes on {run['hardware']}; torch {run['torch']}",
         f"bound on the {run['test_images']:,} test images": f"{run['bits_per_dimension']:.3f} ±"
         f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} timesteps each)",
-        f"{run['samples']:,} samples, {run['network_calls']} network calls each": "Fréchet distance on raw pixels"
-        f" {run['frechet_distance']} to as many test images; {run['between_halves']} between two halves of these, which"
-        " are smaller sets and so lie farther apart",
+        "samples": f"{run['samples']:,}, each by {run['network_calls']} network calls of {run['sampler']!r}, rounded to"
+        " grey levels and held against as many random test images",
+        "by features of the classifier": _judged(run["classifier"]),
+        "by raw pixels": _judged(run["pixels"]),
+        "copies": f"mean distance to the nearest of {run['test_images']:,} training images over that to the nearest of"
+        f" as many test images: {run['pixels']['nearest_ratio']:.3f}",
     }
     return "\n".join(
         [
@@ -101,6 +121,38 @@ def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mappin
     )
 
 
+def _training_before(run_config: RunConfig) -> dict[str, Any] | None:
+    """What is known of the training of the model whose weights the run began with; None for fresh weights."""
+    if run_config.start is None:
+        return None
+    run = json.loads((find_model(run_config.start) / "run.json").read_text(encoding="utf-8"))
+    return {
+        name: run[name]
+        for name in ("command", "steps", "images", "seconds", "hardware", "before")
+        if name in run
+    }
+
+
+def _described_before(before: Mapping[str, Any] | None) -> dict[str, str]:
+    """Rows for the model whose weights the run began with."""
+    if before is None:
+        return {}
+    return {
+        "began with": "the weights of the model that had this name before, trained in"
+        f" {before['seconds'] / 60:.0f} minutes on {before['hardware']}, {before['steps']:,} steps, by"
+        f" `{before['command']}`"
+    }
+
+
+def _judged(report: Mapping[str, Any]) -> str:
+    """The figures of one kind of features, in words."""
+    return (
+        f"Fréchet distance {report['distance']:.3g} ({report['halves']:.3g} between two halves of the test images,"
+        f" which are smaller sets and so lie farther apart); kernel distance {report['kernel_distance']:.2g} ±"
+        f" {report['kernel_error']:.1g}; precision {report['precision']:.3f}, recall {report['recall']:.3f}"
+    )
+
+
 def main() -> None:
     """Export, measure, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -109,13 +161,16 @@ def main() -> None:
     parser.add_argument("--hardware", required=True, help="where it was trained, in words")
     options = parser.parse_args()
     run_config, folder = RunConfig.load(options.run), CHECKPOINTS / options.name
+    # Before the folder is written, which may be that of the model it began with.
+    command, before = command_of(run_config), _training_before(run_config)
     save_pretrained(load_pretrained(options.run), folder, dtype=torch.float16)
     model = load_pretrained(folder)
     samples = draw_images(model, range(JUDGED), batch_size=BATCH, progress=True)
     save_image(make_grid(samples[:64], nrow=8, padding=1, pad_value=1.0), folder / "samples.png")
     last = read_metrics(options.run)[-1]
     run = {
-        "command": command_of(run_config),
+        "command": command,
+        "before": before,
         "steps": last["step"],
         "images": last["images"],
         "training_images": len(run_config.load_data()),

@@ -68,6 +68,9 @@ def train(
         Path | None, typer.Option(parser=places.path, help="The run's folder; else runs/DATA.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", parser=places.word, help="Begin with the weights of this model.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="Side of the images in pixels.")] = None,
     train_steps: TrainSteps = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per call and process.")] = None,
@@ -88,6 +91,10 @@ def train(
     folder = out or Path("runs") / (Path(source).name or "all")
     if go_on:
         run_config = runs.continued(folder, run_config, by_preset=preset is not None)
+    begins = []
+    if start is not None:
+        run_config, found = run_config.started_from(start)
+        begins = report.paragraphs({"weights": f"begin as those of {found}"})
     run_config = run_config.changed("data", root=data_root, cache="prepared" if cache else None)
     run_config = run_config.changed("diffusion", image_size=image_size)
     given = {"train_num_steps": train_steps, "train_batch_size": batch_size, "train_lr": lr, "seed": seed}
@@ -103,9 +110,9 @@ def train(
     from ddpm.cli import cost
 
     run_config = completed(run_config)
-    diffusion = run_config.build_diffusion()
+    diffusion = run_config.build_diffusion(start=not list_checkpoints(folder))
     run_config, threads = cost.with_threads(run_config, diffusion)
-    said = [f"preset {name}", *said, *threads]
+    said = [f"preset {name}", *begins, *said, *threads]
     if dry_run:
         show(*said, *cost.dry_run(run_config, diffusion))
         return
@@ -129,7 +136,8 @@ def resume(run: Run, train_steps: TrainSteps = None, data: DataAt = None, data_r
             f" in `ddpm resume {as_typed(run)} --train-steps {2 * stands}`"
         )
     images = runs.load_images(run_config, run)
-    trainer = ddpm.Trainer(run_config.build_diffusion(), images, **run_config.training)
+    diffusion = run_config.build_diffusion(start=not list_checkpoints(run))
+    trainer = ddpm.Trainer(diffusion, images, **run_config.training)
     runs.go_on(trainer, run_config, run)
 
 

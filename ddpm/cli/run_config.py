@@ -10,7 +10,7 @@ from ddpm.checks import check_image_size
 from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, TORCHVISION, known_name
 from ddpm.io.files import json_bytes, read_json, write_whole
-from ddpm.io.paths import RUN, holds_run, shipped_model
+from ddpm.io.paths import CONFIG, RUN, holds_run, locate_model, shipped_model
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 
@@ -26,12 +26,14 @@ class RunConfig:
         network: arguments of `Unet`.
         diffusion: arguments of `GaussianDiffusion`, apart from the network.
         training: arguments of `TrainingConfig`.
+        start: the name or folder of the model whose weights it begins with; None for fresh ones.
     """
 
     data: Options = field(default_factory=dict)
     network: Options = field(default_factory=dict)
     diffusion: Options = field(default_factory=dict)
     training: Options = field(default_factory=dict)
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no option, or of the wrong kind, long before a part is built from it."""
@@ -61,14 +63,28 @@ class RunConfig:
                 " fewer resolutions by network.dim_mults"
             )
 
-    def build_diffusion(self) -> "ddpm.GaussianDiffusion":
-        """A fresh model, its weights drawn by the seed of training; a ValueError says which option is out of range."""
+    def started_from(self, model: str) -> tuple["RunConfig", str]:
+        """A run that begins with the weights of a model, and has its network and diffusion; and the model in words."""
+        found = locate_model(model)
+        config = read_json(found.folder / CONFIG)
+        start = model if shipped_model(model) == found.folder else str(Path(model).expanduser().absolute())
+        parts = {part: getattr(self, part) | config[part] for part in ("network", "diffusion")}
+        return replace(self, start=start, **parts), found.said
+
+    def build_diffusion(self, *, start: bool = True) -> "ddpm.GaussianDiffusion":
+        """A model to begin with, its weights drawn by the seed of training; a ValueError says which option is wrong.
+
+        Those of the model that the run starts from come on top, unless `start` is false, as for a run that goes on.
+        """
         import torch
 
-        from ddpm.io.pretrained import build_diffusion
+        from ddpm.io.pretrained import build_diffusion, take_weights
 
         torch.manual_seed(self.training_config.seed)
-        return build_diffusion({"network": self.network, "diffusion": self.diffusion})
+        diffusion = build_diffusion({"network": self.network, "diffusion": self.diffusion})
+        if start and self.start is not None:
+            take_weights(diffusion, self.start)
+        return diffusion
 
     def load_data(self, *, train: bool = True) -> Any:
         """The data set, its training part or its test part; test images are never mirrored."""

@@ -197,3 +197,21 @@ def build_diffusion(config: Mapping[str, Any]) -> GaussianDiffusion:
         )
     weighting = weighting_from_config(diffusion.get("loss_weighting"))
     return GaussianDiffusion(Unet(**network), **{**diffusion, "loss_weighting": weighting})
+
+
+def take_weights(diffusion: GaussianDiffusion, name_or_folder: str | os.PathLike[str]) -> None:
+    """Begin with the weights of a trained model, the averaged ones of a run, instead of fresh ones.
+
+    The networks must be alike, but for a variance that only the new one learns: what it says of that is fresh.
+    """
+    theirs = weights_of(load_pretrained(name_or_folder).network)
+    own = weights_of(diffusion.network)
+    for name in ("last.weight", "last.bias"):
+        there, more = theirs[name], own[name][len(theirs[name]) :]
+        if diffusion.learned_variance and len(more) == len(there):
+            theirs[name] = torch.cat([there, more])
+    load_weights(
+        diffusion.network,
+        theirs,
+        f"the network of {name_or_folder} is not the one that is to be trained: leave its options as they are there",
+    )

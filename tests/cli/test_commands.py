@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
 
@@ -120,6 +121,30 @@ def test_train_takes_a_folder_from_home_and_leaves_out_what_is_broken(ddpm, tmp_
     ddpm("export", "~/run", "~/model")
     assert (tmp_path / "model/model.safetensors").exists()
     ddpm("resume", "~/run", "--steps", "5")
+
+
+def test_train_from_a_model_begins_with_its_weights_and_options(ddpm, finished, tmp_path):
+    """A head for the variance is new. Once the run has a checkpoint it no longer needs the model."""
+    model, run = tmp_path / "model", tmp_path / "run"
+    ddpm("export", finished, model)
+    options = ["--set", "training.train_lr=1e-12", "--set", "network.learned_variance=true", "--out", run]
+    out, _ = ddpm("train", "digits", "--from", model, "--steps", "2", *options)
+    assert f"weights    begin as those of the model in {model}\n" in out
+    theirs, ours = load_pretrained(model), load_pretrained(run, weights="model")
+    assert ours.network.config == theirs.network.config | {"learned_variance": True}
+    assert ours.config == theirs.config
+    weights = ours.network.state_dict()
+    for name, tensor in theirs.network.state_dict().items():
+        torch.testing.assert_close(weights[name][: len(tensor)], tensor, rtol=0, atol=1e-9)
+    shutil.rmtree(model)
+    ddpm("resume", run, "--steps", "3")
+    assert RunConfig.load(run).start == str(model)
+
+
+def test_train_from_a_model_that_ships_keeps_its_name(ddpm, tmp_path):
+    out, _ = ddpm("train", "digits", "--from", "digits", "--steps", "1", "--out", tmp_path / "run")
+    assert "weights    begin as those of the model digits that ships, in " in out
+    assert RunConfig.load(tmp_path / "run").start == "digits"
 
 
 # resume

@@ -41,6 +41,7 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("train ./nowhere", 1, "nowhere does not exist; give the path of a folder that holds images"),
     ("train {run}/run.json", 1, "run.json is a file; give the path of a folder that holds images"),
     ("train . --image-size 8", 1, "lies within the data, "),
+    ("train digits --from nowhere", 1, "no model at 'nowhere' (no such folder): give a folder that holds"),
     ("resume nowhere", 1, "error: nowhere is not a folder: give the folder of a run"),
     ("resume {run}/samples", 1, "samples holds no run.json: give the folder of a run that `ddpm tr"),
     ("sample nowhere", 1, "or one of the models that ship: digits"),

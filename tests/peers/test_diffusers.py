@@ -32,7 +32,7 @@ from diffusers import (  # noqa: E402
 from diffusers.schedulers import scheduling_ddpm  # noqa: E402
 
 T = 1000
-NAMES = ("linear", "cosine", "sigmoid")
+NAMES = ("linear", "cosine", "sigmoid", "log-snr")
 THEIR_NAME = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 THEIR_OBJECTIVE = {"pred_noise": "epsilon", "pred_x0": "sample", "pred_v": "v_prediction"}
 OBJECTIVES = tuple(THEIR_OBJECTIVE)

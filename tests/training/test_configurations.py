@@ -42,7 +42,7 @@ DIFFUSIONS = st.fixed_dictionaries(
         "sampling_timesteps": mostly([None, 1, 3], [100, 0]),
         "loss_type": mostly(["l1", "l2"], ["huber"]),
         "objective": mostly(["pred_noise", "pred_x0", "pred_v"], ["pred_score"]),
-        "beta_schedule": mostly([None, "cosine", "sigmoid"], ["linear", "quadratic"]),
+        "beta_schedule": mostly([None, "cosine", "sigmoid", "log-snr"], ["linear", "quadratic"]),
         "loss_weighting": mostly([None, MinSNR(), P2()], ["min-snr"]),
         "ddim_sampling_eta": mostly([0.0, 0.5, 1.0], [1.5]),
     }

@@ -132,8 +132,8 @@ def vlb_terms(
 
     That is T network calls per image, or 1 + `timesteps_per_image` of them for an unbiased estimate: L_T and L_0 are
     always counted, and the sum of L_{t−1} over t = 2 … T is estimated from timesteps that are spread evenly over
-    log σ_t, with a random shift for each image. So they crowd where the cost is, near t = 2: drawn evenly over t, a few
-    would nearly always miss it, and the standard error with it.
+    log σ_t, with a random shift for each image (eq:sampled-bound). So they crowd where the cost is, near t = 2: drawn
+    evenly over t, a few would nearly always miss it, and the standard error with it.
 
     Each image has a random stream of its own, so that its terms depend neither on `batch_size` nor, with `seeds`, on
     the images around it. The model is asked in evaluation mode and without autocast, and one with self-conditioning

@@ -96,10 +96,10 @@ def _rows(images: Tensor) -> np.ndarray:
 def kernel_distance(features_a: Tensor, features_b: Tensor) -> Estimate:
     """Squared maximum mean discrepancy by the kernel (a·b/D + 1)³, the KID of Bińkowski et al. (2018), with its error.
 
-    Unlike the Fréchet distance it is unbiased: between sets of one distribution it is 0 on average, at any size. Each
-    set, of equal size and shape (N, D), falls into ten random parts that do not overlap (fewer where N < 20); the
-    estimate is the mean over pairs of parts, each computed by torchmetrics, and its standard error their spread over
-    the root of their number.
+    Unlike the Fréchet distance it is unbiased (eq:kid): between sets of one distribution it is 0 on average, at any
+    size. Each set, of equal size and shape (N, D), falls into ten random parts that do not overlap (fewer where
+    N < 20); the estimate is the mean over pairs of parts, each computed by torchmetrics, and its standard error their
+    spread over the root of their number.
 
     Raises:
         ValueError: if the sets differ in shape, or have fewer than 4 rows.
@@ -128,9 +128,9 @@ def precision_recall(
     """Which part of the samples lies among the images, and which part of the images among the samples.
 
     A point lies among a set if it is within some member's distance to its k-th nearest other member, k = `neighbours`
-    (Kynkäänniemi et al. 2019). Precision falls where samples are no images, recall where images are never sampled. The
-    sets are features of shape (N, D); take as many of each, for the balls shrink as a set grows. Distances are taken in
-    float64, `chunk` points at a time.
+    (Kynkäänniemi et al. 2019; eq:precision, eq:recall). Precision falls where samples are no images, recall where
+    images are never sampled. The sets are features of shape (N, D); take as many of each, for the balls shrink as a set
+    grows. Distances are taken in float64, `chunk` points at a time.
 
     Raises:
         ValueError: if a set has no more than `neighbours` members, or they differ in dimension.

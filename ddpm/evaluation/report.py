@@ -95,9 +95,9 @@ def report_on_samples(
     """Compare samples with as many real images, both in [0, 1], shape (N, C, H, W), N at least 4.
 
     The samples are rounded to 256 grey levels first, as the images are. `training` and `held_out` are equally many
-    images, in batches, in which copies are looked for; of M out of N training images, a model that copies all alike is
-    found out by M/N of its samples. `features` are the pixels for None. The more real images the `classifier` was
-    trained on, the more samples it is sure of.
+    images, in batches, in which copies are looked for (eq:memorisation-ratio); of M out of N training images, a model
+    that copies all alike is found out by M/N of its samples. `features` are the pixels for None. The more real images
+    the `classifier` was trained on, the more samples it is sure of.
     """
     if samples.shape != images.shape or len(images) < 4:
         raise ValueError(

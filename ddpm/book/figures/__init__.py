@@ -2,10 +2,11 @@
 
 from ddpm.book.figures.bars import bar_chart, grouped_bars, runs_with_bars
 from ddpm.book.figures.chain import chain
+from ddpm.book.figures.clouds import nearer_to, neighbour_balls
 from ddpm.book.figures.densities import density_panels, histogram_rows, histogram_with_density
 from ddpm.book.figures.diagrams import ellipses, schedule_view, three_coordinates
 from ddpm.book.figures.images import compare_grids, image_grid, image_strip
-from ddpm.book.figures.lines import compared_runs, curves, dot_rows, learning_curve
+from ddpm.book.figures.lines import compared_runs, curves, dot_rows, extrapolation, learning_curve
 from ddpm.book.figures.maps import heat_maps, signed_map
 from ddpm.book.figures.unet import unet_map
 
@@ -18,6 +19,7 @@ __all__ = [
     "density_panels",
     "dot_rows",
     "ellipses",
+    "extrapolation",
     "grouped_bars",
     "heat_maps",
     "histogram_rows",
@@ -25,6 +27,8 @@ __all__ = [
     "image_grid",
     "image_strip",
     "learning_curve",
+    "nearer_to",
+    "neighbour_balls",
     "runs_with_bars",
     "schedule_view",
     "signed_map",

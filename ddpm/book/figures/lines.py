@@ -159,3 +159,36 @@ def dot_rows(rows: Mapping[str, Numbers], *, xlabel: str) -> Figure:
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
     return figure
+
+
+@styled
+def extrapolation(
+    sizes: Numbers,
+    values: Mapping[str, tuple[Numbers, Numbers]],
+    lines: Mapping[str, tuple[float, float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Values with error bars over 1/size, and straight lines through them down to an infinite size.
+
+    Args:
+        sizes: shape (N,); each is written below its place.
+        values: name -> values and their errors, each of shape (N,).
+        lines: name -> height at infinite size, and slope, for the same names.
+        xlabel: what the sizes count.
+        ylabel: what the values are.
+    """
+    figure, axes = plt.subplots()
+    places = 1 / to_array(sizes)
+    for index, (name, (heights, errors)) in enumerate(values.items()):
+        look: dict[str, Any] = {"color": PALETTE[index], "linestyle": DASHES[index]}
+        height, slope = lines[name]
+        ends = np.array([0, 1.05 * places.max()])
+        axes.plot(ends, height + slope * ends, linewidth=1.2, **look)
+        look |= {"fmt": MARKERS[index], "linestyle": "none", "capsize": 4, "label": name}
+        axes.errorbar(places, to_array(heights), to_array(errors), **look)
+    axes.set_xticks([0, *places], ["∞", *(f"{size:g}" for size in to_array(sizes))])
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
+    axes.legend()
+    return figure

@@ -178,6 +178,22 @@ def test_resampling_brings_the_unknown_pixels_nearer_to_the_exact_conditional():
     assert off[1] < off[0] / 2
 
 
+@pytest.mark.parametrize("resamplings", [1, 3])
+def test_the_known_pixels_have_the_noise_of_the_timestep_at_which_they_are_seen(resamplings):
+    """Replaced after the step to t−1, and with `resamplings` taken up to t again."""
+    diffusion, seen = diffusion_of(timesteps=12, beta_schedule="cosine"), {}
+    diffusion.network.register_forward_pre_hook(
+        lambda _, given: seen.setdefault(int(given[1][0]), []).append(given[0])
+    )
+    x, everything = torch.full((20, 1, 32, 32), 0.6), torch.ones(32, 32, dtype=torch.bool)
+    editing.inpaint(diffusion, x, everything, resamplings=resamplings, generator=seeded(0))
+    for t in range(1, 12):
+        signal, sigma = (diffusion.schedule.alpha_bar[t].sqrt().item(), diffusion.schedule.sigma[t].item())
+        for x_t in seen[t]:
+            assert x_t.mean().item() == pytest.approx(0.6 * signal, abs=5 * sigma / x.numel() ** 0.5)
+            assert x_t.std().item() == pytest.approx(sigma, rel=5 / (2 * x.numel()) ** 0.5)
+
+
 @pytest.mark.parametrize("resamplings", [1, 2, 5])
 def test_without_a_known_pixel_it_is_ancestral_sampling_and_steps_up_again(resamplings):
     """For data N(0, 1) the step down to t−1 makes α v + β̃ of the variance v, and the step up α v + β."""

@@ -63,8 +63,9 @@ def measured(
     model: GaussianDiffusion, samples: Tensor, train: Dataset[Any], test: Dataset[Any]
 ) -> dict[str, Any]:
     """The bound on all test images, and the samples beside as many of them."""
-    images, _ = first_images(test, len(test))  # pyright: ignore[reportArgumentType]
-    bound = bits_per_dimension(model, images, timesteps_per_image=TIMESTEPS)
+    images, labels = first_images(test, len(test))  # pyright: ignore[reportArgumentType]
+    labels = labels if getattr(model.network, "num_classes", None) else None
+    bound = bits_per_dimension(model, images, labels, timesteps_per_image=TIMESTEPS)
     real, _ = random_images(test, len(samples))
     figures = {
         "test_images": len(images),
@@ -95,7 +96,7 @@ def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mappin
         "training": f"{run['steps']:,} steps of {training['train_batch_size']} images,"
         f" {run['images'] / run['training_images']:.1f} passes over the data",
         "command": f"`{run['command']}`",
-        **_described_before(run["before"]),
+        **_described_before(name, run["before"]),
         "time": f"{run['seconds'] / 60:.0f} minutes on {run['hardware']}; torch {run['torch']}",
         f"bound on the {run['test_images']:,} test images": f"{run['bits_per_dimension']:.3f} ±"
         f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} timesteps each)",
@@ -130,17 +131,16 @@ def _training_before(run_config: RunConfig) -> dict[str, Any] | None:
     if run_config.start is None:
         return None
     run = json.loads((find_model(run_config.start) / "run.json").read_text(encoding="utf-8"))
-    return {
-        name: run[name]
-        for name in ("command", "steps", "images", "seconds", "hardware", "before")
-        if name in run
-    }
+    kept = ("command", "steps", "images", "seconds", "hardware", "before")
+    return {"name": run_config.start} | {name: run[name] for name in kept if name in run}
 
 
-def _described_before(before: Mapping[str, Any] | None) -> dict[str, str]:
+def _described_before(name: str, before: Mapping[str, Any] | None) -> dict[str, str]:
     """Rows for the model whose weights the run began with."""
     if before is None:
         return {}
+    if before["name"] != name:
+        return {"began with": f"the weights of `{before['name']}`"}
     return {
         "began with": "the weights of the model that had this name before, trained in"
         f" {before['seconds'] / 60:.0f} minutes on {before['hardware']}, {before['steps']:,} steps, by"

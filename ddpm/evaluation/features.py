@@ -59,10 +59,19 @@ def _pixels() -> Features:
     return lambda images: images.flatten(1)
 
 
-def _classifier() -> Features:
+def fashion_classes(images: Tensor) -> Tensor:
+    """The class, 0 … 9, that the classifier of `extractor` finds for each image in [0, 1] of shape (N, 1, 28, 28)."""
+    return features_of(images, _shipped_classifier()).argmax(1)
+
+
+def _shipped_classifier() -> nn.Sequential:
     network = fashion_classifier()
     network.load_state_dict(read_tensors(shipped_weights("fashion-mnist-classifier")))
-    last = network.eval()[:-1]
+    return network.eval()
+
+
+def _classifier() -> Features:
+    last = _shipped_classifier()[:-1]
 
     def features(images: Tensor) -> Tensor:
         if images.shape[1:] != (1, 28, 28):

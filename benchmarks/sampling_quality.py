@@ -35,7 +35,7 @@ from ddpm.prediction import Denoiser, full_timesteps, training_target
 from ddpm.randomness import image_generators, randn
 from ddpm.samplers import ddim, dpm_solver_pp, heun
 
-NAME, BATCH, SAMPLES, SEEDS = "fashion-mnist", 200, 5_000, 3
+NAME, BATCH, SAMPLES, SEEDS = "fashion-mnist", 50, 5_000, 3
 CALLS = (10, 15, 20, 25)
 FINEST, PATHS, REMEMBERED = 1_000, 250, 1_000  # for a sampler's own error: calls, images, training images
 Draw = Callable[[Denoiser, Tensor], Tensor]
@@ -135,7 +135,7 @@ def main() -> None:
         "--only", default="", help="rows whose names begin with one of these, split by commas"
     )
     parser.add_argument("--seeds", type=int, default=SEEDS, help="sets of seeds")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="images of a set, a multiple of 200")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="images of a set, a multiple of 50")
     options = parser.parse_args()
     model = load_pretrained(NAME)
     results = find_model(NAME) / "sampling_quality.json"

@@ -1,6 +1,6 @@
 """Quality against network calls: our samplers and diffusers' DPM-Solver on the Fashion-MNIST network that ships.
 
-    OMP_NUM_THREADS=2 python benchmarks/sampling_quality.py --data-root data
+    OMP_NUM_THREADS=2 python -m benchmarks.sampling_quality --data-root data
 
 Each row draws as many images for each of three sets of seeds and holds them against the 10,000 test images, by the
 Fréchet distance on the features of the classifier that ships and on raw pixels. Every sampler starts from the same
@@ -9,21 +9,23 @@ step of the first), its timesteps by each of its two spacings that begin at the 
 ours does. Beside it stands each sampler's own error: how far, per pixel, its images lie from where it goes with
 1,000 calls, under the network and under an exact denoiser, that of 1,000 training images.
 
-The figures go to sampling_quality.json beside the model, row by row; a run that was stopped goes on.
+The figures go to sampling_quality.json beside the model, row by row; a run that was stopped goes on. At the end stand
+the tables, in Markdown.
 """
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
+from statistics import mean, stdev
 from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
+from benchmarks.network_speed.summary import machine
 from ddpm import EmpiricalOracle, GaussianDiffusion, load_pretrained
 from ddpm.data.datasets import load_dataset
 from ddpm.diffusion import to_image_scale, to_model_scale
@@ -127,6 +129,35 @@ def solver_errors(
             }
 
 
+def tables(found: dict[str, Any]) -> str:
+    """What was found, in Markdown: mean ± standard error over the sets, and ours less diffusers', set by set."""
+    lines = [
+        "| sampler | calls | classifier | pixels | own error, network | own error, exact denoiser |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in found["rows"].items():
+        sets = row["sets"].values()
+        distances = (spread([one[features] for one in sets]) for features in ("classifier", "pixels"))
+        errors = (f"{row[key]:.4f}" for key in ("network_solver_error", "exact_solver_error"))
+        lines.append(
+            f"| {name.rpartition(' ')[0]} | {row['calls']} | {' | '.join(distances)} | {' | '.join(errors)} |"
+        )
+    lines += ["", "| calls | ours less diffusers', classifier | pixels |", "|---|---|---|"]
+    for calls in CALLS:
+        pair = [found["rows"].get(f"{name} {calls}") for name in ("dpm++ karras", "diffusers trailing")]
+        if None not in pair:
+            a, b = (one["sets"] for one in pair if one)
+            less = (spread([a[i][f] - b[i][f] for i in a]) for f in ("classifier", "pixels"))
+            lines.append(f"| {calls} | {' | '.join(less)} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard error."""
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{mean(values):.3f} ± {error:.3f}"
+
+
 def main() -> None:
     """Measure what the file does not hold yet, set by set."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -144,8 +175,7 @@ def main() -> None:
         raise SystemExit(
             f"{results} has sets of {found['samples']} images: delete it, or give --samples that"
         )
-    found |= {"reference": "the 10,000 test images", "torch": torch.__version__}
-    found |= {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    found |= {"reference": "the 10,000 test images", "machine": machine(torch.get_num_threads(), "cpu")}
     test = load_dataset("FashionMNIST", image_size=28, channels=1, root=options.data_root, train=False)
     training = load_dataset("FashionMNIST", image_size=28, channels=1, root=options.data_root)
     images, _ = first_images(test, 10_000)
@@ -162,6 +192,7 @@ def main() -> None:
                 print(name, number, sets[str(number)], flush=True)
     solver_errors(model, EmpiricalOracle(model.schedule, to_model_scale(remembered)), found, names)
     results.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(tables(found))
 
 
 if __name__ == "__main__":

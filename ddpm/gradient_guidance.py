@@ -50,7 +50,7 @@ class ClassifierGuidance(Guided):
         clip_x0: bool = False,
         x_self_cond: Tensor | None = None,
     ) -> Prediction:
-        """The guided prediction, towards `labels`."""
+        """The guided prediction, towards `labels` (eq:classifier-guided)."""
         check_images("x_t", x_t)
         t, labels = check_t(t, x_t, self.schedule.timesteps), check_labels(labels, x_t)
         if labels is None:

@@ -150,7 +150,7 @@ class ClassifierFreeGuidance(Guided):
         clip_x0: bool = False,
         x_self_cond: Tensor | None = None,
     ) -> Prediction:
-        """The guided prediction; labels are needed, but for w = 0 and w = 1."""
+        """The guided prediction (eq:guided, eq:rescaled); labels are needed, but for w = 0 and w = 1."""
         everywhere = self.interval == (1, self.schedule.timesteps)
         if self.scale == 1 or (self.scale == 0 and everywhere):
             return self.ask(x_t, t, labels if self.scale == 1 else None, x_self_cond, clip=clip_x0)

@@ -1,4 +1,4 @@
-"""Balls, distances and extrapolations: what the artists hold is what was handed in."""
+"""Balls, distances, contours and extrapolations: what the artists hold is what was handed in."""
 
 import numpy as np
 import pytest
@@ -33,6 +33,24 @@ def test_distances_are_drawn_against_each_other_to_one_scale():
         assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-0.0945, 3.15))
     assert figure.axes[0].get_ylabel() == "y"
     assert figure.get_supxlabel() == "x"
+
+
+def test_contours_go_round_their_share_of_the_mass():
+    side = torch.linspace(-4, 4, 161)
+    across, upwards = side, side[:, None]
+    density = (-(across**2) / 2 - (upwards - 1) ** 2 / (2 * 0.25)).exp()
+    points = torch.tensor([[0.0, 1.0], [-3.0, 2.0]])
+    panels = {"one": (points, density), "two": (-points, density)}
+    figure = figures.clouds_over_contours(panels, side, names=("drawn", "exact"))
+    figure.canvas.draw()
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+    for axes, sign in zip(figure.axes, (1, -1), strict=True):
+        assert np.allclose(axes.lines[0].get_xydata(), sign * points)
+        outer, inner = (path.vertices for path in axes.collections[0].get_paths())
+        for contour, share in ((outer, 0.9), (inner, 0.5)):
+            radius = np.hypot(contour[:, 0], (contour[:, 1] - 1) / 0.5)
+            assert np.allclose(radius, np.sqrt(-2 * np.log(1 - share)), rtol=0.02)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["drawn", "exact"]
 
 
 def test_extrapolation_reaches_an_infinite_size_at_the_left_edge():

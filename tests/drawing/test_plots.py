@@ -101,10 +101,10 @@ def test_compared_runs_show_means_with_standard_errors_and_single_runs_without()
 
 def test_compared_runs_of_one_group_are_called_by_their_names_alone():
     figure = figures.compared_runs(
-        [5, 9], {"": {"a": [1, 0], "b": [2, -1]}}, xlabel="", ylabel="", logy=False
+        [5, 9], {"": {"a": [1, 0], "b": [2, -1]}}, xlabel="", ylabel="", logx=False, logy=False
     )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
-    assert figure.axes[0].get_yscale() == "linear"
+    assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("linear", "linear")
 
 
 def test_dot_rows_stand_below_each_other_over_a_common_axis():

@@ -3,6 +3,7 @@
 from ddpm.book.figures.bars import bar_chart, grouped_bars, runs_with_bars
 from ddpm.book.figures.chain import chain
 from ddpm.book.figures.clouds import nearer_to, neighbour_balls
+from ddpm.book.figures.contours import clouds_over_contours
 from ddpm.book.figures.densities import density_panels, histogram_rows, histogram_with_density
 from ddpm.book.figures.diagrams import ellipses, schedule_view, three_coordinates
 from ddpm.book.figures.images import compare_grids, image_grid, image_strip
@@ -13,6 +14,7 @@ from ddpm.book.figures.unet import unet_map
 __all__ = [
     "bar_chart",
     "chain",
+    "clouds_over_contours",
     "compare_grids",
     "compared_runs",
     "curves",

@@ -121,9 +121,10 @@ def compared_runs(
     *,
     xlabel: str,
     ylabel: str,
+    logx: bool = True,
     logy: bool = True,
 ) -> Figure:
-    """Runs over a logarithmic axis: a colour and a mark for each name, dashes for each group.
+    """Runs over a common axis: a colour and a mark for each name, dashes for each group.
 
     Args:
         x: shape (N,).
@@ -131,6 +132,7 @@ def compared_runs(
             standard error are drawn); the same names in each group.
         xlabel: what x is.
         ylabel: what the values are.
+        logx: logarithmic x axis.
         logy: logarithmic y axis.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT + 0.4))
@@ -142,7 +144,8 @@ def compared_runs(
             label = name if len(groups) == 1 else f"{name}, {group}"
             look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": dashes, "capsize": 4}
             axes.errorbar(places, rows.mean(0), error, label=label, **look)
-    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log" if logy else "linear")
+    scales = {"xscale": "log" if logx else "linear", "yscale": "log" if logy else "linear"}
+    axes.set(xlabel=xlabel, ylabel=ylabel, **scales)
     axes.set_xticks(places, [f"{value:g}" for value in places])
     axes.minorticks_off()
     figure.legend(loc="outside upper center", ncols=2)

@@ -37,9 +37,9 @@ def interpolate(
 ) -> Tensor:
     """Between two pictures: noise both, mix them there, and find the way back (Ho et al. 2020, appendix D).
 
-    x_t = (1 − λ) x_t¹ + λ x_t², both with the same noise, and from there ancestral sampling over t, t−1, …, 1. A low t
-    stays close to the mix of the two pictures; at t = T, which None stands for, hardly anything is left of them. λ,
-    `lam`, is 0 for all `x1` and 1 for all `x2`. The `generator` gives the noise of x_t first.
+    x_t = (1 − λ) x_t¹ + λ x_t², both with the same noise (eq:shared-noise), and from there ancestral sampling over t,
+    t−1, …, 1. A low t stays close to the mix of the two pictures; at t = T, which None stands for, hardly anything is
+    left of them. λ, `lam`, is 0 for all `x1` and 1 for all `x2`. The `generator` gives the noise of x_t first.
 
     Raises:
         ValueError: if shapes or types are wrong, or `t` or `lam` is out of range.
@@ -116,10 +116,11 @@ def interpolate_latents(
 
 
 def slerp(a: Tensor, b: Tensor, lam: float) -> Tensor:
-    """From a to b, images of shape (B, C, H, W), on the arc between them, each by itself (Song et al. 2021, eq. 67).
+    """From a to b, images of shape (B, C, H, W), on the arc between them, each by itself (eq:slerp).
 
-    On the straight line noise would lose length: half way between two independent x_T it is √½ of theirs. For images
-    of nearly one direction arc and line are the same, and the line is taken.
+    It is that of Song et al. 2021, eq. 67. On the straight line noise would lose length: half way between two
+    independent x_T it is √½ of theirs. For images of nearly one direction arc and line are the same, and the line is
+    taken.
     """
     lengths = (x.flatten(1).norm(dim=1) for x in (a, b))
     cosine = (a * b).flatten(1).sum(1) / torch.stack(list(lengths)).prod(0).clamp(
@@ -145,12 +146,12 @@ def inpaint(
 ) -> Tensor:
     """The rest of a picture of which some pixels are `known`; these are in the result as they were given.
 
-    Ancestral sampling in which, after every step, the known pixels are replaced by themselves with the noise of that t.
-    The others do not see them until the step after, and by then it is late: with `resamplings` each step is taken so
-    many times, with a step of noise up again in between (RePaint; Lugmayr et al. 2022, algorithm 1), which takes as
-    many times the network calls. Neither samples p(x_0 | known): on a Gaussian of 8 pixels with 3 known, T = 250 and
-    the exact denoiser, the worst mean was 0.48 of its standard deviation away from the exact one with 1 resampling,
-    0.18 with 5 and 0.10 with 10, and the spread 15 to 25 % too wide, 1 % off, and 2 to 5 % too narrow.
+    Ancestral sampling in which, after every step, the known pixels are replaced by themselves with the noise of that t
+    (eq:replacement). The others do not see them until the step after, and by then it is late: with `resamplings` each
+    step is taken so many times, with a step of noise up again in between (RePaint; Lugmayr et al. 2022, algorithm 1),
+    which takes as many times the network calls. Neither samples p(x_0 | known): on a Gaussian of 8 pixels with 3 known,
+    T = 250 and the exact denoiser, the worst mean was 0.48 of its standard deviation away from the exact one with 1
+    resampling, 0.18 with 5 and 0.10 with 10, and the spread 15 to 25 % too wide, 1 % off, and 2 to 5 % too narrow.
 
     Args:
         diffusion: the model.

@@ -70,9 +70,10 @@ def condition(mean: Tensor, covariance: Tensor, observed: Tensor, value: Tensor)
 def measured(
     mean: Tensor, covariance: Tensor, matrix: Tensor, value: Tensor, variance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """N(x; mean, covariance) once y = A x + noise is known, noise of this variance: mean, covariance and log p(y).
+    """N(x; mean, covariance) once y = A x + noise is known: mean, covariance (eq:linear-posterior) and log p(y).
 
-    The pair (x, y) is Gaussian, so that this is `condition`, with Cov(x, y) = Σ Aᵀ and Var(y) = A Σ Aᵀ + variance · I.
+    The noise has this variance. The pair (x, y) is Gaussian, so that this is `condition`, with Cov(x, y) = Σ Aᵀ and
+    Var(y) = A Σ Aᵀ + variance · I.
     Means have shape (…, D), covariances (…, D, D); A, the `matrix`, is (M, D) and y, the `value`, (M,).
     """
     cross = covariance @ matrix.mT

@@ -121,7 +121,7 @@ class ReconstructionGuidance(Guided):
         clip_x0: bool = False,
         x_self_cond: Tensor | None = None,
     ) -> Prediction:
-        """The guided prediction."""
+        """The guided prediction (eq:reconstruction-guidance)."""
         check_images("x_t", x_t)
         given, wanted = tuple(self.value.shape), tuple(self.measure(x_t).shape)
         if given != wanted:

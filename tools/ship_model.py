@@ -40,7 +40,7 @@ TIMESTEPS = 10  # drawn per test image for the bound
 JUDGED = 5000  # samples held against as many test images
 BATCH = 250
 # What a command need not say: the machine's paths, what follows from the data, and how often to look.
-UNSAID = ("root", "results_folder", "channels", "save_and_sample_every", "num_samples")
+UNSAID = ("root", "results_folder", "channels", "class_names", "save_and_sample_every", "num_samples")
 
 
 def command_of(run_config: RunConfig) -> str:
@@ -189,7 +189,10 @@ def main() -> None:
         (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card(options.name, run_config, model, run), encoding="utf-8")
         print(json.dumps(run, indent=2))
-        shutil.copytree(folder, CHECKPOINTS / options.name, dirs_exist_ok=True)
+        ships = CHECKPOINTS / options.name
+        ships.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            shutil.copy(path, ships)
 
 
 if __name__ == "__main__":

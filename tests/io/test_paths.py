@@ -91,12 +91,16 @@ def test_a_model_that_ships_is_found_by_its_name(tmp_path, monkeypatch, word, he
     assert GaussianDiffusion.from_pretrained(word).config == load_pretrained(SHIPPED / name).config
 
 
-SHIP = "or one of the models that ship: digits, fashion-mnist"
+SHIP = "or one of the models that ship: digits, fashion-mnist, fashion-mnist-classes"
 REFUSED = [  # word, what lies here, what the message says
     ("./digits", [], r"no model at './digits' \(no such folder\): .* that ship \(did you mean digits\?\)"),
     (Path("digits"), [], r"no model at 'digits' \(no such folder\)"),
     ("./digits", ["digits/a.png"], r"'./digits' \(it holds neither\)"),
-    ("digit", [], r"'digit' \(no such folder\): .* \(did you mean digits\?\): digits, fashion-mnist$"),
+    (
+        "digit",
+        [],
+        r"'digit' \(no such folder\): .* \(did you mean digits\?\): digits, fashion-mnist, fashion-mnist-classes$",
+    ),
     (
         "nowhere",
         [],

@@ -1,9 +1,10 @@
-"""How long is `ddpm sample`? 64 images of 28×28 with 20 calls, as a whole process; and what recording the path costs.
+"""How long is `ddpm sample`? 64 images of 28×28, 20 calls, as a whole process; what a path and what guidance cost.
 
     python -m benchmarks.sampling_speed
 
 The command and `import torch` run in turn, round after round. The path is recorded within one process, in turn with
-the same samples drawn without: every x_t and x̂_0 is kept. The medians count; the figures go to sampling_speed.json.
+the same samples drawn without: every x_t and x̂_0 is kept. So is guidance, with w = 2, on the model with classes beside
+the same samples without. The medians count; the figures go to sampling_speed.json.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import torch
 
 from benchmarks.network_speed.summary import machine
 from benchmarks.startup import seconds
-from ddpm import dpm_solver_pp, load_pretrained
+from ddpm import ClassifierFreeGuidance, dpm_solver_pp, load_pretrained
 from ddpm.randomness import image_generators, randn
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -38,14 +39,23 @@ def drawing(*, recorded: bool) -> float:
     return time.perf_counter() - started
 
 
+def guided(scale: float) -> float:
+    """Seconds for the images of a model with classes, guided or, with a scale of 1, not."""
+    model = load_pretrained("fashion-mnist-classes")
+    x = randn((IMAGES, *model.image_shape), image_generators(IMAGES, seeds=range(IMAGES)), "cpu")
+    started = time.perf_counter()
+    for _ in dpm_solver_pp(ClassifierFreeGuidance(model, scale), x, CALLS, labels=torch.arange(IMAGES) % 10):
+        pass
+    return time.perf_counter() - started
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    times: dict[str, list[float]] = {
-        name: [] for name in (f"ddpm {COMMAND}", "import torch", "plain", "recorded")
-    }
+    names = (f"ddpm {COMMAND}", "import torch", "plain", "recorded", "guided", "unguided")
+    times: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "ddpm", *COMMAND.split(), "--out", f"{folder}/samples.png"]
         for _ in range(options.rounds):
@@ -53,6 +63,8 @@ def main() -> None:
             times["import torch"].append(seconds(["-c", "import torch"]))
             times["plain"].append(drawing(recorded=False))
             times["recorded"].append(drawing(recorded=True))
+            times["guided"].append(guided(2.0))
+            times["unguided"].append(guided(1.0))
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     report = {
         "command": "python -m benchmarks.sampling_speed",
@@ -61,6 +73,7 @@ def main() -> None:
         "seconds": {name: {"median": medians[name], "all": taken} for name, taken in times.items()},
         "beyond_import_torch": medians[f"ddpm {COMMAND}"] - medians["import torch"],
         "recorded_over_plain": medians["recorded"] / medians["plain"],
+        "guided_over_two_unguided": medians["guided"] / (2 * medians["unguided"]),
     }
     print(json.dumps(report, indent=2))
     RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -2,9 +2,9 @@
 
     python tools/export_live_model.py digits FOLDER
 
-A page opened from a disk may fetch nothing, but it may load a script. This one puts an object under the model's name into
-`liveModels`: the arguments of network and diffusion, ᾱ_0 … ᾱ_T in float64, and the weights, which
-`_assets/live/engine.js` unpacks.
+A page opened from a disk may fetch nothing, but it may load a script. This one puts an object under the model's name
+into `liveModels`: the arguments of network and diffusion, ᾱ_0 … ᾱ_T in float64, and the weights, which
+`_assets/live/network.js` unpacks.
 """
 
 from __future__ import annotations

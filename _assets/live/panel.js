@@ -135,7 +135,7 @@
         made.addEventListener("click", action);
         return made;
       };
-      this.play = button("Draw", () => (this.playing ? this.pause() : this.run()));
+      this.play = button("Draw", () => (this.turn ? this.pause() : this.run()));
       this.once = button("One step", () => this.run(1));
       const another = button("Next seed", () => {
         this.settings.seed = (this.settings.seed + 1) % 2 ** 32;
@@ -167,22 +167,20 @@
       }
     }
 
-    // Snow of the seed, before the first call.
+    // Snow of the seed, before the first call. What is still on its way belongs to another walk and is dropped.
     async rest() {
-      const turn = (this.turn = (this.turn ?? 0) + 1);
-      this.stop();
+      const walk = (this.walk = {});
+      this.turn = this.at = null;
       this.said.textContent = "";
-      this.under = null;
       await this.attempt(async () => {
         await Promise.all([...ENGINE, this.settings.model].map(load));
-        if (turn !== this.turn) return;
+        if (walk !== this.walk) return;
         const { diffusion, network } = liveModels[this.settings.model];
         const [height, width] = (this.size = diffusion.image_size);
         this.timesteps = diffusion.timesteps;
         this.calls = this.settings.sampler === "ddpm" ? this.timesteps : this.settings.steps;
-        const normal = (this.normals ??= liveSamplers(null).normals)(this.settings.seed);
+        const normal = liveSamplers(null).normals(this.settings.seed);
         this.show({ t: this.timesteps, x: normal(network.channels * height * width), x0: null }, 0);
-        this.play.textContent = "Draw";
       });
     }
 
@@ -193,68 +191,58 @@
           : "Empty: the network has not been asked yet");
       this.where.textContent = `t = ${t}, ${calls} of ${this.calls} calls`;
       this.at = { t, calls };
+      this.name();
     }
 
-    stop() {
-      this.playing = false;
-      this.play.textContent = "Go on";
+    name() {
+      const rested = this.at?.t === 0 ? "Draw again" : this.at?.calls ? "Go on" : "Draw";
+      this.play.textContent = this.turn ? "Pause" : rested;
     }
 
+    // Stop, and say where: a reader who hears the page is told of this and not of every step.
     pause() {
-      this.stop();
-      this.turn++;
-      this.say();
-    }
-
-    say() {
+      this.turn = null;
+      this.name();
       const { t, calls } = this.at;
       this.said.textContent = t ? `Stopped at t = ${t}.` : `Drawn from seed ${this.settings.seed} in ${calls} calls.`;
     }
 
-    // Go on for `count` calls, from snow again if the picture is finished.
+    // Go on for `count` calls, from snow again if the picture is finished; until another turn begins.
     async run(count = Infinity) {
       await this.attempt(async () => {
-        if (this.under && this.at.t === 0) await this.rest();
-        const turn = (this.turn = (this.turn ?? 0) + 1);
-        this.playing = count > 1;
-        if (this.playing) this.play.textContent = "Pause";
+        if (!this.at?.t) await this.rest();
+        const turn = (this.turn = {});
+        this.name();
         this.said.textContent = "";
         await this.prepare();
-        if (turn !== this.turn) return;
-        if (!this.under) {
-          await this.call("start", { ...this.settings });
-          this.under = true;
+        for (let i = 1; turn === this.turn && this.at.t > 0; i++) {
+          await this.step(i === count);
+          if (turn === this.turn && (i === count || this.at.t === 0)) this.pause();
+          else await new Promise(done => setTimeout(done, Math.min(FRAME_MS, PATH_MS / this.calls)));
         }
-        await this.steps(count, turn);
       });
     }
 
-    async steps(count, turn) {
-      let state, calls = this.at.calls;
-      const frame = Math.min(FRAME_MS, PATH_MS / this.calls);
-      for (let i = 0; i < count && this.at.t > 0; i++) {
-        state = await this.call("next");
-        if (turn !== this.turn) return;
-        calls++;
-        // Where motion is not wanted, only the last picture is shown.
-        if (this.calm.matches && i + 1 < count && state.t > 0) {
-          this.at = { t: state.t, calls };
-          continue;
-        }
-        this.show(state, calls);
-        if (i + 1 < count) await new Promise(done => setTimeout(done, frame));
-        if (turn !== this.turn) return;
+    // One call. Where motion is not wanted, only the last picture of a path is shown.
+    async step(last) {
+      const walk = this.walk;
+      if (!walk.begun) {
+        walk.begun = true;
+        this.call("start", { ...this.settings });
       }
-      this.stop();
-      if (this.at.t === 0) this.play.textContent = "Draw again";
-      this.say();
+      const state = await this.call("next");
+      if (!state || walk !== this.walk) return;
+      const calls = this.at.calls + 1;
+      if (last || state.t === 0 || !this.calm.matches || !this.turn) this.show(state, calls);
+      else this.at = { t: state.t, calls };
     }
 
     async attempt(action) {
       try {
         await action();
       } catch (error) {
-        this.stop();
+        this.turn = null;
+        this.name();
         this.said.textContent = `The model does not run here: ${error.message}.`;
       }
     }

@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "tools" / "export_live_model.py"
 STORE = ROOT / "_build" / "live"
 SCRIPTS = "_static/live"
+WITHOUT = "Your browser runs no scripts on this page, so this is a still picture of the panel that stands here otherwise."
 
 
 class LiveModel(SphinxDirective):
@@ -61,7 +62,7 @@ class LiveModel(SphinxDirective):
         return [
             _raw(f'<link rel="stylesheet" href="{folder}/panel.css"><figure class="live-model"{known}>'),
             still,
-            _raw("<figcaption>"),
+            _raw(f"<noscript><p>{WITHOUT}</p></noscript><figcaption>"),
             *self.parse_content_to_nodes(),
             _raw(f'</figcaption></figure><script src="{folder}/panel.js"></script>'),
         ]

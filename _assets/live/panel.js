@@ -211,6 +211,7 @@
     async run(count = Infinity) {
       await this.attempt(async () => {
         if (!this.at?.t) await this.rest();
+        if (!this.at) return;
         const turn = (this.turn = {});
         this.name();
         this.said.textContent = "";
@@ -218,7 +219,9 @@
         for (let i = 1; turn === this.turn && this.at.t > 0; i++) {
           await this.step(i === count);
           if (turn === this.turn && (i === count || this.at.t === 0)) this.pause();
-          else await new Promise(done => setTimeout(done, Math.min(FRAME_MS, PATH_MS / this.calls)));
+          else if (!this.calm.matches) {
+            await new Promise(done => setTimeout(done, Math.min(FRAME_MS, PATH_MS / this.calls)));
+          }
         }
       });
     }
@@ -243,7 +246,7 @@
       } catch (error) {
         this.turn = null;
         this.name();
-        this.said.textContent = `The model does not run here: ${error.message}.`;
+        this.said.textContent = this.where.textContent = `The model does not run here: ${error.message}.`;
       }
     }
   }

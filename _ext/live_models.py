@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "tools" / "export_live_model.py"
 STORE = ROOT / "_build" / "live"
 SCRIPTS = "_static/live"
-WITHOUT = "Your browser runs no scripts on this page, so this is a still picture of the panel that stands here otherwise."
+WITHOUT = "No script runs on this page, so this is a still picture of the panel that stands here otherwise."
 
 
 class LiveModel(SphinxDirective):

@@ -1,4 +1,4 @@
-"""The panel in which a reader draws with a model: at rest, by keyboard, step by step, without motion, without scripts."""
+"""The panel in which a reader draws with a model: at rest, by keyboard, step by step, with no motion, with no scripts."""
 
 import re
 import shutil

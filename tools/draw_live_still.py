@@ -33,7 +33,9 @@ def main() -> None:
     side = pictures.shape[-1]
     sheet = Image.new("LA", (SCALE * (2 * side + 1), SCALE * side))
     for i, picture in enumerate(pictures):
-        grey = Image.fromarray(picture[0].numpy()).resize((SCALE * side,) * 2, Image.Resampling.NEAREST)
+        grey = Image.fromarray(picture[0].numpy()).resize(
+            (SCALE * side, SCALE * side), Image.Resampling.NEAREST
+        )
         sheet.paste(grey.convert("LA"), (i * SCALE * (side + 1), 0))
     sheet.save(PICTURE, optimize=True)
 

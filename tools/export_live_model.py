@@ -59,11 +59,12 @@ def live_model(name: str) -> GaussianDiffusion:
 def exported(name: str) -> str:
     """The script of a shipped model."""
     diffusion = live_model(name)
-    config: dict[str, Any] = diffusion.network.config
+    network: Any = diffusion.network
+    config: dict[str, Any] = network.config
     wrong = {option: config[option] for option, value in KNOWN.items() if config[option] != value}
     if wrong:
         raise ValueError(f"the engine of the pages knows no network with {wrong}")
-    weights = diffusion.network.state_dict()
+    weights = network.state_dict()
     model = {
         "network": config,
         "diffusion": {

@@ -1,4 +1,4 @@
-"""The panel in which a reader draws with a model: at rest, by keyboard, step by step, with no motion, with no scripts."""
+"""The panel in which a reader draws with a model: at rest, by keyboard, step by step, without motion or scripts."""
 
 import re
 import shutil

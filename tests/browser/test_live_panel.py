@@ -233,8 +233,8 @@ def test_front_page_draws_from_the_disk_and_asks_no_host(chromium):
     page = chromium.new_page(reduced_motion="reduce")
     foreign = []
     page.on("request", lambda asked: foreign.append(asked.url) if asked.url.startswith("http") else None)
-    page.goto((HTML / "chapters" / "intro.html").as_uri())
     page.set_default_timeout(PATIENCE)
+    page.goto((HTML / "chapters" / "intro.html").as_uri())
     words(page, "t = 1000, 0 of 50 calls")
     press(page, "Draw")
     said(page, "Drawn from seed 1 in 50 calls.")

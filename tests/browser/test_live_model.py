@@ -1,0 +1,181 @@
+"""The network that runs on a page, against PyTorch on the same weights; and how long a step takes."""
+
+import re
+from copy import deepcopy
+
+import pytest
+import torch
+from book_numbers import ROOT
+from export_live_model import FRACTION_BITS, exported, live_model, snow
+
+from ddpm import load_pretrained
+from ddpm.samplers import ancestral, ddim
+
+LIVE = ROOT / "_assets" / "live"
+ENGINE = ("layers.js", "network.js", "samplers.js")
+# A grey level of 8 bits in [-1, 1], and the bytes that a panel may load.
+GREY, HEAVIEST = 2 / 255, 1_500_000
+# Milliseconds of one step, which is one call of the network and what the sampler makes of it.
+LONGEST_STEP = {"digits": 8, "fashion-mnist": 40}
+MODELS = list(FRACTION_BITS)
+
+SET_UP = """async name => {
+  const network = liveNetwork(liveLayers()), samplers = liveSamplers(network);
+  const model = await network.unpack(liveModels[name]);
+  window.forward = (x, t) => [...model.network.forward(Float32Array.from(x), t, model.diffusion.image_size)];
+  window.snow = (seed, count) => [...samplers.normals(seed)(count)];
+  window.path = (options, most, timesteps = model.diffusion.timesteps) => {
+    const states = [], diffusion = { ...model.diffusion, timesteps };
+    for (const { t, x, x0 } of samplers.walk({ ...model, diffusion }, options)) {
+      states.push([t, [...x], [...x0]]);
+      if (states.length === most) break;
+    }
+    return states;
+  };
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The scripts of the engine and the models, and a page beside them that loads them, as a page of the book does."""
+    folder = tmp_path_factory.mktemp("live")
+    for name in MODELS:
+        (folder / f"{name}.js").write_text(exported(name), encoding="utf-8")
+    scripts = [(LIVE / name).as_uri() for name in ENGINE] + [f"{name}.js" for name in MODELS]
+    tags = "".join(f'<script src="{script}"></script>' for script in scripts)
+    (folder / "page.html").write_text(f"<!doctype html><meta charset=utf-8>{tags}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def live(request, folder, chromium):
+    """A page opened from the disk in which one model is ready, and the model in PyTorch."""
+    page = chromium.new_page()
+    page.goto((folder / "page.html").as_uri())
+    page.evaluate(SET_UP, request.param)
+    yield request.param, page, live_model(request.param)
+    page.close()
+
+
+def states_of(walk, most):
+    """The first states of a sampler of the package, each (t, x, x0)."""
+    return [
+        (state.t, state.x.flatten(), state.x0.flatten()) for state, _ in zip(walk, range(most), strict=False)
+    ]
+
+
+def farthest(page_states, states):
+    """The largest difference anywhere on two paths through the same timesteps."""
+    assert [t for t, *_ in page_states] == [t for t, *_ in states]
+    pairs = [
+        (torch.tensor(theirs), ours)
+        for (_, *page_maps), (_, *maps) in zip(page_states, states, strict=True)
+        for theirs, ours in zip(page_maps, maps, strict=True)
+    ]
+    return max((theirs - ours).abs().max().item() for theirs, ours in pairs)
+
+
+@pytest.mark.parametrize("t", [1, 137, 1000])
+def test_network_gives_what_torch_gives(live, t):
+    """In double precision, whose rounding is not seen: ε of the normalisation ten times as large would be."""
+    _, page, diffusion = live
+    x = snow(t, (1, *diffusion.image_shape))
+    with torch.no_grad():
+        expected = deepcopy(diffusion.network).double()(x.double(), torch.tensor([t])).flatten()
+    output = torch.tensor(page.evaluate("([x, t]) => forward(x, t)", [x.flatten().tolist(), t]))
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=1e-5)
+    assert expected.abs().max() > 0.5
+
+
+def test_ddim_walks_as_in_torch(live):
+    """A whole path, from the snow of a seed that both draw for themselves, to one grey level everywhere."""
+    _, page, diffusion = live
+    steps = 20
+    x = snow(3, (1, *diffusion.image_shape))
+    assert page.evaluate("n => snow(3, n)", x.numel()) == pytest.approx(x.flatten().tolist(), abs=1e-6)
+    path = page.evaluate("steps => path({ seed: 3, steps })", steps)
+    assert path[-1][0] == 0
+    assert farthest(path, states_of(ddim(diffusion, x, steps), steps)) < GREY
+
+
+class Fresh:
+    """Hands the samplers of the package the numbers that the page draws after its snow."""
+
+    def __init__(self, seed, shape):
+        self.seed, self.shape, self.drawn = seed, shape, 0
+
+    def __call__(self, like, _generator):
+        self.drawn += like.numel()
+        numbers = snow(self.seed, (self.drawn + like.numel(),))
+        return numbers[self.drawn :].view_as(like)
+
+
+def test_ddim_with_noise_walks_as_in_torch(live, monkeypatch):
+    """η = 0.7 in ten steps."""
+    _, page, diffusion = live
+    shape, steps = (1, *diffusion.image_shape), 10
+    monkeypatch.setattr("ddpm.samplers.randn_like", Fresh(5, shape))
+    path = page.evaluate("options => path(options)", {"seed": 5, "steps": steps, "eta": 0.7})
+    assert farthest(path, states_of(ddim(diffusion, snow(5, shape), steps, eta=0.7), steps)) < 1e-4
+
+
+@pytest.mark.parametrize("start", [1000, 6])
+def test_ddpm_walks_as_in_torch(live, start, monkeypatch):
+    """Six steps, the first and the last; one of the two networks has learned their variance."""
+    _, page, diffusion = live
+    shape = (1, *diffusion.image_shape)
+    monkeypatch.setattr("ddpm.reverse_process.randn_like", Fresh(5, shape))
+    path = page.evaluate("start => path({ seed: 5, sampler: 'ddpm' }, 6, start)", start)
+    assert farthest(path, states_of(ancestral(diffusion, snow(5, shape), start=start), 6)) < 1e-4
+
+
+def test_last_step_of_ddpm_adds_no_noise(live):
+    """Of a chain of four steps, the first of the schedule."""
+    _, page, _ = live
+    *_, (t, x, x0) = page.evaluate("path({ seed: 1, sampler: 'ddpm' }, 4, 4)")
+    assert (t, x) == (0, pytest.approx(x0, abs=1e-6))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rounding_of_the_weights_is_not_seen(name):
+    """Two grey levels at the end of a path: the digits keep float16, the other network two bits fewer."""
+    diffusion, shipped = live_model(name), load_pretrained(name).eval()
+    x = snow(1, (1, *diffusion.image_shape))
+    *_, last = ddim(diffusion, x, 20)
+    *_, other = ddim(shipped, x, 20)
+    assert (last.x - other.x).abs().max() < 2 * GREY
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_panel_is_light(name, folder):
+    scripts = [*LIVE.glob("*.*"), folder / f"{name}.js"]
+    assert sum(script.stat().st_size for script in scripts) < HEAVIEST
+
+
+def test_scripts_name_no_address():
+    assert not [
+        path for path in LIVE.glob("*.*") if re.search(r"https?://|\bfetch\(|\bimport\b", path.read_text())
+    ]
+
+
+def test_a_step_is_quick(live):
+    """Of the processor's time, which other programs on the machine do not lengthen; the best of several rounds."""
+    name, page, diffusion = live
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+    steps = {"digits": 50, "fashion-mnist": 8}[name]
+
+    def milliseconds():
+        return 1000 * next(
+            metric["value"]
+            for metric in session.send("Performance.getMetrics")["metrics"]
+            if metric["name"] == "ThreadTime"
+        )
+
+    def one_round():
+        before = milliseconds()
+        page.evaluate("steps => { path({ seed: 1, steps }); }", steps)
+        return (milliseconds() - before) / steps
+
+    assert min(one_round() for _ in range(5)) < LONGEST_STEP[name]
+    assert diffusion.schedule.timesteps >= steps

@@ -1,0 +1,242 @@
+"""The panel in which a reader draws with a model: at rest, by keyboard, step by step, without motion or scripts."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from book_numbers import ROOT
+from draw_live_still import PICTURE, SCALE, SEED, STEPS, first_and_last
+from export_live_model import FRACTION_BITS, exported
+from PIL import Image
+
+HTML = ROOT / "_build" / "html"
+FIGURE = """<figure class="live-model" data-models="digits fashion-mnist" data-controls="model sampler steps eta seed"
+ data-steps="{steps}" data-seed="1"><img src="still.png" alt="still"><noscript><p>still</p></noscript></figure>"""
+PICTURES = """figure => [...figure.querySelectorAll("canvas")].map(canvas => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return [...data].filter((_, i) => i % 4 === 0);
+})"""
+PATIENCE = 60_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("panel")
+    shutil.copytree(ROOT / "_assets" / "live", folder, dirs_exist_ok=True)
+    shutil.copy(PICTURE, folder / "still.png")
+    for name in FRACTION_BITS:
+        (folder / f"{name}.js").write_text(exported(name), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def show(chromium, folder):
+    """A function that opens a page with the panel from the disk; its pages are closed afterwards."""
+    opened = []
+
+    def show(*, steps=5, above="", script="", where=folder, **options):
+        page = chromium.new_page(**{"reduced_motion": "reduce", **options})
+        opened.append(page)
+        page.set_default_timeout(PATIENCE)
+        if script:
+            page.add_init_script(script)
+        file = where / "page.html"
+        body = f"{above}{FIGURE.format(steps=steps)}"
+        head = '<!doctype html><meta charset=utf-8><link rel="stylesheet" href="panel.css">'
+        file.write_text(f'{head}<body>{body}<script src="panel.js"></script>', encoding="utf-8")
+        page.goto(file.as_uri())
+        return page
+
+    yield show
+    for page in opened:
+        page.close()
+
+
+def words(page, text):
+    """Wait until the panel says where it stands."""
+    page.locator(".live-where", has_text=text).wait_for()
+
+
+def said(page, text):
+    page.locator(".live-said", has_text=text).wait_for(state="attached")
+
+
+def pictures(page):
+    return [np.array(values) for values in page.locator("figure").evaluate(PICTURES)]
+
+
+def press(page, name):
+    page.get_by_role("button", name=name, exact=True).press("Enter")
+
+
+def test_drawing_by_keyboard_alone_gives_the_still_picture(show):
+    page = show(steps=STEPS)
+    words(page, "t = 1000, 0 of 50 calls")
+    assert page.locator("img").count() == 0
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Draw"
+    page.keyboard.press("Space")
+    said(page, f"Drawn from seed {SEED} in 50 calls.")
+    noisy, guess = pictures(page)
+    still = np.array(Image.open(PICTURE).convert("L"))[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
+    # The last step shows twice the same, and PyTorch draws it to a grey level.
+    assert np.abs(noisy - guess).max() <= 1
+    assert np.abs(noisy - still[:, -8:].ravel().astype(int)).max() <= 1
+    assert np.abs(first_and_last().squeeze(1).numpy() - np.stack([still[:, :8], still[:, -8:]])).max() <= 1
+
+
+def test_panel_rests_until_asked_and_then_moves(show):
+    page = show(reduced_motion="no-preference")
+    words(page, "t = 1000, 0 of 5 calls")
+    snow, nothing = pictures(page)
+    page.wait_for_timeout(200)
+    assert (pictures(page)[0] == snow).all()
+    assert snow.std() > 50
+    assert not nothing.any()
+    seen = "document.seen = []; new MutationObserver(() => document.seen.push(1)).observe("
+    page.evaluate(f"{seen}document.querySelector('.live-where'), {{ childList: true }})")
+    press(page, "Draw")
+    said(page, "Drawn from seed 1 in 5 calls.")
+    assert page.evaluate("document.seen.length") == 5
+
+
+def test_reduced_motion_shows_the_last_picture_only(show):
+    page = show()
+    words(page, "t = 1000")
+    seen = "document.seen = []; new MutationObserver(() => document.seen.push(1)).observe("
+    page.evaluate(f"{seen}document.querySelector('.live-where'), {{ childList: true }})")
+    press(page, "Draw")
+    said(page, "Drawn")
+    assert page.evaluate("document.seen.length") == 1
+
+
+def test_steps_one_by_one_lead_where_a_path_at_once_does(show):
+    page = show()
+    words(page, "t = 1000")
+    press(page, "One step")
+    said(page, "Stopped at t = 800.")
+    words(page, "t = 800, 1 of 5 calls")
+    labels = page.locator("canvas").evaluate_all("all => all.map(one => one.ariaLabel)")
+    assert labels[0] == "The noisy picture, t = 800 of 1000"
+    press(page, "One step")
+    words(page, "t = 600, 2 of 5 calls")
+    press(page, "Go on")
+    said(page, "Drawn")
+    by_steps = pictures(page)[0]
+    press(page, "Draw again")
+    said(page, "Drawn")
+    assert (pictures(page)[0] == by_steps).all()
+
+
+def test_panel_can_be_stopped_on_the_way(show):
+    page = show(steps=50, reduced_motion="no-preference")
+    words(page, "t = 1000")
+    press(page, "Draw")
+    words(page, re.compile(" [3-9] of 50"))
+    press(page, "Pause")
+    said(page, "Stopped at t = ")
+    page.wait_for_timeout(300)
+    before = page.locator(".live-where").inner_text()
+    page.wait_for_timeout(300)
+    assert page.locator(".live-where").inner_text() == before
+    assert page.get_by_role("button", name="Go on").count() == 1
+
+
+def test_seed_decides_and_what_is_typed_is_made_a_seed(show):
+    page = show()
+    words(page, "t = 1000")
+    first = pictures(page)[0]
+    press(page, "Next seed")
+    page.wait_for_function("document.querySelector('[name=seed]').value === '2'")
+    assert (pictures(page)[0] != first).any()
+    for typed, seed in (("1", "1"), ("-3", "0"), ("2.9", "2"), ("99999999999", str(2**32 - 1)), ("", "0")):
+        page.get_by_label("seed").fill(typed)
+        page.get_by_label("seed").press("Enter")
+        assert page.get_by_label("seed").input_value() == seed
+    page.get_by_label("seed").fill("1")
+    page.get_by_label("seed").press("Enter")
+    page.wait_for_timeout(50)
+    assert (pictures(page)[0] == first).all()
+
+
+def test_options_are_those_of_the_samplers(show):
+    page = show()
+    words(page, "t = 1000")
+    page.get_by_label("η").select_option("1")
+    press(page, "Draw")
+    said(page, "Drawn")
+    noisy = pictures(page)[0]
+    page.get_by_label("η").select_option("0")
+    press(page, "Draw")
+    said(page, "Drawn")
+    assert (pictures(page)[0] != noisy).any()
+    page.get_by_label("steps").select_option("10")
+    words(page, "0 of 10 calls")
+    page.get_by_label("sampler").select_option("ddpm")
+    words(page, "0 of 1000 calls")
+    press(page, "One step")
+    words(page, "t = 999, 1 of 1000 calls")
+
+
+def test_second_model_is_loaded_on_request(show):
+    page = show()
+    words(page, "t = 1000")
+    assert page.evaluate("Object.keys(liveModels)") == ["digits"]
+    page.get_by_label("model").select_option("fashion-mnist")
+    page.wait_for_function("document.querySelector('canvas').width === 28")
+    press(page, "One step")
+    said(page, "Stopped at t = 800.")
+    assert pictures(page)[1].max() > 50
+
+
+def test_nothing_is_loaded_before_the_panel_is_near(show):
+    page = show(above='<div style="height: 4000px"></div>')
+    page.wait_for_timeout(300)
+    assert page.evaluate("typeof liveModels") == "undefined"
+    page.locator("figure").scroll_into_view_if_needed()
+    words(page, "t = 1000")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_panel_fits(show, width):
+    page = show(viewport={"width": width, "height": 900})
+    words(page, "t = 1000")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [box.bounding_box() for box in page.locator("canvas").all()]
+    assert boxes[0]["y"] == boxes[1]["y"]
+    assert min(box["width"] for box in boxes) > 120
+
+
+def test_still_picture_stands_where_no_script_runs(show):
+    page = show(java_script_enabled=False)
+    assert page.locator("img").is_visible()
+    assert page.locator("noscript").is_visible()
+    assert page.locator("button").count() == 0
+
+
+def test_panel_draws_without_workers(show):
+    page = show(script="delete window.Worker")
+    words(page, "t = 1000")
+    press(page, "Draw")
+    said(page, "Drawn from seed 1 in 5 calls.")
+
+
+def test_panel_says_that_a_model_is_missing(show, folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("digits.js"))
+    page = show(where=tmp_path)
+    words(page, "The model does not run here: digits.js cannot be loaded.")
+
+
+@pytest.mark.skipif(not (HTML / "index.html").exists(), reason="the book is not built")
+def test_front_page_draws_from_the_disk_and_asks_no_host(chromium):
+    page = chromium.new_page(reduced_motion="reduce")
+    foreign = []
+    page.on("request", lambda asked: foreign.append(asked.url) if asked.url.startswith("http") else None)
+    page.set_default_timeout(PATIENCE)
+    page.goto((HTML / "chapters" / "intro.html").as_uri())
+    words(page, "t = 1000, 0 of 50 calls")
+    press(page, "Draw")
+    said(page, "Drawn from seed 1 in 50 calls.")
+    assert not foreign
+    page.close()

@@ -1,4 +1,4 @@
-"""The network that runs on a page, against PyTorch on the same weights; and how long a step takes."""
+"""The network that runs on a page, against PyTorch on the same weights."""
 
 import re
 from copy import deepcopy
@@ -15,8 +15,6 @@ LIVE = ROOT / "_assets" / "live"
 ENGINE = ("layers.js", "network.js", "samplers.js")
 # A grey level of 8 bits in [-1, 1], and the bytes that a panel may load.
 GREY, HEAVIEST = 2 / 255, 1_500_000
-# Milliseconds of one step, which is one call of the network and what the sampler makes of it.
-LONGEST_STEP = {"digits": 8, "fashion-mnist": 40}
 MODELS = list(FRACTION_BITS)
 
 SET_UP = """async name => {
@@ -156,26 +154,3 @@ def test_scripts_name_no_address():
     assert not [
         path for path in LIVE.glob("*.*") if re.search(r"https?://|\bfetch\(|\bimport\b", path.read_text())
     ]
-
-
-def test_a_step_is_quick(live):
-    """Of the processor's time, which other programs on the machine do not lengthen; the best of several rounds."""
-    name, page, diffusion = live
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable")
-    steps = {"digits": 50, "fashion-mnist": 8}[name]
-
-    def milliseconds():
-        return 1000 * next(
-            metric["value"]
-            for metric in session.send("Performance.getMetrics")["metrics"]
-            if metric["name"] == "ThreadTime"
-        )
-
-    def one_round():
-        before = milliseconds()
-        page.evaluate("steps => { path({ seed: 1, steps }); }", steps)
-        return (milliseconds() - before) / steps
-
-    assert min(one_round() for _ in range(5)) < LONGEST_STEP[name]
-    assert diffusion.schedule.timesteps >= steps

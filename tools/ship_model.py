@@ -88,6 +88,7 @@ def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mappin
         f"{option}={value}" for option, value in run_config.network.items() if value not in (None, False)
     )
     training = run_config.training
+    told = ", given their classes" if run_config.network.get("num_classes") else ""
     rows = {
         "data": f"{run_config.data['name_or_path']}, its {run['training_images']:,} training images,"
         f" {' × '.join(map(str, model.image_shape))}",
@@ -98,7 +99,7 @@ def card(name: str, run_config: RunConfig, model: GaussianDiffusion, run: Mappin
         "command": f"`{run['command']}`",
         **_described_before(name, run["before"]),
         "time": f"{run['seconds'] / 60:.0f} minutes on {run['hardware']}; torch {run['torch']}",
-        f"bound on the {run['test_images']:,} test images": f"{run['bits_per_dimension']:.3f} ±"
+        f"bound on the {run['test_images']:,} test images{told}": f"{run['bits_per_dimension']:.3f} ±"
         f" {run['standard_error']:.3f} bits per dimension (standard error; {run['levels_per_image']} timesteps each)",
         "samples": f"{run['samples']:,}, each by {run['network_calls']} network calls of {run['sampler']!r}, rounded to"
         " grey levels and held against as many random test images",

@@ -19,6 +19,10 @@ LEDGER = layer_costs(Unet(8, dim_mults=(1, 2, 4), channels=1, num_res_blocks=1),
 ARGUMENTS = {
     "bar_chart": ((1 / X,), {"xlabel": "t", "ylabel": "bits", "log": True, "highlight": {2: "here"}}),
     "chain": ((IMAGES[:4],), {"value_range": (0, 1), "terms": ("one", "two", "three"), "posterior": True}),
+    "clouds_over_contours": (
+        ({"one": (torch.randn(9, 2), torch.rand(5, 5))}, torch.linspace(-1, 1, 5)),
+        {"names": ("drawn", "exact")},
+    ),
     "compare_grids": ((IMAGES, IMAGES), {}),
     "compared_runs": (
         (X, {"a": {"one": X}, "b": {"one": torch.rand(3, 10)}}),

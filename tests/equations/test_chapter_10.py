@@ -79,6 +79,7 @@ def of_all(weight=lambda p: p):
     },
 )
 def test_average_over_classes(average):
+    """The gradient of log q(x_t), by autograd, which knows of no classes."""
     for t in TIMES:
         close(average(t), free(t))
 
@@ -103,6 +104,7 @@ def away(weight=lambda p: p, turned=1):
     },
 )
 def test_away_from_classes(pushed):
+    """The difference of the two gradients, with a label and without."""
     for t in TIMES:
         close(pushed(t), own(t) - free(t))
 
@@ -219,6 +221,7 @@ def bayes(t, likelihood=lambda log_p: log_p, sign=1, prior=1):
     },
 )
 def test_bayes_score(score):
+    """The gradient of the density of one class."""
     for t in TIMES:
         close(score(t), gradient(lambda x, t=t: ORACLE.log_density(x, at(t), LABELS)))
 
@@ -331,6 +334,7 @@ def tilted_variance(a, b, w):
     },
 )
 def test_tilted_gaussian(formula):
+    """The variance of the product of powers."""
     x = np.linspace(-20, 20, 40_001)
     for a, b, w in PAIRS:
         log_density = w * stats.norm.logpdf(x, 0, a**0.5) + (1 - w) * stats.norm.logpdf(x, 0, b**0.5)
@@ -386,6 +390,7 @@ def end_of_flow(a, b, w):
     },
 )
 def test_guided_gaussian(formula):
+    """The end of the curve, by SciPy."""
     for case in PAIRS:
         assert formula(*case) == approx(end_of_flow(*case), rel=1e-3)
 

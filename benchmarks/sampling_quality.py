@@ -83,6 +83,7 @@ def rows() -> dict[str, tuple[int, Draw]]:
         for spacing in ("trailing", "linspace"):
             table[f"diffusers {spacing} {calls}"] = (calls, partial(theirs, calls=calls, spacing=spacing))
         table[f"ddim even {calls}"] = (calls, ours(ddim, steps=calls))
+    table["unclipped karras 10"] = (10, ours(dpm_solver_pp, steps=10, spacing="karras", clip_x0=False))
     table["heun even 25"] = (25, ours(heun, steps=13))
     table["ddim even 50"] = (50, ours(ddim, steps=50))
     return table

@@ -168,6 +168,15 @@ def test_dpm_solver_trajectories_agree(name, steps, spacing):
     assert state.t == 0
 
 
+@pytest.mark.parametrize("steps", [10, 15, 20, 25])
+def test_trailing_is_our_even_grid(steps):
+    """But for rounding."""
+    theirs = DPMSolverMultistepScheduler(num_train_timesteps=1000, timestep_spacing="trailing")
+    theirs.set_timesteps(steps)
+    for t, ours in zip(theirs.timesteps.tolist(), timestep_grid(1000, steps)[:-1], strict=True):
+        assert abs(t + 1 - ours) <= 1
+
+
 @pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize("name", NAMES)
 def test_ddim_inversion_agrees(name, steps):

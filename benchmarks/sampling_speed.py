@@ -4,7 +4,8 @@
 
 The command and `import torch` run in turn, round after round. The path is recorded within one process, in turn with
 the same samples drawn without: every x_t and x̂_0 is kept. So is guidance, with w = 2, on the model with classes beside
-the same samples without. The medians count; the figures go to sampling_speed.json.
+the same samples without, and beside twice as many, which are a call of the same size. The medians count; the figures go
+to sampling_speed.json.
 """
 
 import argparse
@@ -39,12 +40,12 @@ def drawing(*, recorded: bool) -> float:
     return time.perf_counter() - started
 
 
-def guided(scale: float) -> float:
-    """Seconds for the images of a model with classes, guided or, with a scale of 1, not."""
+def guided(scale: float, images: int = IMAGES) -> float:
+    """Seconds for images of a model with classes, guided or, with a scale of 1, not."""
     model = load_pretrained("fashion-mnist-classes")
-    x = randn((IMAGES, *model.image_shape), image_generators(IMAGES, seeds=range(IMAGES)), "cpu")
+    x = randn((images, *model.image_shape), image_generators(images, seeds=range(images)), "cpu")
     started = time.perf_counter()
-    for _ in dpm_solver_pp(ClassifierFreeGuidance(model, scale), x, CALLS, labels=torch.arange(IMAGES) % 10):
+    for _ in dpm_solver_pp(ClassifierFreeGuidance(model, scale), x, CALLS, labels=torch.arange(images) % 10):
         pass
     return time.perf_counter() - started
 
@@ -54,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    names = (f"ddpm {COMMAND}", "import torch", "plain", "recorded", "guided", "unguided")
+    names = (f"ddpm {COMMAND}", "import torch", "plain", "recorded", "guided", "unguided", "twice as many")
     times: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "ddpm", *COMMAND.split(), "--out", f"{folder}/samples.png"]
@@ -65,6 +66,7 @@ def main() -> None:
             times["recorded"].append(drawing(recorded=True))
             times["guided"].append(guided(2.0))
             times["unguided"].append(guided(1.0))
+            times["twice as many"].append(guided(1.0, 2 * IMAGES))
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     report = {
         "command": "python -m benchmarks.sampling_speed",
@@ -74,6 +76,7 @@ def main() -> None:
         "beyond_import_torch": medians[f"ddpm {COMMAND}"] - medians["import torch"],
         "recorded_over_plain": medians["recorded"] / medians["plain"],
         "guided_over_two_unguided": medians["guided"] / (2 * medians["unguided"]),
+        "guided_over_twice_as_many": medians["guided"] / medians["twice as many"],
     }
     print(json.dumps(report, indent=2))
     RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -60,18 +60,23 @@ def _pixels() -> Features:
 
 
 def fashion_classes(images: Tensor) -> Tensor:
-    """The class, 0 … 9, that the classifier of `extractor` finds for each image in [0, 1] of shape (N, 1, 28, 28)."""
-    return features_of(images, _shipped_classifier()).argmax(1)
+    """The class, 0 … 9, that the classifier that ships sees in each image, in [0, 1], shape (N, 1, 28, 28), on a CPU.
 
-
-def _shipped_classifier() -> nn.Sequential:
-    network = fashion_classifier()
-    network.load_state_dict(read_tensors(shipped_weights("fashion-mnist-classifier")))
-    return network.eval()
+    Raises:
+        ValueError: if the images are of another shape.
+    """
+    return features_of(images, _shipped_classifier(None)).argmax(1)
 
 
 def _classifier() -> Features:
-    last = _shipped_classifier()[:-1]
+    return _shipped_classifier(-1)
+
+
+def _shipped_classifier(layers: int | None) -> Features:
+    """The classifier of Fashion-MNIST up to a layer; to the end for None."""
+    network = fashion_classifier()
+    network.load_state_dict(read_tensors(shipped_weights("fashion-mnist-classifier")))
+    part = network.eval()[:layers]
 
     def features(images: Tensor) -> Tensor:
         if images.shape[1:] != (1, 28, 28):
@@ -79,7 +84,7 @@ def _classifier() -> Features:
                 "the features of the classifier are for images of Fashion-MNIST, 1 × 28 × 28, but got"
                 f" {' × '.join(map(str, images.shape[1:]))}; choose pixels or inception"
             )
-        return last(images.float())
+        return part(images.float())
 
     return features
 

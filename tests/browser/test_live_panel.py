@@ -70,6 +70,12 @@ def press(page, name):
     page.get_by_role("button", name=name, exact=True).press("Enter")
 
 
+def count_changes(page):
+    """From now on, how often the panel says where it is, in document.seen."""
+    seen = "document.seen = []; new MutationObserver(() => document.seen.push(1)).observe("
+    page.evaluate(f"{seen}document.querySelector('.live-where'), {{ childList: true }})")
+
+
 def test_drawing_by_keyboard_alone_gives_the_still_picture(show):
     page = show(steps=STEPS)
     words(page, "t = 1000, 0 of 50 calls")
@@ -94,8 +100,7 @@ def test_panel_rests_until_asked_and_then_moves(show):
     assert (pictures(page)[0] == snow).all()
     assert snow.std() > 50
     assert not nothing.any()
-    seen = "document.seen = []; new MutationObserver(() => document.seen.push(1)).observe("
-    page.evaluate(f"{seen}document.querySelector('.live-where'), {{ childList: true }})")
+    count_changes(page)
     press(page, "Draw")
     said(page, "Drawn from seed 1 in 5 calls.")
     assert page.evaluate("document.seen.length") == 5
@@ -104,8 +109,7 @@ def test_panel_rests_until_asked_and_then_moves(show):
 def test_reduced_motion_shows_the_last_picture_only(show):
     page = show()
     words(page, "t = 1000")
-    seen = "document.seen = []; new MutationObserver(() => document.seen.push(1)).observe("
-    page.evaluate(f"{seen}document.querySelector('.live-where'), {{ childList: true }})")
+    count_changes(page)
     press(page, "Draw")
     said(page, "Drawn")
     assert page.evaluate("document.seen.length") == 1

@@ -22,6 +22,7 @@ from benchmarks.network_speed.summary import machine
 from benchmarks.startup import seconds
 from ddpm import ClassifierFreeGuidance, dpm_solver_pp, load_pretrained
 from ddpm.randomness import image_generators, randn
+from ddpm.training.memory import keep_freed_memory
 
 RESULTS = Path(__file__).with_suffix(".json")
 IMAGES, CALLS = 64, 20
@@ -55,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
     names = (f"ddpm {COMMAND}", "import torch", "plain", "recorded", "guided", "unguided", "twice as many")
     times: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ from benchmarks.network_speed.clock import Memory, seconds, times
 from benchmarks.network_speed.contenders import TRAINING, evaluation
 from benchmarks.network_speed.jobs import Figures, Job
 from benchmarks.network_speed.yardstick import count, measure_yardsticks
+from ddpm.training.memory import keep_freed_memory
 
 LONGEST = 1800  # seconds that a process may take to answer, compiling included
 # Loaded first, so that their own memory does not count as the network's.
@@ -27,6 +28,8 @@ def measure_step(job: Job) -> Iterator[Figures]:
     """Time and memory of a training step or a network call, measured whenever they are asked for."""
     for module in LOADED_FIRST[job.implementation]:
         importlib.import_module(module)
+    if job.implementation == "ours":
+        keep_freed_memory()  # as the Trainer and the command do
     if job.mode == "compiled":
         importlib.import_module("torch._inductor.compile_fx")
     memory = Memory(job.device)

@@ -28,6 +28,7 @@ from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints, step_of
 from ddpm.io.files import json_bytes, write_whole
 from ddpm.io.paths import MODEL, locate_model
 from ddpm.io.streams import as_typed, patient_streams
+from ddpm.training.memory import keep_freed_memory
 
 _SEARCHED = 10_000  # training images at most, and as many held-out ones, in which copies are looked for
 _STEPS_HELP = "Steps, each of one network call (heun: two); the model's own number if not given."
@@ -288,6 +289,7 @@ _EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; errors that a user can mend are told without their origin, unless DDPM_TRACEBACK=1."""
     warnings.showwarning = _warn
+    keep_freed_memory()
     with patient_streams():
         _run(arguments)
 

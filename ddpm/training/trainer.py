@@ -24,6 +24,7 @@ from ddpm.randomness import rand
 from ddpm.training import distributed, machine, run_folder, spawning
 from ddpm.training.average import Averaging
 from ddpm.training.config import Configured, TrainingConfig, refuse_port_keywords
+from ddpm.training.memory import keep_freed_memory
 from ddpm.training.metrics_logger import MetricsLogger
 from ddpm.training.precision import trainable, with_precision
 from ddpm.training.recipe import how_to_resume
@@ -62,6 +63,7 @@ class Trainer(Configured):
     ) -> None:
         refuse_port_keywords(config)
         self.config = self.adopted(TrainingConfig(**config))
+        keep_freed_memory()
         diffusion = trainable(diffusion)
         self.diffusion, self.folder_or_dataset = diffusion, folder_or_dataset
         self.accelerator = distributed.make_accelerator(self.config.mixed_precision)

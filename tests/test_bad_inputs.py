@@ -220,6 +220,10 @@ VALUE_ERRORS = [
     (lambda: TrainingConfig(results_folder=None), "results_folder must be a path, but got None"),
     (lambda: TrainingConfig(results_folder=""), "results_folder must be a path, but got ''"),
     (lambda: TrainingConfig(mixed_precision=torch.bfloat16), "unknown mixed_precision torch.bfloat16"),
+    (
+        lambda: save_pretrained(CLASSED, "there", checked_precisions=["float16"]),
+        "unknown checked precision 'float16'; choose one of 'bf16', 'fp16'",
+    ),
     (lambda: save_pretrained(CLASSED, "there", dtype="float16"), "such as torch.float16, but got 'float16'"),
 ]
 BAD = [(TypeError, *row) for row in TYPE_ERRORS] + [(ValueError, *row) for row in VALUE_ERRORS]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ddpm.data.names import check_name_or_folder, is_path
 from ddpm.io.checkpoint import list_checkpoints, step_of
-from ddpm.io.paths import MODEL, check_folder_name, is_file_name, refuse_run
+from ddpm.io.files import read_json
+from ddpm.io.paths import CONFIG, MODEL, check_folder_name, is_file_name, refuse_run
 from ddpm.io.streams import as_typed
 from ddpm.training.recipe import goes_on_by_command
 
@@ -58,6 +59,13 @@ def prepare_output(out: Path) -> None:
     folder = out.parent if is_png else out
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def checked_precisions(folder: Path) -> list[str]:
+    """In which precisions a model's samples were found as good as in float32, by the configuration in its folder."""
+    config = read_json(folder / CONFIG)
+    named = config.get("checked_precisions", []) if isinstance(config, dict) else []
+    return named if isinstance(named, list) else []
 
 
 def check_writable(folder: Path) -> None:

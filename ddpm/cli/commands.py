@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 import ddpm
 from ddpm.cli import labels, places, report, runs
 from ddpm.cli.application import Application
-from ddpm.cli.checks import check_data, check_export, check_folder, prepare_output
+from ddpm.cli.checks import check_data, check_export, check_folder, checked_precisions, prepare_output
 from ddpm.cli.places import DataAt, DataRoot, Model, Run
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
@@ -43,6 +43,12 @@ ChosenSpacing = Annotated[
 ]
 Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]
 Seed = Annotated[int, typer.Option(min=0, help="Image i is drawn from seed + i.")]
+Precision = Annotated[
+    Literal["auto", "no", "fp16", "bf16"],
+    typer.Option(
+        "--mixed-precision", help="auto: what the machine is best at, if the model was checked in it."
+    ),
+]
 Weights = Annotated[Literal["ema", "model"], typer.Option(help="The averaged weights, or those themselves.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 
@@ -167,6 +173,7 @@ def sample(
     guidance: Annotated[
         float | None, typer.Option(help="Towards the class; 1 is none, 0 without class.")
     ] = None,
+    mixed_precision: Precision = "auto",
     weights: Weights = "ema",
     batch_size: BatchSize = 64,
 ) -> None:
@@ -177,10 +184,13 @@ def sample(
     prepare_output(out)
 
     from ddpm.cli.drawing import draw_into
+    from ddpm.training.precision import sampling_precision
 
+    precision = sampling_precision(mixed_precision, checked_precisions(found.folder))
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
     options = {"sampling_timesteps": sampling_steps, "sampler": sampler, "spacing": spacing, "eta": eta}
     options |= {"variance": variance, "labels": chosen, "guidance": guidance, "batch_size": batch_size}
+    options |= {"precision": precision}
     draw_into(out, diffusion, range(seed, seed + images), **options)
     show(*report.described_model(found))
 
@@ -198,6 +208,7 @@ def evaluate(
     bound_images: Annotated[int, typer.Option(min=0, help="Images for the bound; 0 leaves it out.")] = 64,
     timesteps: Timesteps = 100,
     seed: Seed = 0,
+    mixed_precision: Precision = "auto",
     weights: Weights = "ema",
     batch_size: BatchSize = 64,
     data: DataAt = None,
@@ -206,7 +217,8 @@ def evaluate(
     """Evaluate a run's model by its samples and by its bound, and write the figures to evaluation.json.
 
     Both are held against the data's test part, or where there is none against the training images. Samples are kept in
-    the run's folder as they are drawn, so that the same command goes on where it was stopped.
+    the run's folder as they are drawn, so that the same command goes on where it was stopped. The bound is computed in
+    float32 whatever the samples are drawn in.
     """
     run_config = places.load_run(run, data, data_root).changed("data", augment_horizontal_flip=False)
     found = locate_model(run)
@@ -217,6 +229,7 @@ def evaluate(
     from ddpm.cli.drawing import draw_kept, drawn_by
     from ddpm.evaluation.features import DigitClassifier, extractor, features_of
     from ddpm.evaluation.report import bits_per_dimension, random_batches, random_images, report_on_samples
+    from ddpm.training.precision import sampling_precision
 
     extract = extractor(features)
     training, dataset, part = evaluation.load_parts(run_config, run)
@@ -225,6 +238,7 @@ def evaluate(
     features_of(real[:1], extract)  # images that they are not for are refused before any is drawn
     takes_classes = run_config.network.get("num_classes") is not None
     how = {"sampling_timesteps": sampling_steps, "sampler": sampler, "spacing": spacing}
+    how |= {"precision": sampling_precision(mixed_precision, checked_precisions(found.folder))}
     model = {"model": found.said, "weights": weights, **drawn_by(diffusion, **how)}
     classes = given.tolist() if takes_classes and given is not None else None
     seeds = range(seed, seed + len(real))
@@ -259,6 +273,10 @@ def export(
     model: Model,
     out: Annotated[Path, typer.Argument(parser=places.path, help="The folder to write two files to.")],
     half: Annotated[bool, typer.Option("--half", help="16-bit weights: half the size.")] = False,
+    checked: Annotated[
+        Literal["fp16", "bf16"] | None,
+        typer.Option(help="Its samples are as good in this precision, by `ddpm evaluate`: draw them in it."),
+    ] = None,
     weights: Weights = "ema",
 ) -> None:
     """Write a trained model by itself, without its run: model.safetensors and config.json."""
@@ -271,7 +289,8 @@ def export(
 
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
     if this_process().is_main_process:
-        ddpm.save_pretrained(diffusion, out, dtype=torch.float16 if half else None)
+        kind = torch.float16 if half else None
+        ddpm.save_pretrained(diffusion, out, dtype=kind, checked_precisions=[checked] if checked else [])
         size = humanize.naturalsize((out / MODEL).stat().st_size, binary=True)
         show(f"{out / MODEL}, {size}; read it with ddpm.load_pretrained", *report.described_model(found))
 

@@ -17,13 +17,19 @@ from ddpm.io.files import json_bytes, sha256, tensor_bytes
 from ddpm.io.progress import Progress
 from ddpm.io.streams import is_terminal
 from ddpm.samplers import sampler_name
+from ddpm.training.config import MixedPrecision
 from ddpm.training.distributed import chosen_labels, drawn_batches, this_process
 from ddpm.training.signals import Interrupts
 
 NOTICE = "\nStopping after these images, with all that were drawn so far. Once more stops at once."
 
 
-def drawn_by(diffusion: GaussianDiffusion, sampling_timesteps: int | None, **options: Any) -> dict[str, Any]:
+def drawn_by(
+    diffusion: GaussianDiffusion,
+    sampling_timesteps: int | None,
+    precision: MixedPrecision = "no",
+    **options: Any,
+) -> dict[str, Any]:
     """How `GaussianDiffusion.sample` draws images with these options; what the sampler does not take is None.
 
     Raises:
@@ -33,7 +39,9 @@ def drawn_by(diffusion: GaussianDiffusion, sampling_timesteps: int | None, **opt
     name, taken = sampler_name(walk), walk.keywords
     steps = taken.get("steps", diffusion.schedule.timesteps)
     calls = 2 * steps - 1 if name == "heun" else steps
-    return {"sampler": name, "network_calls": calls, "spacing": taken.get("spacing"), "eta": taken.get("eta")}
+    how = {"sampler": name, "network_calls": calls, "spacing": taken.get("spacing"), "eta": taken.get("eta")}
+    # Images drawn in float32 keep the folder that they had before there was a choice.
+    return how if precision == "no" else {**how, "mixed_precision": precision}
 
 
 def draw_kept(

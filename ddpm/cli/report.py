@@ -10,6 +10,7 @@ from typing import Any
 import humanize
 
 import ddpm
+from ddpm.cli.checks import checked_precisions
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import described
 from ddpm.io.checkpoint import DamagedCheckpointError, read_checkpoint, verify
@@ -56,7 +57,9 @@ def described_model(found: FoundModel) -> list[str]:
 def described_config(found: FoundModel) -> list[str]:
     """A model that is no run: what it is and how it is made."""
     config = read_json(found.folder / CONFIG)
-    return [found.said, *paragraphs({part: config[part] for part in ("network", "diffusion")})]
+    parts = {part: config[part] for part in ("network", "diffusion")}
+    checked = checked_precisions(found.folder)
+    return [found.said, *paragraphs(parts | ({"checked in": ", ".join(checked)} if checked else {}))]
 
 
 def described_folder(run: Path, checkpoints: list[Path], run_config: RunConfig | None) -> list[str]:

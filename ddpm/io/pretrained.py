@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,13 +24,18 @@ _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_pretrained(
-    diffusion: GaussianDiffusion, folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+    diffusion: GaussianDiffusion,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    checked_precisions: Sequence[str] = (),
 ) -> None:
     """Write a model that `load_pretrained` reads back; each of its files appears whole or not at all.
 
     They are `model.safetensors` and `config.json`, in a folder that is made if it does not exist. Floating-point
     weights are written in `dtype`, such as torch.float16 for a file of half the size; None leaves them in their own
-    type. `load_pretrained` makes float32 of any.
+    type. `load_pretrained` makes float32 of any. `checked_precisions`, "bf16" or "fp16", are those in which its samples
+    were found as good: `ddpm sample` then draws in them where the machine is best at it.
 
     Raises:
         TypeError: if the network is not a `Unet`, whose arguments the configuration file records, or a class of your
@@ -40,13 +45,16 @@ def save_pretrained(
         FileExistsError: if it is the folder of a run.
     """
     diffusion = plain_diffusion(diffusion, "save_pretrained")
+    for precision in checked_precisions:
+        check_choice("checked precision", precision, ["bf16", "fp16"])
     _check_saveable(diffusion)
     weights = tensor_bytes(_in_type(weights_of(diffusion.network), dtype))
     folder = check_folder_name(folder)
     refuse_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / MODEL, weights)
-    write_whole(folder / CONFIG, json_bytes(model_config(diffusion)))
+    checked = {"checked_precisions": list(checked_precisions)} if checked_precisions else {}
+    write_whole(folder / CONFIG, json_bytes(model_config(diffusion) | checked))
 
 
 def plain_diffusion(diffusion: Any, taker: str) -> GaussianDiffusion:

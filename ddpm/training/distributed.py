@@ -13,7 +13,8 @@ from torch import Tensor
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.prediction import evaluating, modes_kept
 from ddpm.training import machine
-from ddpm.training.config import TrainingConfig
+from ddpm.training.config import MixedPrecision, TrainingConfig
+from ddpm.training.precision import computing_in
 
 
 def this_process() -> PartialState:
@@ -93,6 +94,7 @@ def draw_images(
     batch_size: int = 64,
     rank: int = 0,
     world_size: int = 1,
+    precision: MixedPrecision = "no",
     **options: Any,
 ) -> Tensor:
     """Draw one image per seed, in batches; several processes that call this together divide the work by `rank`.
@@ -104,7 +106,7 @@ def draw_images(
     Raises:
         ValueError: if there are no seeds, or the labels are not as many, out of range or not for this model.
     """
-    mine = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+    mine = {"batch_size": batch_size, "rank": rank, "world_size": world_size, "precision": precision}
     batches = drawn_batches(diffusion, seeds, labels=labels, **mine, **options)
     drawn = [pair for places, images in batches for pair in zip(places, images, strict=True)]
     together = dict(gather_object(drawn) if world_size > 1 else drawn)
@@ -119,6 +121,7 @@ def drawn_batches(
     batch_size: int = 64,
     rank: int = 0,
     world_size: int = 1,
+    precision: MixedPrecision = "no",
     **options: Any,
 ) -> Iterator[tuple[range, Tensor]]:
     """The images of `draw_images` that are this process's, batch by batch as they are drawn, with their places."""
@@ -131,7 +134,10 @@ def drawn_batches(
     for first in range(0, len(mine), batch_size):
         places = mine[first : first + batch_size]
         classes = None if labels is None else torch.tensor([labels[i] for i in places], device=device)
-        images = diffusion.sample(len(places), seeds=[seeds[i] for i in places], labels=classes, **options)
+        with computing_in(precision, device):
+            images = diffusion.sample(
+                len(places), seeds=[seeds[i] for i in places], labels=classes, **options
+            )
         yield places, images.cpu()
 
 

@@ -1,6 +1,9 @@
-"""In which precision a machine is best trained on: what it multiplies natively, and what it is refused."""
+"""In which precision a machine computes best: what it multiplies natively, and what it is refused."""
 
+import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -53,6 +56,26 @@ def with_precision(config: TrainingConfig) -> TrainingConfig:
     if config.mixed_precision != "auto":
         return config
     return replace(config, mixed_precision=choose_precision(this_processor()))
+
+
+def sampling_precision(asked: MixedPrecision, checked: Collection[str]) -> MixedPrecision:
+    """What samples are drawn in: what is `asked` for.
+
+    "auto" is what this machine is best at if the model's samples were `checked` in it, else "no".
+    """
+    if asked == "auto":
+        best = choose_precision(this_processor())
+        return best if best in checked else "no"
+    if asked == "fp16" and this_processor().kind == "cpu":
+        raise ValueError("fp16 is for GPUs, and there is none here; choose 'bf16' or 'no'")
+    return asked
+
+
+def computing_in(precision: MixedPrecision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Convolutions and products in this precision, the rest in float32."""
+    if precision == "no":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def trainable(diffusion: GaussianDiffusion) -> GaussianDiffusion:

@@ -21,6 +21,7 @@ from ddpm.evaluation.metrics import frechet_distance
 from ddpm.evaluation.report import random_images, report_on_samples
 from ddpm.likelihood import vlb_terms
 from ddpm.reverse_process import FixedVariance
+from ddpm.training import precision
 from ddpm.training.distributed import draw_images
 from tests.cli.small_runs import ENVIRONMENT, SMALL
 from tests.data.pictures import write_mnist
@@ -140,6 +141,33 @@ def test_export_writes_a_model_by_itself(ddpm, finished, tmp_path, options, weig
     tensors = exported.state_dict()
     for name, tensor in trained.state_dict().items():
         torch.testing.assert_close(tensors[name], tensor, **rounding)
+
+
+@pytest.mark.parametrize(("native", "drawn_in"), [(True, "bf16"), (False, "no")])
+def test_sample_draws_in_a_checked_precision_where_the_machine_has_it(
+    ddpm, tmp_path, monkeypatch, native, drawn_in
+):
+    model, picture = tmp_path / "model", tmp_path / "one.png"
+    ddpm("export", "digits", model, "--checked", "bf16")
+    assert "\n  checked in bf16" in ddpm("info", model)[0]
+    monkeypatch.setattr(precision, "this_processor", lambda: precision.Processor("cpu", native))
+    drawn = {
+        word: draw_images(load_pretrained("digits"), [0], sampling_timesteps=2, precision=word)[0, 0]
+        for word in ("bf16", "no")
+    }
+    greys = {word: image.mul(255).add(0.5).to(torch.uint8).numpy() for word, image in drawn.items()}
+    assert not np.array_equal(greys["bf16"], greys["no"])
+    for options, expected in (([], drawn_in), (["--mixed-precision", "no"], "no")):
+        ddpm("sample", model, "-n", "1", "--steps", "2", "--out", picture, *options)
+        assert np.array_equal(pixels(picture), greys[expected])
+
+
+def test_evaluate_keeps_samples_of_another_precision_apart(ddpm, run):
+    for options, named in (([], None), (["--mixed-precision", "bf16"], "bf16")):
+        ddpm("evaluate", run, "-n", "4", "--steps", "2", "--bound-images", "0", *options)
+        written = json.loads((run / "evaluation.json").read_text())
+        assert written["model"].get("mixed_precision") == named
+    assert len(list((run / "samples").glob("*/000000.png"))) == 2
 
 
 # evaluate

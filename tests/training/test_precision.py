@@ -136,3 +136,35 @@ def test_trainer_takes_the_plain_model_of_a_compiled_one(tmp_path):
         TypeError, match="Trainer takes a GaussianDiffusion, but got a Unet; around a network"
     ):
         trainer(tmp_path, Unet(8, dim_mults=(1, 2), channels=1))
+
+
+@pytest.mark.parametrize(
+    ("asked", "checked", "processor", "drawn_in"),
+    [
+        ("auto", [], CPU_BF16, "no"),
+        ("auto", ["bf16"], CPU_BF16, "bf16"),
+        ("auto", ["bf16"], CPU, "no"),
+        ("auto", ["fp16"], CPU_BF16, "no"),
+        ("auto", ["fp16", "bf16"], Processor("cuda", native_bf16=False), "fp16"),
+        ("auto", ["bf16"], Processor("cuda", native_bf16=False), "no"),
+        ("auto", ["fp16", "bf16"], Processor("mps", native_bf16=False), "no"),
+        ("no", ["bf16"], CPU_BF16, "no"),
+        ("bf16", [], CPU, "bf16"),
+        ("fp16", [], Processor("cuda", native_bf16=True), "fp16"),
+    ],
+)
+def test_samples_are_drawn_in_what_was_asked_for_or_checked(monkeypatch, asked, checked, processor, drawn_in):
+    monkeypatch.setattr(precision, "this_processor", lambda: processor)
+    assert precision.sampling_precision(asked, checked) == drawn_in
+
+
+def test_sampling_precision_refuses_fp16_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(precision, "this_processor", lambda: CPU_BF16)
+    with pytest.raises(ValueError, match="fp16 is for GPUs, and there is none here; choose 'bf16' or 'no'"):
+        precision.sampling_precision("fp16", ["fp16"])
+
+
+@pytest.mark.parametrize(("word", "kind"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+def test_computing_in_is_torch_s_own_autocast(word, kind):
+    with precision.computing_in(word, torch.device("cpu")):
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == kind

@@ -7,6 +7,8 @@ from .io.checkpoint import DamagedCheckpointError as DamagedCheckpointError
 from .io.diffusers import load_diffusers_unet as load_diffusers_unet
 from .io.diffusers import save_diffusers_unet as save_diffusers_unet
 from .io.diffusers import to_diffusers as to_diffusers
+from .io.diffusers_pipeline import load_diffusers_pipeline as load_diffusers_pipeline
+from .io.diffusers_pipeline import save_diffusers_pipeline as save_diffusers_pipeline
 from .io.pretrained import load_pretrained as load_pretrained
 from .io.pretrained import save_pretrained as save_pretrained
 from .mixture_oracle import GaussianMixtureOracle as GaussianMixtureOracle

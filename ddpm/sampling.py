@@ -15,7 +15,7 @@ from ddpm.grids import Spacing
 from ddpm.guidance import Guidance, guided
 from ddpm.prediction import evaluating
 from ddpm.randomness import image_generators, randn
-from ddpm.reverse_process import Variance, VarianceRule
+from ddpm.reverse_process import FixedVariance, Variance, VarianceRule
 from ddpm.samplers import Sampler
 from ddpm.scales import to_image_scale
 from ddpm.schedule import NoiseSchedule
@@ -36,6 +36,7 @@ class Sampling:
     ddim_sampling_eta: float
     sampler: Sampler | None
     spacing: Spacing
+    variance: FixedVariance | None
     channels: int
     image_size: tuple[int, int]
     predict: Any
@@ -109,7 +110,7 @@ class Sampling:
         sampler = self.sampler if sampler is None else sampler
         usual = self.schedule.timesteps if sampler == "ancestral" else self.sampling_timesteps
         steps = usual if sampling_timesteps is None else sampling_timesteps
-        own = {"eta": self.ddim_sampling_eta, "spacing": self.spacing}
+        own = {"eta": self.ddim_sampling_eta, "spacing": self.spacing, "variance": self.variance}
         return samplers.choose(sampler, steps, self.schedule.timesteps, own, **given)
 
     def interpolate(

@@ -15,7 +15,7 @@ from ddpm.io.checkpoint import CHECKSUMS, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
 from ddpm.io.paths import CONFIG, EMA, MODEL, check_folder_name, find_model, refuse_run
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
-from ddpm.schedule import NoiseSchedule
+from ddpm.schedule import BETA_SCHEDULES
 from ddpm.unet import Unet
 from ddpm.weighting import weighting_from_config
 
@@ -90,8 +90,8 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
 def has_own_schedule(diffusion: GaussianDiffusion) -> bool:
     """Whether a schedule was put in place of the one that the configuration names."""
     schedule = diffusion.schedule
-    named = NoiseSchedule.from_name(diffusion.beta_schedule, schedule.timesteps)
-    return not torch.equal(named.exact_alpha_bar, schedule.exact_alpha_bar)
+    named = BETA_SCHEDULES[diffusion.beta_schedule](schedule.timesteps)
+    return not torch.equal(torch.cumprod(1 - named, 0), schedule.exact_alpha_bar[1:])
 
 
 def _in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mapping[str, Tensor]:

@@ -22,7 +22,14 @@ from ddpm.training.sampler import Purpose, mixed_seed
 
 COUNTERS = ("step", "images_seen", "seconds")
 # Training does not depend on them.
-SAMPLING_ONLY = {"sampling_timesteps", "ddim_sampling_eta", "sampler", "spacing", "class_names"}
+SAMPLING_ONLY = {
+    "sampling_timesteps",
+    "ddim_sampling_eta",
+    "sampler",
+    "spacing",
+    "class_names",
+    "variance",
+}
 
 
 class Training(Protocol):

@@ -42,7 +42,10 @@ ChosenSpacing = Annotated[
 ]
 Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]
 Seed = Annotated[int, typer.Option(min=0, help="Image i is drawn from seed + i.")]
-Weights = Annotated[Literal["ema", "model"], typer.Option(help="The averaged weights, or those themselves.")]
+_WEIGHTS_HELP = (
+    "ema, the averaged weights, ema-0.9999, those of an extra average, or model, those themselves."
+)
+Weights = Annotated[str, typer.Option(help=_WEIGHTS_HELP)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 
 app = Application(name="ddpm", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

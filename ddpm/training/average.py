@@ -1,5 +1,6 @@
-"""The step of the average of the weights (eq:ema), in a few operations for all of them."""
+"""The averages of the weights (eq:ema), and their step in a few operations for all weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,3 +32,44 @@ class Averaging:
         if self._buffers[0]:
             on_all._foreach_copy_(*self._buffers)
         self._average.n_averaged += 1
+
+
+class Averages:
+    """The averages of one run: that of `ema_decay`, and one for each further decay.
+
+    Attributes:
+        models: the averages by their names, "ema", "ema-0.9999", …, as their files in a checkpoint are called.
+    """
+
+    def __init__(self, model: nn.Module, extra_decays: Sequence[float]) -> None:
+        self.models = {name: _average_of(model) for name in _names(extra_decays)}
+        self.attach(model, extra_decays)
+
+    @property
+    def first(self) -> AveragedModel:
+        """That of `ema_decay`."""
+        return self.models["ema"]
+
+    def attach(self, model: nn.Module, extra_decays: Sequence[float]) -> None:
+        """Find the tensors of the model and of its averages, as they are now; to be done anew when they have moved."""
+        if list(self.models) != _names(extra_decays):
+            raise ValueError(
+                f"extra_ema_decays was changed to {tuple(extra_decays)} after the trainer was made, with the averages"
+                f" {', '.join(self.models)}; make a new Trainer, which can go on with the run"
+            )
+        self._averagings = [Averaging(average, model) for average in self.models.values()]
+
+    def step(self, decays: Sequence[float]) -> None:
+        """One step of each, in which it keeps its own part of `decays`; the first time the weights are copied."""
+        for averaging, decay in zip(self._averagings, decays, strict=True):
+            averaging.step(decay)
+
+
+def _names(extra_decays: Sequence[float]) -> list[str]:
+    """What the averages are called."""
+    return ["ema", *(f"ema-{decay!r}" for decay in extra_decays)]
+
+
+def _average_of(model: nn.Module) -> AveragedModel:
+    """A copy of a model for the average of its weights, frozen and in evaluation mode."""
+    return AveragedModel(model).requires_grad_(False).eval()

@@ -22,7 +22,7 @@ from ddpm.io import checkpoint as checkpoints
 from ddpm.io.streams import say
 from ddpm.randomness import rand
 from ddpm.training import distributed, machine, run_folder, spawning
-from ddpm.training.average import Averaging
+from ddpm.training.average import Averages
 from ddpm.training.config import Configured, TrainingConfig, refuse_port_keywords
 from ddpm.training.metrics_logger import MetricsLogger
 from ddpm.training.precision import trainable, with_precision
@@ -49,7 +49,7 @@ class Trainer(Configured):
         config: the other keywords, those of `TrainingConfig`; `trainer.train_num_steps` is `trainer.config`'s.
         step: updates so far.
         images_seen: images so far, over all processes: the position in the data.
-        ema: the average of the weights (eq:ema), `ema.module` being a `GaussianDiffusion`.
+        averages: the average of the weights (eq:ema), and those of `extra_ema_decays`, in `averages.models` by name.
 
     Raises:
         ValueError: if a value is out of range, the data do not fit the model, or a batch is larger than the data.
@@ -71,9 +71,8 @@ class Trainer(Configured):
         os.environ |= machine.missing_environment(kind, os.environ, deterministic=self.config.deterministic)
         layout = machine.memory_format(kind, channels_last=self.config.channels_last)
         diffusion.network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-        distributed.try_network(diffusion)
-        self.ema = AveragedModel(diffusion).requires_grad_(False).eval()
-        self._averaging = Averaging(self.ema, diffusion)
+        distributed.try_network(diffusion, self.config)
+        self.averages = Averages(diffusion, self.config.extra_ema_decays)
         self.optimizer = distributed.make_optimizer(diffusion.network, self.accelerator, self.config)
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
         self._last_save = 0.0  # by time.monotonic
@@ -85,6 +84,11 @@ class Trainer(Configured):
     def adopted(self, config: TrainingConfig) -> TrainingConfig:
         """The config with the precision of this machine, where it is to be chosen."""
         return with_precision(config)
+
+    @property
+    def ema(self) -> AveragedModel:
+        """The average of `ema_decay`, `ema.module` being a `GaussianDiffusion`."""
+        return self.averages.first
 
     @property
     def ema_model(self) -> GaussianDiffusion:
@@ -163,7 +167,7 @@ class Trainer(Configured):
         self.step += 1
         self.images_seen += self.images_per_step
         if self.step % self.config.ema_update_every == 0 or int(self.ema.n_averaged) == 0:
-            self._averaging.step(self.config.average_decay(self.images_seen, self.images_per_step))
+            self.averages.step(self.config.average_decays(self.images_seen, self.images_per_step))
 
     # The run
 
@@ -195,7 +199,7 @@ class Trainer(Configured):
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
                 set_seed(self.config.seed, device_specific=True)
-            self._averaging = Averaging(self.ema, self.diffusion)
+            self.averages.attach(self.diffusion, self.config.extra_ema_decays)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):
                 self._loop(network, logger, interrupts)

@@ -1,8 +1,10 @@
+from .autoencoder import SmallAutoencoder as SmallAutoencoder
 from .diffusion import GaussianDiffusion as GaussianDiffusion
 from .gradient_guidance import ClassifierGuidance as ClassifierGuidance
 from .gradient_guidance import ReconstructionGuidance as ReconstructionGuidance
 from .grids import timestep_grid as timestep_grid
 from .guidance import ClassifierFreeGuidance as ClassifierFreeGuidance
+from .io.autoencoders import load_autoencoder as load_autoencoder
 from .io.checkpoint import DamagedCheckpointError as DamagedCheckpointError
 from .io.diffusers import load_diffusers_unet as load_diffusers_unet
 from .io.diffusers import save_diffusers_unet as save_diffusers_unet
@@ -11,6 +13,8 @@ from .io.diffusers_pipeline import load_diffusers_pipeline as load_diffusers_pip
 from .io.diffusers_pipeline import save_diffusers_pipeline as save_diffusers_pipeline
 from .io.pretrained import load_pretrained as load_pretrained
 from .io.pretrained import save_pretrained as save_pretrained
+from .latent import LatentDiffusion as LatentDiffusion
+from .latent import latent_scale as latent_scale
 from .mixture_oracle import GaussianMixtureOracle as GaussianMixtureOracle
 from .oracle import EmpiricalOracle as EmpiricalOracle
 from .prediction import Prediction as Prediction

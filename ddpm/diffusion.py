@@ -175,7 +175,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         signal, sigma = self.schedule.signal_and_sigma(t, x_t)
         # Autocast may have left the output in half precision.
         x0 = x0_from_output(self.objective, x_t, output.to(x_t.dtype), signal, sigma)
-        x0 = clipped(x0) if clip_x0 else x0
+        x0 = clipped(x0) if clip_x0 and self.clips_x0 else x0
         return Prediction.from_x0(x_t, x0, signal, sigma, log_variance)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -184,7 +184,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         if len(images) == 0:
             raise ValueError("images must hold at least one image, but got an empty batch")
         check_within("images", images, 0, 1, "`loss` takes images that are already scaled to [-1, 1]")
-        return self.loss(to_model_scale(images), labels=labels)
+        return self.loss(self.to_x0(images), labels=labels)
 
     def _network_output(
         self,

@@ -166,7 +166,7 @@ def _check_config(config: Any, folder: Path) -> None:
         raise ValueError(f"{folder / CONFIG} is not the configuration of a model of this package; {advice}")
     for part, kind in zip(parts, (Unet, GaussianDiffusion), strict=True):
         unknown = config[part].keys() - inspect.signature(kind).parameters.keys() - {"class", "own_schedule"}
-        if unknown:
+        if unknown and "class" not in config[part]:  # a class of the user's own has options of its own
             raise ValueError(
                 f"{folder / CONFIG} gives {kind.__name__} the options {', '.join(sorted(unknown))}, which it does not"
                 " have: was it written by a newer version of this package? Then install that one"

@@ -1,10 +1,10 @@
 """The averages of the weights (eq:ema), and their step in a few operations for all weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -18,8 +18,8 @@ class Averaging:
 
     def __init__(self, average: AveragedModel, model: nn.Module) -> None:
         self._average = average
-        self._parameters = list(average.module.parameters()), list(model.parameters())
-        self._buffers = list(average.module.buffers()), list(model.buffers())
+        self._parameters = _pairs(average.module.parameters(), model.parameters())
+        self._buffers = _pairs(average.module.buffers(), model.buffers())
 
     @torch.no_grad()
     def step(self, decay: float) -> None:
@@ -32,6 +32,12 @@ class Averaging:
         if self._buffers[0]:
             on_all._foreach_copy_(*self._buffers)
         self._average.n_averaged += 1
+
+
+def _pairs(averaged: Iterable[Tensor], own: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors of an average and those of its model, in two lists, without those that they share."""
+    pairs = [(one, two) for one, two in zip(averaged, own, strict=True) if one is not two]
+    return [one for one, _ in pairs], [two for _, two in pairs]
 
 
 class Averages:

@@ -101,7 +101,7 @@ def try_network(diffusion: GaussianDiffusion, config: TrainingConfig) -> None:
             f"gradient_checkpointing is for a Unet, and the network is a {type(diffusion.network).__name__}: leave it"
             " out, or give the network an attribute of that name, at which it calls torch.utils.checkpoint"
         )
-    blank = torch.zeros(1, *diffusion.image_shape, device=diffusion.device, dtype=torch.float32)
+    blank = torch.zeros(1, *diffusion.x_shape, device=diffusion.device, dtype=torch.float32)
     t = torch.ones(1, dtype=torch.long, device=diffusion.device)
     takes_labels = getattr(diffusion.network, "num_classes", None) is not None
     with evaluating(diffusion):

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
 from ddpm.data.batches import loader, open_batches
-from ddpm.diffusion import GaussianDiffusion, to_model_scale
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.io import checkpoint as checkpoints
 from ddpm.io.streams import say
 from ddpm.randomness import rand
@@ -114,7 +114,7 @@ class Trainer(Configured):
         losses = []
         for number in range(count):
             images, labels = next(batches)
-            x0 = to_model_scale(self.on_device(images))
+            x0 = self.diffusion.to_x0(self.on_device(images))
             labels = None if labels is None else self.on_device(labels)
             t, noise, masks = self.draw(len(x0), number)
             last = number == count - 1
@@ -159,7 +159,7 @@ class Trainer(Configured):
         if self.diffusion.null_label is not None:
             chances["label_mask"] = 1 - self.diffusion.label_dropout
         coins = {name: rand(everyone, generator, t.device)[mine] < chance for name, chance in chances.items()}
-        noise = noise_for(range(everyone)[mine], everyone, self.diffusion.image_shape, *seed, device=device)
+        noise = noise_for(range(everyone)[mine], everyone, self.diffusion.x_shape, *seed, device=device)
         return self.on_device(t), noise, {name: self.on_device(coin) for name, coin in coins.items()}
 
     def _count_step(self) -> None:

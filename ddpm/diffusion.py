@@ -11,7 +11,7 @@ from ddpm.checks import check_choice, check_class_names, check_image_size, check
 from ddpm.grids import Spacing
 from ddpm.loss import LossType, Network, TrainingLoss
 from ddpm.prediction import Objective, Prediction, clipped, x0_from_output
-from ddpm.reverse_process import learned_log_variance
+from ddpm.reverse_process import FixedVariance, learned_log_variance
 from ddpm.samplers import Sampler
 from ddpm.sampling import Sampling
 from ddpm.scales import to_image_scale as to_image_scale
@@ -53,6 +53,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         sampler: Sampler | None = None,
         spacing: Spacing = "even",
         class_names: Sequence[str] | None = None,
+        variance: FixedVariance | None = None,
     ) -> None:
         """Join a network to a schedule.
 
@@ -72,6 +73,8 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
             sampler: default sampler of `sample`; None is "ancestral" for T steps and "ddim" for fewer.
             spacing: default of `sample`, how fewer than T timesteps are spread (see `timestep_grid`).
             class_names: what the classes are called, one name each, for a network that takes labels.
+            variance: default of `sample` for ancestral steps, "fixed_small" or "fixed_large"; None is "learned" for a
+                network that predicts it, and "fixed_small" for any other.
         """
         super().__init__()
         if not isinstance(network, nn.Module):
@@ -101,6 +104,9 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         check_choice("spacing", spacing, get_args(Spacing))
         self.sampler: Sampler | None = sampler
         self.spacing: Spacing = spacing
+        if variance is not None:
+            check_choice("variance", variance, get_args(FixedVariance))
+        self.variance: FixedVariance | None = variance
         self.chosen_sampler()
         self.class_names = check_class_names(class_names, getattr(network, "num_classes", None))
 
@@ -138,6 +144,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
             "sampler": self.sampler,
             "spacing": self.spacing,
             "class_names": self.class_names,
+            "variance": self.variance,
         }
 
     @property
@@ -168,7 +175,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         signal, sigma = self.schedule.signal_and_sigma(t, x_t)
         # Autocast may have left the output in half precision.
         x0 = x0_from_output(self.objective, x_t, output.to(x_t.dtype), signal, sigma)
-        x0 = clipped(x0) if clip_x0 else x0
+        x0 = clipped(x0) if clip_x0 and self.clips_x0 else x0
         return Prediction.from_x0(x_t, x0, signal, sigma, log_variance)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -177,7 +184,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         if len(images) == 0:
             raise ValueError("images must hold at least one image, but got an empty batch")
         check_within("images", images, 0, 1, "`loss` takes images that are already scaled to [-1, 1]")
-        return self.loss(to_model_scale(images), labels=labels)
+        return self.loss(self.to_x0(images), labels=labels)
 
     def _network_output(
         self,

@@ -125,7 +125,7 @@ class TrainingLoss:
     def _first_prediction(
         self, x_t: Tensor, t: Tensor, labels: Tensor | None, mask: Tensor, network: Network | None
     ) -> Tensor:
-        """The network's own x_0, in [-1, 1] and without gradient; zeros where `mask` is false."""
+        """The network's own x_0, clipped where x_0 is bounded, without gradient; zeros where `mask` is false."""
         mask = check_mask("self_condition_mask", mask, x_t)
         # All images are asked about, though only some need it: picking them out would make an accelerator wait.
         with torch.no_grad():

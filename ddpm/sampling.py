@@ -15,9 +15,9 @@ from ddpm.grids import Spacing
 from ddpm.guidance import Guidance, guided
 from ddpm.prediction import evaluating
 from ddpm.randomness import image_generators, randn
-from ddpm.reverse_process import Variance, VarianceRule
+from ddpm.reverse_process import FixedVariance, Variance, VarianceRule
 from ddpm.samplers import Sampler
-from ddpm.scales import to_image_scale
+from ddpm.scales import to_image_scale, to_model_scale
 from ddpm.schedule import NoiseSchedule
 from ddpm.tensor_checks import check_finite, check_labels
 
@@ -36,9 +36,12 @@ class Sampling:
     ddim_sampling_eta: float
     sampler: Sampler | None
     spacing: Spacing
+    variance: FixedVariance | None
     channels: int
     image_size: tuple[int, int]
     predict: Any
+    # Whether x_0 lies in [-1, 1], as that of images does.
+    clips_x0: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -49,6 +52,19 @@ class Sampling:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return (self.channels, *self.image_size)
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        """Shape of one x_t: that of an image, where the chain runs on images."""
+        return self.image_shape
+
+    def to_x0(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], as they are at the door, → what the chain calls x_0."""
+        return to_model_scale(images)
+
+    def to_images(self, x: Tensor) -> Tensor:
+        """The way back, into [0, 1]."""
+        return to_image_scale(x)
 
     @torch.no_grad()
     def sample(
@@ -93,14 +109,14 @@ class Sampling:
         walk = self.chosen_sampler(sampling_timesteps, sampler, eta=eta, spacing=spacing, variance=variance)
         steps = walk.keywords.get("steps", self.schedule.timesteps)
         dtype = self.schedule.beta.dtype
-        x = randn((batch_size, *self.image_shape), source, self.device, dtype).to(dtype)
+        x = randn((batch_size, *self.x_shape), source, self.device, dtype).to(dtype)
         model = guided(self, guidance)
-        states = walk(model, x, labels=check_labels(labels, x), generator=source)
+        states = walk(model, x, labels=check_labels(labels, x), generator=source, clip_x0=self.clips_x0)
         with evaluating(model):
             silent = not progress or sys.stderr is None
             for state in tqdm(states, total=steps, desc="sampling", disable=silent, mininterval=_pause()):
                 x = state.x
-        return to_image_scale(check_finite(x))
+        return self.to_images(check_finite(x))
 
     def chosen_sampler(
         self, sampling_timesteps: int | None = None, sampler: Sampler | None = None, **given: Any
@@ -109,7 +125,7 @@ class Sampling:
         sampler = self.sampler if sampler is None else sampler
         usual = self.schedule.timesteps if sampler == "ancestral" else self.sampling_timesteps
         steps = usual if sampling_timesteps is None else sampling_timesteps
-        own = {"eta": self.ddim_sampling_eta, "spacing": self.spacing}
+        own = {"eta": self.ddim_sampling_eta, "spacing": self.spacing, "variance": self.variance}
         return samplers.choose(sampler, steps, self.schedule.timesteps, own, **given)
 
     def interpolate(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ddpm.buffers import HALVES
 from ddpm.checks import check_flag, check_whole, check_wholes, plain_number, shown
@@ -58,6 +59,8 @@ class Unet(nn.Module):
         channels, self_condition, learned_variance, num_classes, label_dropout: as it was built.
         null_label: the label that stands for none, `num_classes`, of a network with `label_dropout`; else None.
         downsampling: the factor between the finest and the coarsest resolution; H and W must be divisible by it.
+        gradient_checkpointing: keep only the inputs of the layers for the backward pass, which computes the rest anew:
+            less memory for one more forward pass (Chen et al. 2016, section 4). The `Trainer` sets it while it trains.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Unet(nn.Module):
         self.label_dropout: float = config["label_dropout"]
         self.null_label: int | None = num_classes if self.label_dropout else None
         self.downsampling = factors[-1]
+        self.gradient_checkpointing = False
 
         time_dim = 4 * dim
         embedding, features = timestep_embedding(
@@ -191,13 +195,24 @@ class Unet(nn.Module):
         h = self._stem(x_t)
         skips = [h]
         for layer in self.down:
-            h = layer(h) if isinstance(layer, Downsample) else layer(h, time)
+            h = layer(h) if isinstance(layer, Downsample) else self._run(layer, time, h)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, time)
+            h = self._run(layer, time, h)
         for layer in self.up:
-            h = layer(h) if isinstance(layer, Upsample) else layer(torch.cat([h, skips.pop()], dim=1), time)
+            h = layer(h) if isinstance(layer, Upsample) else self._run(layer, time, h, skips.pop())
         return self.last(F.silu(self.last_norm(h)))
+
+    def _run(self, stage: nn.Module, time: Tensor, h: Tensor, *skip: Tensor) -> Tensor:
+        """The output of a stage for a map, and one put beside it; with gradient checkpointing these alone are kept."""
+
+        def call(time: Tensor, h: Tensor, *skip: Tensor) -> Tensor:
+            return stage(torch.cat([h, *skip], dim=1) if skip else h, time)
+
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            # Dropout draws the same the second time: the state of the generator is kept as well.
+            return checkpoint(call, time, h, *skip, use_reentrant=False)
+        return call(time, h, *skip)
 
     def _stem(self, x_t: Tensor) -> Tensor:
         """The first convolution, in float32 at least, also under autocast and with weights in half precision.

@@ -49,7 +49,7 @@ def test_defaults_are_the_papers():
 def test_config_builds_a_twin(name):
     options = {"image_size": [4, 6], "timesteps": 30, "sampling_timesteps": 3, "ddim_sampling_eta": 0.5}
     options |= {"loss_type": "l1", "objective": "pred_v", "beta_schedule": name}
-    options |= {"sampler": "dpm++", "spacing": "quadratic"}
+    options |= {"sampler": "dpm++", "spacing": "quadratic", "variance": "fixed_large"}
     config = {**options, "loss_weighting": {"name": "MinSNR", "gamma": 2.0}, "class_names": None}
     diffusion = GaussianDiffusion(Pointwise(), **options, loss_weighting=MinSNR(2.0))
     assert diffusion.config == json.loads(json.dumps(diffusion.config)) == config

@@ -81,7 +81,7 @@ def our_training(job: Job) -> Step:
         train_batch_size=job.batch,
         mixed_precision="bf16" if job.precision == "bf16" else "no",
     )
-    del trainer.ema
+    del trainer.averages
     batches = itertools.repeat((images.to(job.device), None))
     running = ExitStack()  # kept with the step: when it closes, the network is itself again
     network = compiled(running.enter_context(trainer.running()), job)

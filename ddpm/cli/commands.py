@@ -19,6 +19,18 @@ import ddpm
 from ddpm.cli import labels, places, report, runs
 from ddpm.cli.application import Application
 from ddpm.cli.checks import check_data, check_export, check_folder, checked_precisions, prepare_output
+from ddpm.cli.options import (
+    BatchSize,
+    ChosenSampler,
+    ChosenSpacing,
+    Overrides,
+    Precision,
+    SamplingSteps,
+    Seed,
+    Timesteps,
+    TrainSteps,
+    Weights,
+)
 from ddpm.cli.places import DataAt, DataRoot, Model, Run
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
@@ -31,27 +43,6 @@ from ddpm.io.streams import as_typed, patient_streams
 from ddpm.training.memory import keep_freed_memory
 
 _SEARCHED = 10_000  # training images at most, and as many held-out ones, in which copies are looked for
-_STEPS_HELP = "Steps, each of one network call (heun: two); the model's own number if not given."
-_SET_HELP = "Any other option as part.option=value, such as network.dropout=0.2."
-
-TrainSteps = Annotated[int | None, typer.Option("--train-steps", "--steps", min=1, help="Updates in all.")]
-SamplingSteps = Annotated[int | None, typer.Option("--sampling-steps", "--steps", min=1, help=_STEPS_HELP)]
-ChosenSampler = Annotated[Literal["ancestral", "ddim", "heun", "dpm++"] | None, typer.Option("--sampler")]
-ChosenSpacing = Annotated[
-    Literal["even", "log-snr", "karras", "quadratic"] | None,
-    typer.Option("--spacing", help="How fewer than all timesteps are spread."),
-]
-Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]
-Seed = Annotated[int, typer.Option(min=0, help="Image i is drawn from seed + i.")]
-Precision = Annotated[
-    Literal["auto", "no", "fp16", "bf16"],
-    typer.Option(
-        "--mixed-precision", help="auto: what the machine is best at, if the model was checked in it."
-    ),
-]
-Weights = Annotated[Literal["ema", "model"], typer.Option(help="The averaged weights, or those themselves.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
-
 app = Application(name="ddpm", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -89,7 +80,7 @@ def train(
     classes: Annotated[
         Literal["folders"] | None, typer.Option("--classes", help="A folder's sub-folders are classes.")
     ] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help=_SET_HELP)] = None,
+    change: Overrides = None,
     go_on: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in its folder, if any.")
     ] = False,

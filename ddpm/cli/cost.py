@@ -17,12 +17,14 @@ from ddpm.cli import report
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.batches import Batch, SeededBatches
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.training.distributed import checkpointing
+from ddpm.unet import Stage
 
 # Work below which a further thread is not worth its risk. Two threads on two cores against one, measured: 1.1 times as
 # fast on a step of 0.1 GFLOP, 1.6 times at 3 (the digits), 1.8 times at 37; next to a busy core 0.5 to 0.7 times.
 FLOPS_PER_THREAD = 4e9
-# Of every parameter there are five: itself, its gradient, two moments of Adam, the average; each of four bytes.
-_BYTES_PER_PARAMETER = 5 * 4
+# Of every parameter there are four: itself, its gradient, two moments of Adam; and its averages; each of four bytes.
+_KEPT, _BYTES = 4, 4
 _TIMED_STEPS = 3
 # Seconds that one of them may take.
 _LONGEST_STEP = 2.0
@@ -37,8 +39,9 @@ class Cost:
         parameters: of the network.
         forward_flops: of one network call on one image; a multiplication and an addition count as two.
         training_flops: of one image in training, forward and backward.
-        fixed_bytes: memory for the parameters, their gradients, the optimiser and the average.
-        image_bytes: memory that each image of a batch adds, for what the backward pass needs.
+        fixed_bytes: memory for the parameters, their gradients, the optimiser and the averages.
+        image_bytes: memory that each image of a batch adds, for what the backward pass needs; with gradient
+            checkpointing that is what is kept, and once what the largest stage computes anew.
         seconds_per_image: of training, measured here, not compiled; loading the images is not in it.
     """
 
@@ -50,15 +53,23 @@ class Cost:
     seconds_per_image: float
 
 
-def measure_cost(diffusion: GaussianDiffusion, *, batch_size: int, mixed_precision: str = "no") -> Cost:
+def measure_cost(
+    diffusion: GaussianDiffusion,
+    *,
+    batch_size: int,
+    mixed_precision: str = "no",
+    gradient_checkpointing: bool = False,
+    averages: int = 1,
+) -> Cost:
     """Count and measure on random images, on the model's device; its weights stay as they are.
 
-    `batch_size` and `mixed_precision` are those of the run; where so many images would take seconds, fewer are used.
+    The options are those of the run; where a batch of `batch_size` would take seconds, fewer images are used.
     """
     device, precision = diffusion.device, _TYPES[mixed_precision]
 
-    def loss_of(count: int) -> Tensor:
-        with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+    def loss_of(count: int, *, checkpointed: bool = gradient_checkpointing) -> Tensor:
+        autocast = torch.autocast(device.type, dtype=precision, enabled=precision is not None)
+        with autocast, checkpointing(diffusion.network, wanted=checkpointed):
             return _loss(diffusion, count)
 
     def step(count: int) -> None:
@@ -68,12 +79,15 @@ def measure_cost(diffusion: GaussianDiffusion, *, batch_size: int, mixed_precisi
     parameters = sum(parameter.numel() for parameter in diffusion.network.parameters())
     one = _seconds(lambda: step(1), device)
     count = max(1, min(batch_size, int(_LONGEST_STEP / one)))
+    image_bytes = _saved_bytes(lambda: loss_of(count), diffusion)
+    if gradient_checkpointing:
+        image_bytes += _largest_stage_bytes(lambda: loss_of(count, checkpointed=False), diffusion)
     return Cost(
         parameters=parameters,
         forward_flops=count_flops(lambda: loss_of(1)),
         training_flops=count_flops(lambda: step(1)),
-        fixed_bytes=_BYTES_PER_PARAMETER * parameters,
-        image_bytes=_saved_bytes(lambda: loss_of(count), diffusion) // count,
+        fixed_bytes=(_KEPT + averages) * _BYTES * parameters,
+        image_bytes=image_bytes // count,
         seconds_per_image=_seconds(lambda: step(count), device) / count,
     )
 
@@ -91,7 +105,13 @@ def dry_run(run_config: RunConfig, diffusion: GaussianDiffusion) -> Iterable[str
     yield from report.described_run(run_config, trainer, known=known)
     torch.set_num_threads(run_config.training.get("num_threads") or torch.get_num_threads())
     with trainer.explained():
-        cost = measure_cost(diffusion, batch_size=batch, mixed_precision=config.mixed_precision)
+        cost = measure_cost(
+            diffusion,
+            batch_size=batch,
+            mixed_precision=config.mixed_precision,
+            gradient_checkpointing=config.gradient_checkpointing,
+            averages=len(trainer.averages.models),
+        )
     training, call = (humanize.metric(flops, "FLOP") for flops in (cost.training_flops, cost.forward_flops))
     memory = humanize.naturalsize(cost.fixed_bytes + batch * cost.image_bytes, binary=True)
     loading = loading_seconds(trainer.data, batch) if known else 0.0
@@ -182,10 +202,12 @@ def _loss(diffusion: GaussianDiffusion, count: int) -> Tensor:
     return diffusion(images, labels)
 
 
-def _saved_bytes(call: Callable[[], Tensor], diffusion: GaussianDiffusion) -> int:
-    """Memory of what a forward pass keeps for the backward pass, besides the parameters."""
+def _saved_bytes(
+    call: Callable[[], Tensor], diffusion: GaussianDiffusion, kept: dict[int, int] | None = None
+) -> int:
+    """Memory of what a forward pass keeps for the backward pass, besides the parameters; listed in `kept`."""
     own = {parameter.untyped_storage().data_ptr() for parameter in diffusion.parameters()}
-    kept: dict[int, int] = {}
+    kept = {} if kept is None else kept
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -198,6 +220,25 @@ def _saved_bytes(call: Callable[[], Tensor], diffusion: GaussianDiffusion) -> in
     total = sum(kept.values())
     del loss
     return total
+
+
+def _largest_stage_bytes(call: Callable[[], Tensor], diffusion: GaussianDiffusion) -> int:
+    """Memory of the stage that keeps most, in a forward pass without gradient checkpointing."""
+    kept: dict[int, int] = {}
+    began, sizes = [0], [0]
+    hooks = []
+    for module in diffusion.network.modules():
+        if isinstance(module, Stage):
+            hooks.append(module.register_forward_pre_hook(lambda *_: began.append(sum(kept.values()))))
+            hooks.append(
+                module.register_forward_hook(lambda *_: sizes.append(sum(kept.values()) - began[-1]))
+            )
+    try:
+        _saved_bytes(call, diffusion, kept)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:

@@ -56,6 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "sampler": Literal["ancestral", "ddim", "heun", "dpm++"] | None,
         "spacing": Literal["even", "log-snr", "karras", "quadratic"],
         "class_names": Sequence[str] | None,
+        "variance": Literal["fixed_small", "fixed_large"] | None,
     },
     "training": get_type_hints(TrainingConfig),
 }

@@ -99,7 +99,7 @@ def load_diffusers_unet(
         tensors = path_or_state_dict
     else:
         names = [CONFIG, _WEIGHTS] if config is None else [_WEIGHTS]
-        *config_file, weights_file = _find_files(path_or_state_dict, names)
+        *config_file, weights_file = find_files(path_or_state_dict, names)
         config = read_file(config_file[0]) if config is None else config
         tensors = read_file(weights_file)
     if not isinstance(config, Mapping):
@@ -125,12 +125,16 @@ def to_diffusers(unet: Unet) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return to_their_names(weights_of(unet), unet), config
 
 
-def save_diffusers_unet(unet: Unet, folder: str | os.PathLike[str]) -> None:
+def save_diffusers_unet(
+    unet: Unet, folder: str | os.PathLike[str], *, sample_size: int | Sequence[int] | None = None
+) -> None:
     """Write a folder that `diffusers.UNet2DModel.from_pretrained` and `load_diffusers_unet` read.
 
-    It is made if it does not exist; each of its files appears whole or not at all. Errors are those of `to_diffusers`.
+    It is made if it does not exist; each of its files appears whole or not at all. `sample_size` is the side of the
+    images in pixels, or height and width, which a `Unet` does not know. Errors are those of `to_diffusers`.
     """
     tensors, config = to_diffusers(unet)
+    config["sample_size"] = sample_size
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / _WEIGHTS, tensor_bytes(tensors))
@@ -222,8 +226,13 @@ def _with_new_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # Files
 
 
-def _find_files(source: str | os.PathLike[str], names: Sequence[str]) -> list[Path]:
-    """Where the files of a network lie: in a folder, or fetched from the Hub where there is no such folder."""
+def find_files(
+    source: str | os.PathLike[str], names: Sequence[str], places: Sequence[str] = _PLACES
+) -> list[Path]:
+    """Where the files of a network lie: in a folder, or fetched from the Hub where there is no such folder.
+
+    They are all in one of the `places`, "" for the folder itself and others for its subfolders.
+    """
     if not isinstance(source, str | os.PathLike):
         raise TypeError(
             "a network is loaded from a folder, a name on the Hugging Face Hub or a mapping of tensors, but got"
@@ -231,8 +240,8 @@ def _find_files(source: str | os.PathLike[str], names: Sequence[str]) -> list[Pa
         )
     folder, wanted = Path(source), " and ".join(names)
     if folder.is_dir():
-        pickled = any((folder / place / _PICKLE).is_file() for place in _PLACES)
-        return _in_folder(folder, names, f"the folder {folder}", pickled=pickled)
+        pickled = any((folder / place / _PICKLE).is_file() for place in places)
+        return _in_folder(folder, names, places, f"the folder {folder}", pickled=pickled)
     if folder.exists():
         raise FileNotFoundError(f"{folder} is a file; give the folder that holds {wanted}")
     if not (isinstance(source, str) and _HUB_NAME.fullmatch(source)):
@@ -242,7 +251,7 @@ def _find_files(source: str | os.PathLike[str], names: Sequence[str]) -> list[Pa
         )
     import huggingface_hub
 
-    patterns = [f"{place}/{name}".lstrip("/") for place in _PLACES for name in names]
+    patterns = [f"{place}/{name}".lstrip("/") for place in places for name in names]
     try:
         fetched = huggingface_hub.snapshot_download(source, allow_patterns=patterns)
     except (OSError, huggingface_hub.utils.HFValidationError) as error:
@@ -251,12 +260,14 @@ def _find_files(source: str | os.PathLike[str], names: Sequence[str]) -> list[Pa
             f" ({type(error).__name__}). Check the name and the network; on a computer without one, give the path of a"
             f" folder with {wanted} that you downloaded elsewhere, from https://huggingface.co/{source}"
         ) from error
-    return _in_folder(Path(fetched), names, f"{source!r} on the Hub", pickled=True)
+    return _in_folder(Path(fetched), names, places, f"{source!r} on the Hub", pickled=_WEIGHTS in names)
 
 
-def _in_folder(folder: Path, names: Sequence[str], where: str, *, pickled: bool) -> list[Path]:
-    """The files of a network in a folder, or in its subfolder `unet`."""
-    found = [[folder / place / name for name in names] for place in _PLACES]
+def _in_folder(
+    folder: Path, names: Sequence[str], places: Sequence[str], where: str, *, pickled: bool
+) -> list[Path]:
+    """The files of a network in a folder, or in one of its subfolders."""
+    found = [[folder / place / name for name in names] for place in places]
     found = [files for files in found if all(file.is_file() for file in files)]
     if len(found) > 1 and found[0][0].parent.name == _PLACES[1]:
         warnings.warn(
@@ -272,6 +283,6 @@ def _in_folder(folder: Path, names: Sequence[str], where: str, *, pickled: bool)
     )
     wanted = " and ".join(names)
     raise FileNotFoundError(
-        f"{where} does not hold {wanted}, neither itself nor in a subfolder 'unet_ema' or 'unet'"
-        f"{advice if pickled else ''}"
+        f"{where} does not hold {wanted}, neither itself nor in a subfolder"
+        f" {' or '.join(repr(place) for place in places if place)}{advice if pickled else ''}"
     )

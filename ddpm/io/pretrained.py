@@ -4,7 +4,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,12 @@ from ddpm.checks import check_choice
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import CHECKSUMS, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
-from ddpm.io.paths import CONFIG, EMA, MODEL, check_folder_name, find_model, refuse_run
+from ddpm.io.paths import CONFIG, MODEL, check_folder_name, find_model, refuse_run
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
-from ddpm.schedule import NoiseSchedule
+from ddpm.schedule import BETA_SCHEDULES
 from ddpm.unet import Unet
 from ddpm.weighting import weighting_from_config
 
-Weights = Literal["ema", "model"]
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -98,8 +97,8 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
 def has_own_schedule(diffusion: GaussianDiffusion) -> bool:
     """Whether a schedule was put in place of the one that the configuration names."""
     schedule = diffusion.schedule
-    named = NoiseSchedule.from_name(diffusion.beta_schedule, schedule.timesteps)
-    return not torch.equal(named.exact_alpha_bar, schedule.exact_alpha_bar)
+    named = BETA_SCHEDULES[diffusion.beta_schedule](schedule.timesteps)
+    return not torch.equal(torch.cumprod(1 - named, 0), schedule.exact_alpha_bar[1:])
 
 
 def _in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mapping[str, Tensor]:
@@ -119,13 +118,14 @@ def _in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mappin
     return converted
 
 
-def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: Weights = "ema") -> GaussianDiffusion:
+def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: str = "ema") -> GaussianDiffusion:
     """A trained model, ready to sample, in evaluation mode on the CPU.
 
     Args:
         name_or_folder: the name of a model that ships with the project, such as "digits"; a folder written by
             `save_pretrained`; a checkpoint; or the folder of a run, of which the newest good checkpoint is taken.
-        weights: of a checkpoint, which holds both: "ema", the averaged weights, or "model", the weights themselves.
+        weights: of a checkpoint, which holds both: "ema", the averaged weights, or "model", the weights themselves;
+            or "ema-0.9999", the average of that decay, of a run with such `extra_ema_decays`.
 
     Raises:
         FileNotFoundError: if there is no such model; the message names those that ship.
@@ -133,7 +133,6 @@ def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: Weights 
         ValueError: if it was trained with a network other than `Unet`, or a loss weighting of its own; if a file is
             damaged, or another program's; or if a weight is not finite.
     """
-    check_choice("weights", weights, get_args(Weights))
     if not isinstance(name_or_folder, str | os.PathLike):
         raise TypeError(
             f"a model is loaded by its name or its folder, but got a {type(name_or_folder).__name__}; models that ship"
@@ -142,16 +141,24 @@ def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: Weights 
     folder = find_model(name_or_folder)
     if (folder / CHECKSUMS).is_file():
         verify(folder)
+    file = _weights_file(folder, weights)
     config = read_file(folder / CONFIG)
     _check_config(config, folder)
     # In float32 whatever torch's default type is.
     diffusion = build_diffusion(config)
     diffusion.network.float()
-    file = folder / (EMA if weights == "ema" and (folder / EMA).is_file() else MODEL)
     load_weights(
         diffusion.network, read_file(file), f"{file} does not hold the weights of the network in {CONFIG}"
     )
     return diffusion.eval()
+
+
+def _weights_file(folder: Path, weights: str) -> Path:
+    """The file of these weights in the folder of a model; a model without its run has one, whichever is asked for."""
+    averages = sorted(path.name.removesuffix(".safetensors") for path in folder.glob("ema-*.safetensors"))
+    check_choice("weights", weights, ["ema", "model", *averages])
+    file = folder / f"{weights}.safetensors"
+    return file if file.is_file() else folder / MODEL
 
 
 def _check_config(config: Any, folder: Path) -> None:
@@ -167,7 +174,7 @@ def _check_config(config: Any, folder: Path) -> None:
         raise ValueError(f"{folder / CONFIG} is not the configuration of a model of this package; {advice}")
     for part, kind in zip(parts, (Unet, GaussianDiffusion), strict=True):
         unknown = config[part].keys() - inspect.signature(kind).parameters.keys() - {"class", "own_schedule"}
-        if unknown:
+        if unknown and "class" not in config[part]:  # a class of the user's own has options of its own
             raise ValueError(
                 f"{folder / CONFIG} gives {kind.__name__} the options {', '.join(sorted(unknown))}, which it does not"
                 " have: was it written by a newer version of this package? Then install that one"

@@ -1,9 +1,10 @@
-"""The step of the average of the weights (eq:ema), in a few operations for all of them."""
+"""The averages of the weights (eq:ema), and their step in a few operations for all weights."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -17,8 +18,8 @@ class Averaging:
 
     def __init__(self, average: AveragedModel, model: nn.Module) -> None:
         self._average = average
-        self._parameters = list(average.module.parameters()), list(model.parameters())
-        self._buffers = list(average.module.buffers()), list(model.buffers())
+        self._parameters = _pairs(average.module.parameters(), model.parameters())
+        self._buffers = _pairs(average.module.buffers(), model.buffers())
 
     @torch.no_grad()
     def step(self, decay: float) -> None:
@@ -31,3 +32,50 @@ class Averaging:
         if self._buffers[0]:
             on_all._foreach_copy_(*self._buffers)
         self._average.n_averaged += 1
+
+
+def _pairs(averaged: Iterable[Tensor], own: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors of an average and those of its model, in two lists, without those that they share."""
+    pairs = [(one, two) for one, two in zip(averaged, own, strict=True) if one is not two]
+    return [one for one, _ in pairs], [two for _, two in pairs]
+
+
+class Averages:
+    """The averages of one run: that of `ema_decay`, and one for each further decay.
+
+    Attributes:
+        models: the averages by their names, "ema", "ema-0.9999", …, as their files in a checkpoint are called.
+    """
+
+    def __init__(self, model: nn.Module, extra_decays: Sequence[float]) -> None:
+        self.models = {name: _average_of(model) for name in _names(extra_decays)}
+        self.attach(model, extra_decays)
+
+    @property
+    def first(self) -> AveragedModel:
+        """That of `ema_decay`."""
+        return self.models["ema"]
+
+    def attach(self, model: nn.Module, extra_decays: Sequence[float]) -> None:
+        """Find the tensors of the model and of its averages, as they are now; to be done anew when they have moved."""
+        if list(self.models) != _names(extra_decays):
+            raise ValueError(
+                f"extra_ema_decays was changed to {tuple(extra_decays)} after the trainer was made, with the averages"
+                f" {', '.join(self.models)}; make a new Trainer, which can go on with the run"
+            )
+        self._averagings = [Averaging(average, model) for average in self.models.values()]
+
+    def step(self, decays: Sequence[float]) -> None:
+        """One step of each, in which it keeps its own part of `decays`; the first time the weights are copied."""
+        for averaging, decay in zip(self._averagings, decays, strict=True):
+            averaging.step(decay)
+
+
+def _names(extra_decays: Sequence[float]) -> list[str]:
+    """What the averages are called."""
+    return ["ema", *(f"ema-{decay!r}" for decay in extra_decays)]
+
+
+def _average_of(model: nn.Module) -> AveragedModel:
+    """A copy of a model for the average of its weights, frozen and in evaluation mode."""
+    return AveragedModel(model).requires_grad_(False).eval()

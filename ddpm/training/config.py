@@ -46,6 +46,7 @@ FREE_TO_CHANGE = {
     "log_every",
     "progress",
     "tensorboard",
+    "gradient_checkpointing",
 }
 
 
@@ -61,6 +62,8 @@ class TrainingConfig:
         train_num_steps: number of updates.
         ema_update_every: updates between two steps of the average of the weights.
         ema_decay: m in eq:ema, for one step of the average.
+        extra_ema_decays: m of further averages, kept alongside, each of the memory of the network: 0.9999 is the
+            average "ema-0.9999" of a checkpoint and of `load_pretrained`. Samples are drawn with that of `ema_decay`.
         adam_betas: β_1 and β_2 of Adam.
         save_and_sample_every: updates between two checkpoints, each with a grid of samples.
         save_every_minutes: a checkpoint, without samples, also after so many minutes without one, for machines that end
@@ -70,6 +73,8 @@ class TrainingConfig:
         mixed_precision: "no" (float32), "bf16", or "fp16" (needs a GPU); only the network runs in it. "auto" is what
             the machine multiplies natively: bf16 or fp16 on a GPU, bf16 on a CPU that has it, else "no".
         compile: run the network through `torch.compile`.
+        gradient_checkpointing: less memory for more arithmetic: the backward pass computes the stages of the network
+            anew, from their inputs. For a `Unet`, or a network with an attribute of that name.
         weight_decay: decoupled weight decay (AdamW); 0 leaves Adam.
         lr_warmup_steps: updates over which the learning rate rises from zero.
         lr_schedule: after that "constant", or "cosine": down to almost zero at the last update.
@@ -122,6 +127,8 @@ class TrainingConfig:
     num_threads: int | None = None
     save_every_minutes: float | None = 10.0
     deterministic: bool = False
+    gradient_checkpointing: bool = False
+    extra_ema_decays: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -137,6 +144,7 @@ class TrainingConfig:
             raise ValueError(f"adam_betas must be a pair such as (0.9, 0.99), but got {self.adam_betas!r}")
         first, second = (check_number("each of adam_betas", beta, at_least=0, below=1) for beta in betas)
         self.adam_betas = (first, second)
+        self.extra_ema_decays = self._checked_decays()
         if not isinstance(self.results_folder, str | os.PathLike) or not os.fspath(self.results_folder):
             raise ValueError(f"results_folder must be a path, but got {self.results_folder!r}")
         self.results_folder = Path(self.results_folder)
@@ -149,6 +157,16 @@ class TrainingConfig:
             if getattr(self, name) is not None or name not in _MAY_BE_NONE:
                 self._keep(name, check_number, **limits)
 
+    def _checked_decays(self) -> tuple[float, ...]:
+        """The decays of further averages, all different."""
+        given = plain_numbers(self.extra_ema_decays)
+        decays = tuple(check_number("each of extra_ema_decays", m, at_least=0, below=1) for m in given)
+        if len({self.ema_decay, *decays}) <= len(decays):
+            raise ValueError(
+                f"extra_ema_decays must differ from each other and from ema_decay={self.ema_decay}, but got {decays}"
+            )
+        return decays
+
     def _keep(self, name: str, check: Callable[..., Any], *limits: Any, **named: Any) -> None:
         """Keep a value as its check gives it: as Python's own, which JSON can hold."""
         setattr(self, name, check(name, getattr(self, name), *limits, **named))
@@ -158,6 +176,7 @@ class TrainingConfig:
         return asdict(self) | {
             "results_folder": str(self.results_folder),
             "adam_betas": list(self.adam_betas),
+            "extra_ema_decays": list(self.extra_ema_decays),
         }
 
     def learning_rate(self, step: int) -> float:
@@ -180,13 +199,18 @@ class TrainingConfig:
 
     def average_decay(self, images_seen: int, images_per_step: int) -> float:
         """m of eq:ema for one step of the average, in [0, 1); both counts of images are over all processes."""
+        return self.average_decays(images_seen, images_per_step)[0]
+
+    def average_decays(self, images_seen: int, images_per_step: int) -> list[float]:
+        """The same for every average, that of `ema_decay` first."""
         images = self.ema_update_every * images_per_step  # that pass between two steps of the average
-        halflife = self.ema_halflife
-        if halflife is None:
-            halflife = images * math.log(0.5) / math.log(self.ema_decay) if self.ema_decay > 0 else 0.0
+        decays = (self.ema_decay, *self.extra_ema_decays)
+        halflives = [images * math.log(0.5) / math.log(decay) if decay > 0 else 0.0 for decay in decays]
+        if self.ema_halflife is not None:
+            halflives[0] = self.ema_halflife
         if self.ema_rampup is not None:
-            halflife = min(halflife, self.ema_rampup * images_seen)
-        return 0.5 ** (images / halflife) if halflife > 0 else 0.0
+            halflives = [min(halflife, self.ema_rampup * images_seen) for halflife in halflives]
+        return [0.5 ** (images / halflife) if halflife > 0 else 0.0 for halflife in halflives]
 
 
 class Configured:

@@ -11,6 +11,7 @@ from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor
 
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.io.weights import unwrapped
 from ddpm.prediction import evaluating, modes_kept
 from ddpm.training import machine
 from ddpm.training.config import MixedPrecision, TrainingConfig
@@ -52,7 +53,11 @@ def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: Trai
     network, threads = diffusion.network, torch.get_num_threads()
     # accelerate keeps one precision for the whole program, that of the accelerator made last.
     accelerator.state._mixed_precision = config.mixed_precision
-    with modes_kept(diffusion), machine.deterministic_kernels(config.deterministic):
+    with (
+        modes_kept(diffusion),
+        machine.deterministic_kernels(config.deterministic),
+        checkpointing(network, wanted=config.gradient_checkpointing),
+    ):
         prepared = accelerator.prepare(diffusion.train().network)
         torch.set_num_threads(config.num_threads or threads)
         try:
@@ -63,6 +68,19 @@ def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: Trai
             # What accelerate leaves behind: it would not prepare the network a second time.
             for name in ("forward", "_is_accelerate_prepared"):
                 network.__dict__.pop(name, None)
+
+
+@contextlib.contextmanager
+def checkpointing(network: torch.nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Gradient checkpointing where it is `wanted`, of a network that has it; off again afterwards."""
+    plain = unwrapped(network)
+    if wanted:
+        plain.gradient_checkpointing = True
+    try:
+        yield
+    finally:
+        if wanted:
+            plain.gradient_checkpointing = False
 
 
 def agreed(accelerator: Accelerator, *wishes: bool, meeting: bool = True) -> list[bool]:
@@ -77,9 +95,14 @@ def agreed(accelerator: Accelerator, *wishes: bool, meeting: bool = True) -> lis
 
 
 @torch.no_grad()
-def try_network(diffusion: GaussianDiffusion) -> None:
+def try_network(diffusion: GaussianDiffusion, config: TrainingConfig) -> None:
     """Give the network one blank image, so that what does not fit is refused before work starts."""
-    blank = torch.zeros(1, *diffusion.image_shape, device=diffusion.device, dtype=torch.float32)
+    if config.gradient_checkpointing and not hasattr(diffusion.network, "gradient_checkpointing"):
+        raise ValueError(
+            f"gradient_checkpointing is for a Unet, and the network is a {type(diffusion.network).__name__}: leave it"
+            " out, or give the network an attribute of that name, at which it calls torch.utils.checkpoint"
+        )
+    blank = torch.zeros(1, *diffusion.x_shape, device=diffusion.device, dtype=torch.float32)
     t = torch.ones(1, dtype=torch.long, device=diffusion.device)
     takes_labels = getattr(diffusion.network, "num_classes", None) is not None
     with evaluating(diffusion):

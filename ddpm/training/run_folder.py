@@ -123,7 +123,8 @@ def explained(folder: Path, config: TrainingConfig) -> Iterator[None]:
         raise torch.OutOfMemoryError(
             f"the GPU's memory does not suffice: lower train_batch_size (now {config.train_batch_size}) and raise"
             f" gradient_accumulate_every (now {config.gradient_accumulate_every}) by as much, set"
-            f" mixed_precision='bf16' (now {config.mixed_precision!r}), or make the network or the images smaller."
+            f" mixed_precision='bf16' (now {config.mixed_precision!r}), gradient_checkpointing=True (now"
+            f" {config.gradient_checkpointing}), or make the network or the images smaller."
             f" {_what_is_left(folder)} ({error})"
         ) from error
     except Exception as error:

@@ -17,12 +17,20 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import Checkpoint
 from ddpm.io.pretrained import model_config
 from ddpm.io.weights import load_weights, weights_of
+from ddpm.training.average import Averages
 from ddpm.training.config import FREE_TO_CHANGE, TrainingConfig
 from ddpm.training.sampler import Purpose, mixed_seed
 
 COUNTERS = ("step", "images_seen", "seconds")
 # Training does not depend on them.
-SAMPLING_ONLY = {"sampling_timesteps", "ddim_sampling_eta", "sampler", "spacing", "class_names"}
+SAMPLING_ONLY = {
+    "sampling_timesteps",
+    "ddim_sampling_eta",
+    "sampler",
+    "spacing",
+    "class_names",
+    "variance",
+}
 
 
 class Training(Protocol):
@@ -32,7 +40,7 @@ class Training(Protocol):
     diffusion: GaussianDiffusion
     folder_or_dataset: Any
     data: SeededBatches
-    ema: Any
+    averages: Averages
     optimizer: Any
     accelerator: Accelerator
     step: int
@@ -46,16 +54,21 @@ def gather_state(training: Training) -> tuple[dict[str, dict[str, Tensor]], dict
     scaler: Any = training.accelerator.scaler
     tensors = {
         "model": weights_of(training.diffusion.network),
-        "ema": weights_of(training.ema.module.network),
+        **{name: weights_of(network) for name, network in _averaged(training)},
         "optimizer": _optimizer_tensors(training.optimizer),
         "random": {f"{rank}.{name}": x for rank, (xs, _) in enumerate(generators) for name, x in xs.items()},
     }
     state = {name: getattr(training, name) for name in COUNTERS} | {
-        "averaged": int(training.ema.n_averaged),
+        "averaged": int(training.averages.first.n_averaged),
         "scaler": None if scaler is None else scaler.state_dict(),
         "random": [others for _, others in generators],
     }
     return tensors, {"config": _described(training), "state": state}
+
+
+def _averaged(training: Training) -> list[tuple[str, Any]]:
+    """The names of the averages, with the networks that hold them."""
+    return [(name, average.module.network) for name, average in training.averages.models.items()]
 
 
 def _described(training: Training) -> dict[str, Any]:
@@ -78,9 +91,12 @@ def restore_state(training: Training, saved: Checkpoint) -> None:
     _warn_of_changes(saved.documents["config"], _described(training))
     scaler: Any = training.accelerator.scaler
     state = saved.documents["state"]
-    for network, name in ((training.diffusion.network, "model"), (training.ema.module.network, "ema")):
-        load_weights(network, saved.tensors[name], f"{saved.folder} does not fit the model")
-    training.ema.n_averaged.fill_(state["averaged"])
+    for name, network in (("model", training.diffusion.network), *_averaged(training)):
+        # An average that the run did not keep begins with the weights as they are.
+        kept = saved.tensors["model"] if name.startswith("ema-") else saved.tensors[name]
+        load_weights(network, saved.tensors.get(name, kept), f"{saved.folder} does not fit the model")
+    for average in training.averages.models.values():
+        average.n_averaged.fill_(state["averaged"])
     _restore_optimizer(training.optimizer, saved.tensors["optimizer"])
     if scaler is not None and state["scaler"]:
         scaler.load_state_dict(state["scaler"])

@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
 from ddpm.data.batches import loader, open_batches
-from ddpm.diffusion import GaussianDiffusion, to_model_scale
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.io import checkpoint as checkpoints
 from ddpm.io.streams import say
 from ddpm.randomness import rand
 from ddpm.training import distributed, machine, run_folder, spawning
-from ddpm.training.average import Averaging
+from ddpm.training.average import Averages
 from ddpm.training.config import Configured, TrainingConfig, refuse_port_keywords
 from ddpm.training.memory import keep_freed_memory
 from ddpm.training.metrics_logger import MetricsLogger
@@ -50,7 +50,7 @@ class Trainer(Configured):
         config: the other keywords, those of `TrainingConfig`; `trainer.train_num_steps` is `trainer.config`'s.
         step: updates so far.
         images_seen: images so far, over all processes: the position in the data.
-        ema: the average of the weights (eq:ema), `ema.module` being a `GaussianDiffusion`.
+        averages: the average of the weights (eq:ema), and those of `extra_ema_decays`, in `averages.models` by name.
 
     Raises:
         ValueError: if a value is out of range, the data do not fit the model, or a batch is larger than the data.
@@ -73,9 +73,8 @@ class Trainer(Configured):
         os.environ |= machine.missing_environment(kind, os.environ, deterministic=self.config.deterministic)
         layout = machine.memory_format(kind, channels_last=self.config.channels_last)
         diffusion.network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-        distributed.try_network(diffusion)
-        self.ema = AveragedModel(diffusion).requires_grad_(False).eval()
-        self._averaging = Averaging(self.ema, diffusion)
+        distributed.try_network(diffusion, self.config)
+        self.averages = Averages(diffusion, self.config.extra_ema_decays)
         self.optimizer = distributed.make_optimizer(diffusion.network, self.accelerator, self.config)
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
         self._last_save = 0.0  # by time.monotonic
@@ -87,6 +86,11 @@ class Trainer(Configured):
     def adopted(self, config: TrainingConfig) -> TrainingConfig:
         """The config with the precision of this machine, where it is to be chosen."""
         return with_precision(config)
+
+    @property
+    def ema(self) -> AveragedModel:
+        """The average of `ema_decay`, `ema.module` being a `GaussianDiffusion`."""
+        return self.averages.first
 
     @property
     def ema_model(self) -> GaussianDiffusion:
@@ -112,7 +116,7 @@ class Trainer(Configured):
         losses = []
         for number in range(count):
             images, labels = next(batches)
-            x0 = to_model_scale(self.on_device(images))
+            x0 = self.diffusion.to_x0(self.on_device(images))
             labels = None if labels is None else self.on_device(labels)
             t, noise, masks = self.draw(len(x0), number)
             last = number == count - 1
@@ -157,7 +161,7 @@ class Trainer(Configured):
         if self.diffusion.null_label is not None:
             chances["label_mask"] = 1 - self.diffusion.label_dropout
         coins = {name: rand(everyone, generator, t.device)[mine] < chance for name, chance in chances.items()}
-        noise = noise_for(range(everyone)[mine], everyone, self.diffusion.image_shape, *seed, device=device)
+        noise = noise_for(range(everyone)[mine], everyone, self.diffusion.x_shape, *seed, device=device)
         return self.on_device(t), noise, {name: self.on_device(coin) for name, coin in coins.items()}
 
     def _count_step(self) -> None:
@@ -165,7 +169,7 @@ class Trainer(Configured):
         self.step += 1
         self.images_seen += self.images_per_step
         if self.step % self.config.ema_update_every == 0 or int(self.ema.n_averaged) == 0:
-            self._averaging.step(self.config.average_decay(self.images_seen, self.images_per_step))
+            self.averages.step(self.config.average_decays(self.images_seen, self.images_per_step))
 
     # The run
 
@@ -197,7 +201,7 @@ class Trainer(Configured):
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
                 set_seed(self.config.seed, device_specific=True)
-            self._averaging = Averaging(self.ema, self.diffusion)
+            self.averages.attach(self.diffusion, self.config.extra_ema_decays)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):
                 self._loop(network, logger, interrupts)

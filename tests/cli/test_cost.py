@@ -13,7 +13,7 @@ from ddpm.cli import cost as costs
 from ddpm.cli.cost import choose_threads, count_flops, measure_cost, with_threads
 from ddpm.cli.run_config import RunConfig
 from ddpm.training import distributed
-from ddpm.unet import AttentionBlock
+from ddpm.unet import AttentionBlock, Stage
 
 SIDE, CHANNELS, WIDTH = 8, 2, 5
 PIXELS = SIDE * SIDE
@@ -102,6 +102,34 @@ def test_measure_cost_runs_in_the_precision_of_the_run(precision, kind):
     model = make_model(CHANNELS, CHANNELS)
     measure_cost(model, batch_size=2, mixed_precision=precision)
     assert {found for _, found in model.network.seen} == {kind}
+
+
+def test_gradient_checkpointing_lies_between_what_is_kept_and_all_of_it():
+    """And is what is kept, and the largest of what the stages keep when each runs by itself."""
+    model = GaussianDiffusion(Unet(8, dim_mults=(1, 2, 2), channels=1), image_size=8)
+    plain = measure_cost(model, batch_size=3)
+    cheap = measure_cost(model, batch_size=3, gradient_checkpointing=True)
+    with distributed.checkpointing(model.network, wanted=True):
+        kept = costs._saved_bytes(lambda: costs._loss(model, 3), model) // 3
+    assert kept < cheap.image_bytes < plain.image_bytes
+    largest = 0
+
+    def measure(stage, inputs):
+        nonlocal largest
+        with torch.enable_grad():
+            x, time = (one.detach().clone().requires_grad_() for one in inputs)
+            alone = costs._saved_bytes(lambda: stage.forward(x, time).sum(), model)
+        largest = max(largest, alone - time.nbytes)
+
+    hooks = [m.register_forward_pre_hook(measure) for m in model.network.modules() if isinstance(m, Stage)]
+    with torch.no_grad():
+        costs._loss(model, 3)
+    for hook in hooks:
+        hook.remove()
+    assert cheap.image_bytes - kept == pytest.approx(largest / 3, rel=0.1)
+    assert cheap.training_flops > plain.training_flops
+    assert cheap.fixed_bytes == plain.fixed_bytes
+    assert measure_cost(model, batch_size=1, averages=3).fixed_bytes == 7 * 4 * plain.parameters
 
 
 # Threads

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ddpm import load_pretrained
 from ddpm.training.average import Averaging
-from tests.runs import model, weights
+from ddpm.training.config import TrainingConfig
+from tests.runs import model, trained, trainer, weights
 
 
 def moved(network: nn.Module) -> None:
@@ -49,3 +51,55 @@ def test_step_copies_the_first_time_and_needs_no_buffers():
     moved(network)
     Averaging(average, network).step(0.9)
     assert torch.equal(weights(average.module), weights(network))
+
+
+# Several
+
+
+def test_each_average_is_that_of_a_run_with_its_decay_alone(tmp_path):
+    config = {"ema_update_every": 1, "ema_rampup": None, "train_num_steps": 4}
+    several = trained(tmp_path / "several", ema_decay=0.9, extra_ema_decays=(0.5, 0.0), **config)
+    assert list(several.averages.models) == ["ema", "ema-0.5", "ema-0.0"]
+    for name, decay in (("ema", 0.9), ("ema-0.5", 0.5), ("ema-0.0", 0.0)):
+        alone = trained(tmp_path / name, ema_decay=decay, **config)
+        assert torch.equal(weights(several.averages.models[name].module), weights(alone.ema_model))
+        loaded = load_pretrained(tmp_path / "several", weights=name)
+        assert torch.equal(weights(loaded), weights(alone.ema_model))
+    assert torch.equal(weights(several.averages.models["ema-0.0"].module), weights(several.diffusion))
+    with pytest.raises(ValueError, match=r"unknown weights 'ema-0.7'; choose one of .*'ema-0.0', 'ema-0.5'"):
+        load_pretrained(tmp_path / "several", weights="ema-0.7")
+
+
+def test_a_resumed_run_begins_a_new_average_with_its_weights(tmp_path):
+    trained(tmp_path, train_num_steps=2)
+    ours = trainer(tmp_path, train_num_steps=4, extra_ema_decays=(0.5,), ema_update_every=100)
+    with pytest.warns(UserWarning, match="extra_ema_decays was"):
+        ours.load()
+    assert torch.equal(weights(ours.averages.models["ema-0.5"].module), weights(ours.diffusion))
+    assert not torch.equal(weights(ours.ema_model), weights(ours.diffusion))
+    with pytest.warns(UserWarning, match="extra_ema_decays was"):
+        ours.resume()
+
+
+def test_the_decays_cannot_be_changed_later(tmp_path):
+    ours = trainer(tmp_path)
+    ours.extra_ema_decays = (0.5,)
+    with pytest.raises(ValueError, match=r"changed to \(0.5,\) after the trainer was made"):
+        ours.train()
+
+
+def test_decays_are_checked():
+    for wrong, message in (((1.0,), "each of extra_ema_decays must"), ((0.5, 0.5), "must differ from each")):
+        with pytest.raises(ValueError, match=message):
+            TrainingConfig(extra_ema_decays=wrong)
+    with pytest.raises(ValueError, match=r"must differ from each other and from ema_decay=0\.9"):
+        TrainingConfig(ema_decay=0.9, extra_ema_decays=(0.9,))
+    assert TrainingConfig(extra_ema_decays=[0.5]).to_json()["extra_ema_decays"] == [0.5]
+
+
+def test_decays_of_several_are_those_of_one():
+    for rampup in (None, 0.05):
+        config = TrainingConfig(ema_decay=0.9, extra_ema_decays=(0.99,), ema_rampup=rampup, ema_halflife=77.0)
+        both = config.average_decays(1000, 20)
+        alone = TrainingConfig(ema_decay=0.99, ema_rampup=rampup).average_decay(1000, 20)
+        assert both == [config.average_decay(1000, 20), alone]

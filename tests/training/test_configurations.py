@@ -55,6 +55,8 @@ TRAININGS = st.fixed_dictionaries(
         "train_lr": mostly([1e-4, 1e-3], [0.0, math.nan]),
         "ema_update_every": mostly([1, 10], [0]),
         "ema_decay": mostly([0.0, 0.995], [1.0]),
+        "extra_ema_decays": mostly([(), (0.9,), [0.5, 0.999]], [(1.0,), (0.9, 0.9)]),
+        "gradient_checkpointing": st.booleans(),
         "ema_halflife": mostly([None, 50.0], [-1.0]),
         "ema_rampup": mostly([None, 0.05], [0.0]),
         "adam_betas": mostly([(0.9, 0.99), [0.5, 0.999]], [(0.9,), (1.0, 0.9)]),

@@ -24,6 +24,12 @@ CONFIGURATIONS = {
     "self-conditioned with labels": {
         "network": {"self_condition": True, "num_classes": 10, "label_dropout": 0.5}
     },
+    "averages and gradient checkpointing": {
+        "network": {"dropout": 0.3, "self_condition": True},
+        "extra_ema_decays": (0.5, 0.999),
+        "gradient_checkpointing": True,
+        "ema_update_every": 1,
+    },
     "random transforms": {"network": {"channels": 3}, "augmented": True, "num_workers": 2},
 }
 
@@ -147,6 +153,7 @@ FREE |= {
     "log_every": 3,
     "progress": True,
     "tensorboard": True,
+    "gradient_checkpointing": True,
 }
 CHANGES = {"train_batch_size": 4, "gradient_accumulate_every": 2, "train_lr": 1e-3, "ema_update_every": 2}
 CHANGES |= {"ema_decay": 0.9, "adam_betas": (0.8, 0.99), "mixed_precision": "bf16", "compile": True}
@@ -163,6 +170,7 @@ CHANGES |= {
     "ema_rampup": None,
     "channels_last": False,
     "augment_horizontal_flip": False,
+    "extra_ema_decays": (0.5,),
 }
 
 
@@ -191,7 +199,9 @@ def test_load_names_all_that_makes_another_run_and_nothing_else(half_weighted, t
 def test_load_takes_a_checkpoint_of_an_earlier_version(tmp_path, monkeypatch):
     """It knows nothing of `num_threads`."""
     to_json = TrainingConfig.to_json
-    monkeypatch.setattr(TrainingConfig, "to_json", lambda self: dict(list(to_json(self).items())[:-1]))
+    monkeypatch.setattr(
+        TrainingConfig, "to_json", lambda self: {k: v for k, v in to_json(self).items() if k != "num_threads"}
+    )
     trained(tmp_path)
     monkeypatch.undo()
     with warnings.catch_warnings():

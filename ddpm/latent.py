@@ -1,0 +1,166 @@
+"""Latent diffusion: the same chain, in the code of a frozen autoencoder (Rombach et al. 2022)."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.prediction import evaluating
+from ddpm.scales import to_image_scale, to_model_scale
+from ddpm.tensor_checks import check_images, check_within
+
+
+class Autoencoder(Protocol):
+    """What latent diffusion asks of an autoencoder: two maps, and how many channels its images have."""
+
+    channels: int
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] → their codes (B, c, h, w)."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Codes (B, c, h, w) → images (B, C, H, W), about in [-1, 1]."""
+        ...
+
+
+class _Frozen(nn.Module):
+    """An autoencoder that nothing changes: without gradients, in evaluation mode, and one for all copies of a model."""
+
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "_Frozen":  # noqa: ARG002 (as the base class has it)
+        """Stay in evaluation mode."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> "_Frozen":
+        """Itself: the averages of a run need no second one."""
+        return self
+
+
+class LatentDiffusion(GaussianDiffusion):
+    """A diffusion model of codes: images at the door, (E(x) − m)/s as x_0 inside (eq:latent-scale).
+
+    Everything is as in `GaussianDiffusion`, and a `Trainer` takes it, but for three things. What is called x here has
+    the shape of a code, (c, h, w), and so has what the network takes. Codes have no bounds, so that nothing is clipped
+    to [-1, 1]; `clip_x0` does nothing. And the likelihood of the codes is not that of the images.
+
+    Attributes:
+        autoencoder: frozen, and kept in no checkpoint: whoever builds the model brings it. Deep copies share it.
+        latent_mean, latent_deviation: m and s, shape (c, 1, 1) or (1, 1, 1).
+        x_shape: (c, h, w) of a code.
+    """
+
+    clips_x0 = False
+    latent_mean: Tensor
+    latent_deviation: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        autoencoder: Autoencoder,
+        *,
+        image_size: int | tuple[int, int],
+        mean: Tensor | float = 0.0,
+        deviation: Tensor | float = 1.0,
+        **options: Any,
+    ) -> None:
+        """Join a network for codes to an autoencoder for images.
+
+        Args:
+            network: any module that meets the network contract (see `ddpm`), with the channels of the code.
+            autoencoder: a module with `channels`, `encode` and `decode`, already trained.
+            image_size: height and width of the images in pixels; one number for square ones.
+            mean: m, one number or one of each channel of the code, shape (c, 1, 1), as `latent_scale` gives them.
+            deviation: s, likewise, above 0.
+            options: further arguments of `GaussianDiffusion`.
+
+        Raises:
+            ValueError: if network and code do not fit each other, s is not positive, or the network predicts its
+                variance, whose loss is for images of 8 bits.
+        """
+        super().__init__(network, image_size=image_size, **options)
+        if self.learned_variance:
+            raise ValueError("learned_variance is for images of 8 bits; a code has no steps: leave it out")
+        codes = self.channels
+        self._frozen = _Frozen(autoencoder)
+        # From here on these are what images have: data are prepared by them.
+        self.channels = int(autoencoder.channels)
+        with torch.no_grad():
+            code = autoencoder.encode(torch.zeros(1, *self.image_shape, device=_device_of(autoencoder)))
+        if code.ndim != 4 or code.shape[1] != codes:
+            raise ValueError(
+                f"the autoencoder makes codes of shape {tuple(code.shape[1:])} of images of {self.image_shape}, but the"
+                f" network takes {codes} channel(s); build it with channels={code.shape[1]}"
+            )
+        self._code_shape = (codes, code.shape[2], code.shape[3])
+        for name, value in (("latent_mean", mean), ("latent_deviation", deviation)):
+            self.register_buffer(name, _per_channel(name, value, codes), persistent=False)
+        if not (self.latent_deviation > 0).all():
+            raise ValueError(f"deviation must be above 0, but got {self.latent_deviation.flatten().tolist()}")
+
+    @property
+    def autoencoder(self) -> Any:
+        """The autoencoder."""
+        return self._frozen.autoencoder
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one code."""
+        return self._code_shape
+
+    @property
+    def config(self) -> dict[str, object]:
+        """As of `GaussianDiffusion`, with m and s."""
+        scale = {name: getattr(self, name).flatten().tolist() for name in ("latent_mean", "latent_deviation")}
+        return super().config | scale
+
+    @torch.no_grad()
+    def to_x0(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] → codes of mean 0 and deviation 1, (B, c, h, w) (eq:latent-scale)."""
+        return (self.autoencoder.encode(to_model_scale(images)) - self.latent_mean) / self.latent_deviation
+
+    @torch.no_grad()
+    def to_images(self, x: Tensor) -> Tensor:
+        """The way back: codes → images in [0, 1]."""
+        return to_image_scale(self.autoencoder.decode(x * self.latent_deviation + self.latent_mean))
+
+
+@torch.no_grad()
+def latent_scale(autoencoder: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    """m and s of eq:latent-scale: mean and standard deviation of each channel of the codes, both (c, 1, 1).
+
+    Of images in [0, 1], shape (N, C, H, W), of which a few hundred that stand for all will do.
+
+    Raises:
+        ValueError: if the images are not in [0, 1], or a channel of the code does not vary.
+    """
+    check_images("images", images)
+    check_within("images", images, 0, 1, "as they are at the door of a model")
+    with evaluating(autoencoder):
+        codes = autoencoder.encode(to_model_scale(images))
+    mean, deviation = (part.view(-1, 1, 1) for part in (codes.mean((0, 2, 3)), codes.std((0, 2, 3))))
+    if not (deviation > 0).all():
+        raise ValueError(
+            f"a channel of the code is the same for all images: the deviations are {deviation.flatten().tolist()}"
+        )
+    return mean, deviation
+
+
+def _per_channel(name: str, value: Tensor | float, channels: int) -> Tensor:
+    """A number, or one for each channel, as a tensor that multiplies codes."""
+    table = torch.as_tensor(value, dtype=torch.float32).detach().clone()
+    if table.numel() not in (1, channels) or not table.isfinite().all():
+        raise ValueError(
+            f"{name.removeprefix('latent_')} must be one finite number, or {channels}, one for each channel of the"
+            f" code, but got {value!r}"
+        )
+    return table.reshape(-1, 1, 1)
+
+
+def _device_of(module: Any) -> torch.device:
+    """Where a module's weights are; the CPU for one without."""
+    return next((weight.device for weight in module.parameters()), torch.device("cpu"))

@@ -1,5 +1,11 @@
 from .autoencoder import SmallAutoencoder as SmallAutoencoder
 from .diffusion import GaussianDiffusion as GaussianDiffusion
+from .flow_likelihood import flow_bits_per_dim as flow_bits_per_dim
+from .flow_likelihood import flow_log_density as flow_log_density
+from .flows import PATHS as PATHS
+from .flows import Path as Path
+from .flows import probability_flow as probability_flow
+from .flows import reverse_sde as reverse_sde
 from .gradient_guidance import ClassifierGuidance as ClassifierGuidance
 from .gradient_guidance import ReconstructionGuidance as ReconstructionGuidance
 from .grids import timestep_grid as timestep_grid
@@ -28,11 +34,13 @@ from .scales import to_image_scale as to_image_scale
 from .scales import to_model_scale as to_model_scale
 from .schedule import NoiseSchedule as NoiseSchedule
 from .schedule import cosine_betas as cosine_betas
+from .schedule import flow_betas as flow_betas
 from .schedule import linear_betas as linear_betas
 from .schedule import log_snr_betas as log_snr_betas
 from .schedule import sigmoid_betas as sigmoid_betas
 from .training.trainer import Trainer as Trainer
 from .unet import Unet as Unet
+from .weighting import EDM as EDM
 from .weighting import P2 as P2
 from .weighting import MinSNR as MinSNR
 from .weighting import stratified_timesteps as stratified_timesteps

@@ -63,12 +63,13 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
             timesteps: T, the number of noise levels.
             sampling_timesteps: default number of steps of `sample`; None means T.
             loss_type: "l2" (the paper's) or "l1".
-            objective: "pred_noise" (the paper's), "pred_x0" or "pred_v".
-            beta_schedule: "linear" (the paper's), "cosine", "sigmoid" or "log-snr". None means "linear" if T > 20
-                and "cosine" for a shorter chain: rescaled to that few steps (see `linear_betas`), the linear variances
-                would reach 1.
-            loss_weighting: None (the paper's L_simple), `MinSNR()`, `P2()` or a function like them; anything else is a
-                TypeError, as a configuration's goes through `weighting_from_config`.
+            objective: "pred_noise" (the paper's), "pred_x0", "pred_v" or "pred_flow", ε − x_0. The last one is flow
+                matching, with the time that the `beta_schedule` "flow" makes uniform.
+            beta_schedule: "linear" (the paper's), "cosine", "sigmoid", "log-snr" or "flow". None means "linear" if
+                T > 20 and "cosine" for a shorter chain: rescaled to that few steps (see `linear_betas`), the linear
+                variances would reach 1.
+            loss_weighting: None (the paper's L_simple), `MinSNR()`, `P2()`, `EDM()` or a function like them; anything
+                else is a TypeError, as a configuration's goes through `weighting_from_config`.
             ddim_sampling_eta: η of DDIM: 0 is deterministic, 1 has the noise of ancestral sampling.
             sampler: default sampler of `sample`; None is "ancestral" for T steps and "ddim" for fewer.
             spacing: default of `sample`, how fewer than T timesteps are spread (see `timestep_grid`).

@@ -1,4 +1,4 @@
-"""One belief about x_t, in four coordinates: noise, clean image, v and score; and what holds for whoever has it.
+"""One belief about x_t, in five coordinates: noise, clean image, v, flow and score; and what holds for whoever has it.
 
 With `signal` = √ᾱ_t and `sigma` = √(1 − ᾱ_t), both (B, 1, 1, 1), each is a change of coordinates of the others
 (eq:three-coordinates).
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ddpm.schedule import NoiseSchedule
 
 # What a network's output stands for.
-Objective = Literal["pred_noise", "pred_x0", "pred_v"]
+Objective = Literal["pred_noise", "pred_x0", "pred_v", "pred_flow"]
 
 
 def x0_from_noise(x_t: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
@@ -38,20 +38,41 @@ def x0_from_v(x_t: Tensor, v: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
     return signal * x_t - sigma * v
 
 
+def x0_from_flow(x_t: Tensor, flow: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """x_0 = (x_t − σ_t (ε − x_0)) / (√ᾱ_t + σ_t) (eq:from-flow)."""
+    return (x_t - sigma * flow) / (signal + sigma)
+
+
+def x0_from_score(x_t: Tensor, score: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+    """x_0 = (x_t + σ_t² ∇ log q(x_t)) / √ᾱ_t, Tweedie's formula."""
+    return x0_from_noise(x_t, -sigma * score, signal, sigma)
+
+
 def x0_from_output(
     objective: Objective, x_t: Tensor, output: Tensor, signal: Tensor, sigma: Tensor
 ) -> Tensor:
     """The x_0 that a network's output stands for."""
     if objective == "pred_noise":
         return x0_from_noise(x_t, output, signal, sigma)
+    if objective == "pred_flow":
+        return x0_from_flow(x_t, output, signal, sigma)
     return x0_from_v(x_t, output, signal, sigma) if objective == "pred_v" else output
 
 
 def training_target(objective: Objective, x0: Tensor, noise: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-    """What the network should have said: ε, x_0 or v."""
+    """What the network should have said: ε, x_0, v or ε − x_0."""
     if objective == "pred_noise":
         return noise
+    if objective == "pred_flow":
+        return noise - x0
     return v_from_x0_and_noise(x0, noise, signal, sigma) if objective == "pred_v" else x0
+
+
+def output_error(objective: Objective, snr: Tensor) -> Tensor:
+    """The squared error of an output, as a multiple of that of x_0 (eq:coordinate-errors, eq:flow-error)."""
+    if objective == "pred_flow":
+        return (1 + snr.sqrt()) ** 2
+    return {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}[objective]
 
 
 def clipped(x0: Tensor) -> Tensor:
@@ -88,6 +109,11 @@ class Prediction:
     def v(self) -> Tensor:
         """√ᾱ_t ε − σ_t x_0 (eq:v)."""
         return v_from_x0_and_noise(self.x0, self.noise, self.signal, self.sigma)
+
+    @property
+    def flow(self) -> Tensor:
+        """ε − x_0, from the picture straight to the noise (eq:flow-velocity)."""
+        return self.noise - self.x0
 
     @property
     def score(self) -> Tensor:

@@ -9,7 +9,7 @@ one per image; `heun` and `dpm_solver_pp` add none.
 
 But for `ancestral`, which takes all timesteps, `steps` is their number S, in 1 … T, on the grid of `timestep_grid` that
 `spacing` names, or a grid of your own, which falls strictly from T to 0. One step is one network call; for `heun` it is
-two, but for the last. Without noise, all go from t to s by the same formula (`_Path.step`) and differ in its x̂_0:
+two, but for the last. Without noise, all go from t to s by the same formula (`Walk.step`) and differ in its x̂_0:
 `ddim` takes that of x_t, `heun` the mean of both ends, `dpm_solver_pp` one that carries on from the step before.
 """
 
@@ -92,7 +92,7 @@ def ddim(
     `eta` is η in [0, 1], which sets the noise (eq:ddim-eta): 0 makes the whole path a function of x_T, 1 adds that of
     ancestral sampling. Whatever it is, the marginals given x_0 are those of the forward process (eq:ddim-family).
     """
-    eta, path = check_eta(eta), _Path(diffusion, x, steps, spacing, labels, clip_x0, generator)
+    eta, path = check_eta(eta), Walk(diffusion, x, steps, spacing, labels, clip_x0, generator)
     alpha_bar = path.alpha_bar
     for t, s in pairwise(path.grid):
         prediction = path.ask(x, t)
@@ -122,7 +122,7 @@ def heun(
     this the x̂_0, which is of the second order as well; but the noises would be divided by √ᾱ_T, which is next to 0.
     The `x0` of a state is that average.
     """
-    path = _Path(diffusion, x, steps, spacing, labels, clip_x0, generator)
+    path = Walk(diffusion, x, steps, spacing, labels, clip_x0, generator)
     for t, s in pairwise(path.grid):
         x0 = path.ask(x, t).x0
         if s > 0:
@@ -148,7 +148,7 @@ def dpm_solver_pp(
     (eq:dpm-solver-pp). The first step has no other before it and the last one ends at t = 0, where λ is infinite: both
     are of the first order. The authors' λ is half of this one, which makes no difference to a ratio of steps.
     """
-    path = _Path(diffusion, x, steps, spacing, labels, clip_x0, generator)
+    path = Walk(diffusion, x, steps, spacing, labels, clip_x0, generator)
     log_snr, last = diffusion.schedule.exact_log_snr.tolist(), None
     for t, s in pairwise(path.grid):
         x0 = guess = path.ask(x, t).x0
@@ -174,7 +174,7 @@ def encode(
     Both directions are Euler's method for one ODE, x/√ᾱ against σ/√ᾱ (their eq. 14), so that `ddim` with η = 0 leads
     back, with an error that falls like 1/S. At t = 0, where there is nothing to predict, the noise is that of t = 1.
     """
-    path = _Path(diffusion, x, steps, spacing, labels, clip_x0)
+    path = Walk(diffusion, x, steps, spacing, labels, clip_x0)
     for t, s in pairwise(path.grid[::-1]):
         prediction, now, then = path.ask(x, max(t, 1)), path.alpha_bar[t], path.alpha_bar[s]
         scale = math.sqrt(then / now)
@@ -226,7 +226,7 @@ def sampler_name(chosen: partial[Iterator[State]]) -> str:
     return next(name for name, (walk, _) in _SAMPLERS.items() if walk is chosen.func)
 
 
-class _Path:
+class Walk:
     """What the samplers on a grid share: its timesteps, the model with its arguments, the step from t to s."""
 
     def __init__(

@@ -74,6 +74,17 @@ def log_snr_betas(
     return betas_from_alpha_bar(torch.cat([torch.ones(1, dtype=torch.float64), log_snr.sigmoid()]), max_beta)
 
 
+def flow_betas(timesteps: int, max_beta: float = 0.999) -> Tensor:
+    """Variances for which the time of flow matching, τ_t = σ_t/(√ᾱ_t + σ_t), is t/T (eq:flow-schedule).
+
+    A training that draws t uniformly then draws τ so (Lipman et al. 2023; Liu et al. 2023). At T, where τ would be 1
+    and nothing of the picture left, the cap leaves a trace of it.
+    """
+    timesteps = check_whole("timesteps", timesteps)
+    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    return betas_from_alpha_bar((1 - time) ** 2 / ((1 - time) ** 2 + time**2), max_beta)
+
+
 def betas_from_alpha_bar(alpha_bar: Tensor, max_beta: float) -> Tensor:
     """β_t = 1 − ᾱ_t/ᾱ_{t−1}, capped (eq:betas-from-curve), for ᾱ_0 … ᾱ_T of shape (T+1,); shape (T,)."""
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=max_beta)
@@ -84,6 +95,7 @@ BETA_SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "cosine": cosine_betas,
     "sigmoid": sigmoid_betas,
     "log-snr": log_snr_betas,
+    "flow": flow_betas,
 }
 
 
@@ -146,7 +158,7 @@ class NoiseSchedule(KeepsPrecision):
 
     @classmethod
     def from_name(cls, name: str, timesteps: int, **options: float) -> "NoiseSchedule":
-        """Build "linear", "cosine", "sigmoid" or "log-snr"; `options` go to the function of that name."""
+        """Build "linear", "cosine", "sigmoid", "log-snr" or "flow"; `options` go to the function of that name."""
         check_choice("beta_schedule", name, list(BETA_SCHEDULES))
         return cls(BETA_SCHEDULES[name](timesteps, **options))
 

@@ -1,5 +1,10 @@
-"""Which timesteps count for how much in training: weights w(t) on the loss, and how t is drawn."""
+"""Which timesteps count for how much in training: weights w(t) on the loss, and how t is drawn.
 
+What a loss asks for depends on three choices, the weights, the coordinate whose error it counts, and how often each
+noise level is drawn. `noise_level_weight` makes one of them, in which losses can be compared.
+"""
+
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -7,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_generator, check_whole, plain_number
-from ddpm.prediction import Objective
+from ddpm.checks import check_generator, check_number, check_whole, plain_number
+from ddpm.prediction import Objective, output_error
 from ddpm.schedule import NoiseSchedule
 
 # Weights w(t) for the loss of each image, shape (B,), from (schedule, t, objective).
@@ -30,9 +35,7 @@ class MinSNR:
     def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
         """Weights of shape (B,) for t of shape (B,)."""
         snr = schedule.snr[t]
-        # An error of the output, as a multiple of that of x_0.
-        output_error = {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}
-        return snr.clamp(max=self.gamma) / output_error[objective]
+        return snr.clamp(max=self.gamma) / output_error(objective, snr)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,58 @@ class P2:
         return (self.k + schedule.snr[t]) ** -self.gamma
 
 
-_NAMED: dict[str, type[MinSNR | P2]] = {"MinSNR": MinSNR, "P2": P2}
+@dataclass(frozen=True)
+class EDM:
+    """The loss of EDM (Karras et al. 2022, section 5), for any schedule and whatever the network predicts.
+
+    They draw log(σ_t/√ᾱ_t) from N(`mean`, `std`²), and their preconditioned network has the squared error
+    SNR + 1/`sigma_data`² times that of x_0. Here t is drawn as ever, and the ratio of the two densities of λ_t makes up
+    for it: the expected loss is theirs, but for noise levels that the schedule does not reach. Their preconditioning
+    needs no option: for data of standard deviation 1 it *is* "pred_v", with the sign turned round (eq:edm-target).
+    """
+
+    sigma_data: float = 0.5
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        for name, above in (("sigma_data", 0), ("mean", -math.inf), ("std", 0)):
+            object.__setattr__(self, name, check_number(name, getattr(self, name), above=above))
+
+    def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
+        """Weights of shape (B,) for t of shape (B,) (eq:edm-weight)."""
+        snr, off = schedule.snr[t], (schedule.log_snr[t] / 2 + self.mean) / self.std
+        density = torch.exp(-(off**2) / 2) / (2 * self.std * math.sqrt(2 * math.pi))
+        wanted = density * (snr + 1 / self.sigma_data**2)
+        return wanted / (noise_level_density(schedule)[t] * output_error(objective, snr))
+
+
+def noise_level_density(schedule: NoiseSchedule) -> Tensor:
+    """p(λ_t) = 1 / (T |dλ/dt|) for t drawn uniformly, shape (T+1,) (eq:noise-level-density); NaN at t = 0.
+
+    The slope is taken between both neighbours, and at t = 1 and T from the one there is.
+    """
+    if schedule.timesteps < 2:
+        raise ValueError("the density of noise levels needs T of at least 2, but the schedule has T = 1")
+    gap = -schedule.log_snr[1:].diff()
+    slope = (torch.cat([gap[:1], gap]) + torch.cat([gap, gap[-1:]])) / 2
+    return torch.cat([slope.new_full((1,), math.nan), 1 / (schedule.timesteps * slope)])
+
+
+def noise_level_weight(
+    schedule: NoiseSchedule, objective: Objective, weighting: Weighting | None = None
+) -> Tensor:
+    """w(λ_t) for t = 1 … T, shape (T,), with which the loss is ½ ∫ w(λ) E‖ε − ε̂‖² dλ (eq:noise-level-weight).
+
+    Losses with the same w, up to a factor, ask for the same network; 1 is the variational bound (Kingma & Gao 2023).
+    """
+    t = torch.arange(1, schedule.timesteps + 1, device=schedule.snr.device)
+    snr = schedule.snr[1:]
+    weight = torch.ones_like(snr) if weighting is None else weighting(schedule, t, objective)
+    return 2 * noise_level_density(schedule)[1:] * weight * output_error(objective, snr) / snr
+
+
+_NAMED: dict[str, type[MinSNR | P2 | EDM]] = {"MinSNR": MinSNR, "P2": P2, "EDM": EDM}
 
 
 def weighting_config(weighting: Weighting | None) -> dict[str, object] | None:
@@ -65,7 +119,7 @@ def weighting_config(weighting: Weighting | None) -> dict[str, object] | None:
     if weighting is None:
         return None
     # Not a subclass, which may compute something else from the same numbers.
-    if isinstance(weighting, MinSNR | P2) and type(weighting) in _NAMED.values():
+    if isinstance(weighting, MinSNR | P2 | EDM) and type(weighting) in _NAMED.values():
         return {"name": type(weighting).__name__, **asdict(weighting)}
     named: Any = weighting if hasattr(weighting, "__qualname__") else type(weighting)
     return {"name": "custom", "repr": f"{named.__module__}.{named.__qualname__}"}

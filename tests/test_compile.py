@@ -9,10 +9,14 @@ import itertools
 import pytest
 import torch
 
-from ddpm import P2, ClassifierFreeGuidance, GaussianDiffusion, MinSNR, Unet
+from ddpm import EDM, P2, ClassifierFreeGuidance, GaussianDiffusion, MinSNR, Unet
 from tests.networks import SMALL_UNET, UNET_OPTIONS, drawn, randn, seeded
 
-LOSSES = list(itertools.product(("pred_noise", "pred_x0", "pred_v"), ("l1", "l2"), (None, MinSNR(), P2())))
+LOSSES = list(
+    itertools.product(
+        ("pred_noise", "pred_x0", "pred_v", "pred_flow"), ("l1", "l2"), (None, MinSNR(), P2(), EDM())
+    )
+)
 X, NOISE, T, CLASSES = (
     randn(2, 1, 8, 8),
     randn(2, 1, 8, 8, seed=1),

@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from ddpm import (
+    EDM,
     P2,
     ClassifierFreeGuidance,
     ClassifierGuidance,
@@ -31,8 +32,8 @@ pytestmark = pytest.mark.skipif(
     torch.__version__.startswith("2.6.") and wants_a_driver(),
     reason="torch 2.6 for CUDA cannot index a fake tensor of a GPU without a driver",
 )
-OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
-WEIGHTINGS = [None, MinSNR(), P2()]
+OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
+WEIGHTINGS = [None, MinSNR(), P2(), EDM()]
 # Once a batch the finished pictures are looked at, for a NaN: 0 of them have one.
 FINISHED = {"check_finite": 0}
 
@@ -61,7 +62,7 @@ def test_network_and_predictions(network):
         for clip, objective in itertools.product((False, True), OBJECTIVES):
             ours.objective = objective
             prediction = ours.predict(x, t, labels, clip_x0=clip, x_self_cond=previous)
-            for part in (prediction.noise, prediction.x0, prediction.v, prediction.score):
+            for part in (prediction.noise, prediction.x0, prediction.v, prediction.flow, prediction.score):
                 assert (part.device, part.dtype, part.shape) == (x.device, torch.float32, x.shape)
 
 

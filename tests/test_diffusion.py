@@ -143,7 +143,7 @@ def test_scales_undo_each_other_and_clip():
 # Self-conditioning
 
 
-@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v", "pred_flow"])
 def test_loss_hands_the_first_prediction_to_the_images_of_the_mask(objective):
     """It is x_0 of the first answer, clipped, computed without gradients; the others get zeros."""
     diffusion = diffusion_of(SelfConditioned(), objective=objective)
@@ -159,7 +159,8 @@ def test_loss_hands_the_first_prediction_to_the_images_of_the_mask(objective):
     assert torch.equal(given, predicted.clamp(-1, 1) * MASK.view(-1, 1, 1, 1))
     # The loss is that of the second answer alone, and so is its gradient.
     answer = diffusion.network(x_t, t, labels, given)
-    target = {"pred_noise": NOISE, "pred_x0": X0, "pred_v": diffusion.predict_v(X0, t, NOISE)}[objective]
+    targets = {"pred_noise": NOISE, "pred_x0": X0, "pred_flow": NOISE - X0}
+    target = targets.get(objective, diffusion.predict_v(X0, t, NOISE))
     expected = (answer - target).square().mean()
     assert loss.item() == approx(expected.item(), rel=1e-6)
     got, wanted = (torch.autograd.grad(one, diffusion.network.weight)[0].item() for one in (loss, expected))

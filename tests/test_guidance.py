@@ -38,13 +38,13 @@ def last_of(walk):
 # The formula
 
 
-@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v", "pred_flow"])
 @pytest.mark.parametrize("scale", [-1.5, 0.5, 2.0])
 def test_guided_in_every_coordinate(objective, scale):
     diffusion, x = exact(objective=objective), X.double()
     guided = ClassifierFreeGuidance(diffusion, scale).predict(x, T, LABELS)
     conditional, free = diffusion.predict(x, T, LABELS), diffusion.predict(x, T)
-    for name in ("noise", "x0", "v", "score"):
+    for name in ("noise", "x0", "v", "flow", "score"):
         with_label, without = getattr(conditional, name), getattr(free, name)
         torch.testing.assert_close(getattr(guided, name), scale * with_label + (1 - scale) * without)
     assert (guided.signal.shape, guided.sigma.shape) == ((3, 1, 1, 1), (3, 1, 1, 1))

@@ -12,7 +12,7 @@ from ddpm.reverse_process import learned_log_variance
 from tests.networks import randn, seeded
 
 T = 20
-OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
+OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
 
 
 def unet(**options) -> Unet:
@@ -65,7 +65,8 @@ def test_prediction_and_step_carry_the_variance(objective):
     """The first head means what it always meant; the second gives the variance, in every pixel by itself."""
     diffusion, x, t = model(objective=objective), randn(3, 2, 8, 8), torch.tensor([1, 7, T])
     prediction, output = diffusion.predict(x, t), diffusion.network(x, t)
-    said = {"pred_noise": prediction.noise, "pred_x0": prediction.x0, "pred_v": prediction.v}[objective]
+    said = {"pred_noise": prediction.noise, "pred_x0": prediction.x0, "pred_v": prediction.v}
+    said = said.get(objective, prediction.flow)
     torch.testing.assert_close(said, output[:, :2], rtol=1e-3, atol=1e-3)
     wanted = learned_log_variance(diffusion.schedule, t, output[:, 2:])
     torch.testing.assert_close(prediction.log_variance, wanted)

@@ -9,7 +9,7 @@ from ddpm.loss import simple_loss
 from tests.networks import BETAS, Classed, diffusion_of, randn, seeded
 
 
-@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v", "pred_flow"])
 @pytest.mark.parametrize("loss_type", ["l1", "l2"])
 def test_loss_is_the_mean_distance_to_the_target(objective, loss_type):
     """With the target written out from α's own definition."""
@@ -21,7 +21,7 @@ def test_loss_is_the_mean_distance_to_the_target(objective, loss_type):
     v = np.sqrt(alpha_bar) * e - np.sqrt(1 - alpha_bar) * x
     # What `Pointwise` answers.
     output = np.sin(0.7 * x_t) + 0.01 * np.log(t.numpy()).reshape(-1, 1, 1, 1)
-    error = output - {"pred_noise": e, "pred_x0": x, "pred_v": v}[objective]
+    error = output - {"pred_noise": e, "pred_x0": x, "pred_v": v, "pred_flow": e - x}[objective]
     distance = np.abs(error) if loss_type == "l1" else error**2
     assert diffusion.loss(x0, t, noise).item() == pytest.approx(distance.mean(), rel=1e-5)
 

@@ -178,7 +178,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v", "pred_flow"])
 @pytest.mark.parametrize("way", WAYS)
 def test_pictures_that_are_no_numbers_are_never_handed_out(way, objective, value):
     """Nor is infinity, clipped, taken for black or white."""

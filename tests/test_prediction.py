@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from ddpm.prediction import evaluating, training_target
+from ddpm.prediction import evaluating, training_target, x0_from_score
 from tests.networks import BETAS, Constant, Pointwise, diffusion_of, exact_diffusion_of, randn
 
-OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
+OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
 
 
 @pytest.mark.parametrize("clip", [False, True])
@@ -26,13 +26,17 @@ def test_predict_keeps_its_coordinates_in_agreement(name, objective, clip):
         "pred_noise": (x_t - sigma * answer) / root,
         "pred_x0": answer,
         "pred_v": root * x_t - sigma * answer,
+        "pred_flow": (x_t - sigma * answer) / (root + sigma),
     }[objective]
     assert (unclipped.abs() > 1).any(), "nothing to clip"
     close = {"rtol": 1e-8, "atol": 1e-8}
     torch.testing.assert_close(prediction.x0, unclipped.clamp(-1, 1) if clip else unclipped, **close)
     torch.testing.assert_close(root * prediction.x0 + sigma * prediction.noise, x_t, **close)
     torch.testing.assert_close(root * prediction.noise - sigma * prediction.x0, prediction.v, **close)
+    torch.testing.assert_close(prediction.noise - prediction.x0, prediction.flow, **close)
     torch.testing.assert_close(-prediction.noise / sigma, prediction.score, **close)
+    again = x0_from_score(x_t, prediction.score, root, sigma)
+    torch.testing.assert_close(again, prediction.x0, **close)
     # The network is trained for what it is taken to have said.
     target = training_target(objective, unclipped, (x_t - root * unclipped) / sigma, root, sigma)
     torch.testing.assert_close(target, answer, **close)
@@ -47,7 +51,7 @@ def test_predict_stays_in_float32_under_autocast(objective):
             return super().forward(x_t, t, labels).bfloat16()
 
     prediction = diffusion_of(InHalf(), objective=objective).predict(randn(2, 1, 4, 4), torch.tensor([3, 30]))
-    for name in ("x0", "noise", "v", "score"):
+    for name in ("x0", "noise", "v", "flow", "score"):
         assert getattr(prediction, name).dtype == torch.float32, name
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from ddpm import (
+    EDM,
     P2,
+    PATHS,
     EmpiricalOracle,
     GaussianMixtureOracle,
     MinSNR,
@@ -20,8 +22,12 @@ from ddpm import (
     ddim,
     dpm_solver_pp,
     encode,
+    flow_bits_per_dim,
+    flow_log_density,
     heun,
     linear_betas,
+    probability_flow,
+    reverse_sde,
     stratified_timesteps,
     timestep_grid,
 )
@@ -32,7 +38,7 @@ from ddpm.reverse_process import variance_rule
 from ddpm.samplers import choose
 from ddpm.schedule import default_schedule
 from ddpm.unet_blocks import SinusoidalEmbedding
-from ddpm.weighting import weighting_from_config
+from ddpm.weighting import noise_level_density, weighting_from_config
 from tests.networks import BETAS, SMALL_UNET, Pointwise, SelfConditioned, diffusion_of, seeded
 
 nan, inf = math.nan, math.inf
@@ -78,6 +84,14 @@ CALLS = {
     "seeds": given(image_generators, batch_size=2, seeds=[1, 2]),
     "MinSNR": MinSNR,
     "P2": P2,
+    "EDM": EDM,
+    "density": noise_level_density,
+    "probability flow": lambda **bad: next(probability_flow(PLAIN, X, **({"steps": 5} | bad))),
+    "sde": lambda **bad: next(reverse_sde(PLAIN, X, **({"steps": 5} | bad))),
+    "flow density": given(flow_log_density, diffusion=PLAIN, x_1=X, steps=5),
+    "flow bits": given(flow_bits_per_dim, diffusion=PLAIN, x0=X, steps=5),
+    "place": given(PATHS["flow"].at, schedule=PLAIN.schedule, x=X),
+    "from velocity": given(PATHS["flow"].at(PLAIN.schedule, 3).prediction, z=X, velocity=X),
     "weighting": weighting_from_config,
     "stratified": given(stratified_timesteps, count=4, timesteps=10),
     "condition": given(
@@ -113,9 +127,9 @@ IMAGES = r"must be a floating-point tensor of shape \(B, "
 NO_COVARIANCE = [[0.1, nan], [[0.1, 0.1], [0.1, inf]], nan * ONES]
 NO_LABELS = [None, CLASSES[:1], CLASSES[:, None], CLASSES.float(), CLASSES.byte(), CLASSES + 1, CLASSES - 1]
 ROWS = [
-    ("diffusion", "objective", ["pred_eps"], "objective .*'pred_noise', 'pred_x0', 'pred_v'$"),
+    ("diffusion", "objective", ["pred_eps"], "objective .*'pred_noise', 'pred_x0', 'pred_v', 'pred_flow'$"),
     ("diffusion", "loss_type", ["huber"], "unknown loss_type 'huber'; .* 'l1', 'l2'$"),
-    ("diffusion", "beta_schedule", ["cubic"], "schedule .*'linear', 'cosine', 'sigmoid', 'log-snr'$"),
+    ("diffusion", "beta_schedule", ["cubic"], "schedule .*'linear', 'cosine', 'sigmoid', 'log-snr', 'flow'$"),
     ("diffusion", "timesteps", [0, 10.5], f"timesteps {WHOLE}"),
     ("diffusion", "sampling_timesteps", [0, 51], STEPS),
     ("diffusion", "ddim_sampling_eta", [-0.1, 1.1], r"eta must lie in \[0, 1\].*but got"),
@@ -188,7 +202,24 @@ ROWS = [
     ("MinSNR", "gamma", [0, nan], "MinSNR needs gamma > 0, but got"),
     ("P2", "gamma", [-1.0, nan], "P2 needs gamma >= 0 and k >= 0, but got"),
     ("P2", "k", [-1.0], "P2 needs gamma >= 0 and k >= 0, but got"),
-    ("weighting", "config", [{"name": "SNR"}, {"k": 5.0}, {"name": ["P2"]}], "unknown .*MinSNR, P2"),
+    ("weighting", "config", [{"name": "SNR"}, {"k": 5.0}, {"name": ["P2"]}], "unknown .*MinSNR, P2, EDM"),
+    ("EDM", "sigma_data", [0, nan], "sigma_data must be a number above 0, but got"),
+    ("EDM", "std", [-1.0], "std must be a number above 0, but got"),
+    ("EDM", "mean", [inf], "mean must be a number, but got inf"),
+    ("density", "schedule", [NoiseSchedule([0.5])], "needs T of at least 2, but the schedule has T = 1"),
+    ("probability flow", "path", ["ve", None], "unknown path .*; choose one of 'vp', 'edm', 'flow'$"),
+    ("probability flow", "order", [0, 3, 1.0], "order must be a whole number in 1 … 2, but got"),
+    ("sde", "eta", [-0.1, nan], "eta must be a number at least 0, but got"),
+    *((name, "steps", [0, 51], STEPS) for name in ("probability flow", "sde")),
+    *((name, "steps", OFF_ENDS, "must fall strictly from 50") for name in ("probability flow", "sde")),
+    ("flow density", "x_1", [X[0], X.byte()], f"x_1 {IMAGES}"),
+    ("flow density", "steps", [0, 50], "steps must be a whole number in 1 … 49, but got"),
+    ("flow density", "probes", [0, 1.5], f"probes {WHOLE}"),
+    ("flow density", "path", ["ve"], "unknown path 've'"),
+    ("flow bits", "x0", [X], "x0 must hold exact 8-bit pixels"),
+    ("place", "t", [-1, 51], "t must be a whole number in 0 … 50, but got"),
+    ("place", "t", [T + 50, T - 2], "t must lie in 0 … 50"),
+    ("from velocity", "velocity", [X[:1]], "z and velocity must have one shape"),
     ("weighting", "config", [{"name": "MinSNR", "gamma": -1.0}], "needs gamma > 0, but got -1.0"),
     ("weighting", "config", [{"name": "MinSNR", "k": 1.0}], r"MinSNR takes gamma, but got \['k'\]"),
     ("weighting", "config", [{"name": "P2", "gama": 1.0}], r"gamma and k, but got \['gama'\]"),

@@ -10,7 +10,7 @@ from ddpm import NoiseSchedule, cosine_betas, linear_betas, sigmoid_betas
 from ddpm.schedule import default_schedule, log_snr_betas
 from tests.networks import schedule_64
 
-VALID = [(name, T) for name in ("cosine", "sigmoid", "log-snr") for T in (1, 2, 10, 50, 1000, 4000)]
+VALID = [(name, T) for name in ("cosine", "sigmoid", "log-snr", "flow") for T in (1, 2, 10, 50, 1000, 4000)]
 VALID += [("linear", T) for T in (21, 50, 1000, 4000)]
 TABLES = ["beta", "alpha", "alpha_bar", "sqrt_alpha_bar", "sigma", "snr", "log_snr", "posterior_variance"]
 TABLES += ["posterior_mean_coef_x0", "posterior_mean_coef_xt"]

@@ -6,8 +6,13 @@ import math
 import pytest
 import torch
 
-from ddpm import P2, MinSNR, NoiseSchedule, stratified_timesteps
-from ddpm.weighting import weighting_config, weighting_from_config
+from ddpm import EDM, P2, MinSNR, NoiseSchedule, stratified_timesteps
+from ddpm.weighting import (
+    noise_level_density,
+    noise_level_weight,
+    weighting_config,
+    weighting_from_config,
+)
 from tests.networks import diffusion_of, seeded
 
 
@@ -22,7 +27,12 @@ def own(schedule, t, objective):  # noqa: ARG001
 def test_min_snr_and_p2_are_the_papers_formulas():
     schedule, t = NoiseSchedule.from_name("cosine", 100), torch.arange(1, 101)
     snr = schedule.exact_alpha_bar[1:] / (1 - schedule.exact_alpha_bar[1:])
-    for objective, output_error in (("pred_noise", snr), ("pred_x0", 1), ("pred_v", snr + 1)):
+    for objective, output_error in (
+        ("pred_noise", snr),
+        ("pred_x0", 1),
+        ("pred_v", snr + 1),
+        ("pred_flow", (1 + snr.sqrt()) ** 2),
+    ):
         for weighting, expected in (
             (MinSNR(), snr.clamp(max=5) / output_error),
             (MinSNR(0.1), snr.clamp(max=0.1) / output_error),
@@ -40,6 +50,7 @@ def test_min_snr_and_p2_are_the_papers_formulas():
         (None, None),
         (MinSNR(0.25), {"name": "MinSNR", "gamma": 0.25}),
         (P2(0.5, 2.0), {"name": "P2", "gamma": 0.5, "k": 2.0}),
+        (EDM(0.4, std=2), {"name": "EDM", "sigma_data": 0.4, "mean": -1.2, "std": 2}),
     ],
 )
 def test_weighting_config_goes_through_json_and_comes_back(weighting, config):
@@ -76,3 +87,66 @@ def test_stratified_timesteps_stay_in_the_range_whatever_rounding_does():
     almost_one = math.nextafter(1.0, 0.0)
     assert stratified_timesteps(3, 1000, shift=almost_one).tolist()[-1] == 1000
     assert stratified_timesteps(5, 2, shift=0.0).tolist() == [1, 1, 1, 2, 2]
+
+
+# What a loss asks for, in one form
+
+OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
+LOSSES = {
+    # Kingma & Gao 2023, table 1, with their constants.
+    ("cosine", "pred_v", None): lambda lam: 2 / math.pi * torch.exp(-lam / 2),
+    ("flow", "pred_flow", None): lambda lam: torch.exp(-lam / 2),
+    ("cosine", "pred_noise", None): lambda lam: 1 / (math.pi * torch.cosh(lam / 2)),
+}
+
+
+@pytest.mark.parametrize(("name", "objective", "weighting"), LOSSES)
+def test_noise_level_weight_is_kingma_and_gaos(name, objective, weighting):
+    """Away from the ends, where the schedules have an offset and a cap."""
+    schedule = NoiseSchedule.from_name(name, 4000)
+    found = noise_level_weight(schedule, objective, weighting).double()
+    lam = schedule.exact_log_snr[1:]
+    inside = (lam > -5) & (lam < 5)
+    wanted = LOSSES[name, objective, weighting](lam)
+    torch.testing.assert_close(found[inside], wanted[inside], rtol=0.1, atol=0)
+    ratio = (found / wanted)[inside]
+    # The offset of the cosine squeezes t, by one factor for all levels.
+    assert ratio.std() / ratio.mean() < (0.04 if name == "cosine" else 1e-3)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "log-snr", "flow"])
+def test_edms_weight_depends_on_neither_schedule_nor_objective(name):
+    schedule, lam = NoiseSchedule.from_name(name, 1000), NoiseSchedule.from_name(name, 1000).exact_log_snr[1:]
+    density = torch.distributions.Normal(2.4, 2.4).log_prob(lam).exp()
+    wanted = 2 * density * (1 + torch.exp(-lam) / 0.25)
+    for objective in OBJECTIVES:
+        found = noise_level_weight(schedule, objective, EDM()).double()
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0)
+
+
+def test_edms_loss_by_its_own_formulas():
+    """Their preconditioned network with its squared error, levels drawn from their normal distribution."""
+    schedule, scale = NoiseSchedule.from_name("log-snr", 2000, highest=14.0, lowest=-10.0), 0.5
+    u = torch.exp(-schedule.exact_log_snr / 2)[1:]
+    x0, guess = 0.3, 0.3 + 0.2 * torch.sin(3 * u.log())
+    skip, out = scale**2 / (u**2 + scale**2), u * scale / (u**2 + scale**2).sqrt()
+    noisy = x0 + 0.7 * u
+    off = ((guess - skip * noisy) / out - (x0 - skip * noisy) / out) ** 2
+    chance = torch.distributions.Normal(-1.2, 1.2).log_prob(u.log()).exp()
+    theirs = torch.trapezoid(chance * off, u.log())
+    diffusion = diffusion_of(timesteps=2000, beta_schedule="log-snr", objective="pred_x0")
+    weights = EDM(scale)(schedule, torch.arange(1, 2001), diffusion.objective).double()
+    assert (weights * (guess - x0) ** 2).mean().item() == pytest.approx(theirs.item(), rel=2e-3)
+
+
+def test_density_of_noise_levels_is_that_of_what_is_drawn():
+    schedule = NoiseSchedule.from_name("cosine", 1000)
+    density = noise_level_density(schedule)
+    assert density.shape == (1001,)
+    assert density[0].isnan()
+    lam = schedule.exact_log_snr
+    t = torch.arange(1, 1001)
+    for low, high in ((-6, -2), (-1, 1), (2, 7)):
+        inside = (lam[1:] > low) & (lam[1:] < high)
+        share = -torch.trapezoid(density[1:].double()[inside], lam[1:][inside]).item()
+        assert share == pytest.approx(len(t[inside]) / 1000, abs=1.2e-3)

@@ -30,7 +30,7 @@ var liveSamplers = function (network) {
     const output = network.forward(x, t, diffusion.image_size);
     const x0 = x.map((value, i) => {
       const raw = { pred_v: signal * value - sigma * output[i], pred_noise: (value - sigma * output[i]) / signal,
-        pred_x0: output[i] }[diffusion.objective];
+        pred_x0: output[i], pred_flow: (value - sigma * output[i]) / (signal + sigma) }[diffusion.objective];
       return Math.min(1, Math.max(-1, raw));
     });
     const noise = x.map((value, i) => (value - signal * x0[i]) / sigma);

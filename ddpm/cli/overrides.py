@@ -49,7 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "timesteps": int,
         "sampling_timesteps": int | None,
         "loss_type": Literal["l1", "l2"],
-        "objective": Literal["pred_noise", "pred_x0", "pred_v"],
+        "objective": Literal["pred_noise", "pred_x0", "pred_v", "pred_flow"],
         "beta_schedule": str | None,
         "loss_weighting": dict | None,
         "ddim_sampling_eta": float,

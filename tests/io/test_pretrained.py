@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ddpm import P2, DamagedCheckpointError, GaussianDiffusion, MinSNR, load_pretrained, save_pretrained
+from ddpm import EDM, P2, DamagedCheckpointError, GaussianDiffusion, MinSNR, load_pretrained, save_pretrained
 from ddpm.io.checkpoint import list_checkpoints
 from tests import runs
 
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 # Saving and loading
 
 
-@pytest.mark.parametrize("weighting", [None, MinSNR(gamma=3.0), P2(gamma=0.5, k=2.0)])
+@pytest.mark.parametrize("weighting", [None, MinSNR(gamma=3.0), P2(gamma=0.5, k=2.0), EDM(sigma_data=0.3)])
 def test_load_pretrained_gives_what_was_saved(tmp_path, weighting):
     saved = small_model(loss_weighting=weighting).eval()
     save_pretrained(saved, tmp_path / "deep" / "model")

@@ -8,7 +8,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import TensorDataset
 
-from ddpm import P2, GaussianDiffusion, MinSNR, Trainer, Unet
+from ddpm import EDM, P2, GaussianDiffusion, MinSNR, Trainer, Unet
 
 
 def mostly(usual: list, unusual: list) -> st.SearchStrategy:
@@ -42,9 +42,9 @@ DIFFUSIONS = st.fixed_dictionaries(
         "timesteps": mostly([5, 21], [1, 0]),
         "sampling_timesteps": mostly([None, 1, 3], [100, 0]),
         "loss_type": mostly(["l1", "l2"], ["huber"]),
-        "objective": mostly(["pred_noise", "pred_x0", "pred_v"], ["pred_score"]),
-        "beta_schedule": mostly([None, "cosine", "sigmoid", "log-snr"], ["linear", "quadratic"]),
-        "loss_weighting": mostly([None, MinSNR(), P2()], ["min-snr"]),
+        "objective": mostly(["pred_noise", "pred_x0", "pred_v", "pred_flow"], ["pred_score"]),
+        "beta_schedule": mostly([None, "cosine", "sigmoid", "log-snr", "flow"], ["linear", "quadratic"]),
+        "loss_weighting": mostly([None, MinSNR(), P2(), EDM()], ["min-snr"]),
         "ddim_sampling_eta": mostly([0.0, 0.5, 1.0], [1.5]),
     }
 )

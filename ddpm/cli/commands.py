@@ -38,7 +38,7 @@ from ddpm.cli.run_config import completed, with_overrides
 from ddpm.data.names import DIGITS, known_name
 from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints, step_of
 from ddpm.io.files import json_bytes, write_whole
-from ddpm.io.paths import MODEL, locate_model
+from ddpm.io.paths import MODEL, locate_model, weights_file
 from ddpm.io.streams import as_typed, patient_streams
 from ddpm.training.memory import keep_freed_memory
 
@@ -170,6 +170,7 @@ def sample(
 ) -> None:
     """Draw images from a trained model."""
     found = locate_model(model)
+    weights_file(found.folder, weights)
     chosen = None if label is None else [labels.label_number(found.folder, label)] * images
     labels.check_guidance(found.folder, guidance)
     prepare_output(out)
@@ -213,6 +214,7 @@ def evaluate(
     """
     run_config = places.load_run(run, data, data_root).changed("data", augment_horizontal_flip=False)
     found = locate_model(run)
+    weights_file(found.folder, weights)
 
     import torch
 
@@ -272,6 +274,7 @@ def export(
 ) -> None:
     """Write a trained model by itself, without its run: model.safetensors and config.json."""
     found = locate_model(model)
+    weights_file(found.folder, weights)
     check_export(out)
 
     import torch

@@ -18,6 +18,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddpm.checks import check_choice
 from ddpm.io.checkpoint import CHECKPOINTS, CHECKSUMS, list_checkpoints, newest_good_folder, step_of
 
 MODEL = "model.safetensors"
@@ -98,6 +99,14 @@ def refuse_run(folder: Path) -> None:
 def shipped_model(word: str | os.PathLike[str]) -> Path | None:
     """The folder of the model that ships under this name, in whatever spelling; None for a path or another word."""
     return None if is_path(word) else _shipped().get(canonical(os.fspath(word)))
+
+
+def weights_file(folder: Path, weights: str) -> Path:
+    """The file of these weights in the folder of a model; a model without its run has one, whichever is asked for."""
+    averages = sorted(path.name.removesuffix(".safetensors") for path in folder.glob("ema-*.safetensors"))
+    check_choice("weights", weights, ["ema", "model", *averages])
+    file = folder / f"{weights}.safetensors"
+    return file if file.is_file() else folder / MODEL
 
 
 def shipped_weights(folder: str) -> Path:

@@ -13,7 +13,7 @@ from ddpm.checks import check_choice
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import CHECKSUMS, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
-from ddpm.io.paths import CONFIG, MODEL, check_folder_name, find_model, refuse_run
+from ddpm.io.paths import CONFIG, MODEL, check_folder_name, find_model, refuse_run, weights_file
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
 from ddpm.schedule import BETA_SCHEDULES
 from ddpm.unet import Unet
@@ -141,7 +141,7 @@ def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: str = "e
     folder = find_model(name_or_folder)
     if (folder / CHECKSUMS).is_file():
         verify(folder)
-    file = _weights_file(folder, weights)
+    file = weights_file(folder, weights)
     config = read_file(folder / CONFIG)
     _check_config(config, folder)
     # In float32 whatever torch's default type is.
@@ -151,14 +151,6 @@ def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: str = "e
         diffusion.network, read_file(file), f"{file} does not hold the weights of the network in {CONFIG}"
     )
     return diffusion.eval()
-
-
-def _weights_file(folder: Path, weights: str) -> Path:
-    """The file of these weights in the folder of a model; a model without its run has one, whichever is asked for."""
-    averages = sorted(path.name.removesuffix(".safetensors") for path in folder.glob("ema-*.safetensors"))
-    check_choice("weights", weights, ["ema", "model", *averages])
-    file = folder / f"{weights}.safetensors"
-    return file if file.is_file() else folder / MODEL
 
 
 def _check_config(config: Any, folder: Path) -> None:

@@ -119,9 +119,10 @@ class Ask:
         """Refuse a function that cannot be called with these arguments."""
         try:
             signature = inspect.signature(self.answer)
-            signature.bind(*given)
-        except ValueError:  # some built-in functions have no signature
+        except ValueError:  # some built-in functions have none
             return
+        try:
+            signature.bind(*given)
         except TypeError:
             raise TypeError(
                 f"{self.exercise.name} asks for the function {self.exercise.asked}, but yours takes {signature}"
@@ -144,6 +145,13 @@ class Reply:
     def must(self, holds: Any, words: str) -> None:
         """Refuse a reply of which something does not hold."""
         assert bool(holds), f"{self.words} {words}"
+
+    def listed(self) -> list[Any]:
+        """The reply as a list; what is none is refused."""
+        self.must(
+            isinstance(self.value, list | tuple | set), f"gives {shown(self.value)}, but a list is asked for"
+        )
+        return list(self.value)
 
     def numbers(self, *shape: int) -> Tensor:
         """The reply as a tensor of this shape; anything else is refused."""
@@ -189,7 +197,8 @@ def _numeric_difference(value: Any, wanted: Tensor, rtol: float, atol: float, to
 def _numbers(value: Any) -> Tensor | None:
     """A number, a list or an array as a tensor; None for what is none."""
     try:
-        tensor = torch.as_tensor(value).detach().cpu()
+        parts = [torch.as_tensor(part) for part in value] if isinstance(value, tuple | list) else []
+        tensor = (torch.stack(parts) if parts else torch.as_tensor(value)).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         return None
     return None if tensor.is_complex() else tensor.double()

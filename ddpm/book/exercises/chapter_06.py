@@ -1,5 +1,7 @@
 """Chapter 6: the U-Net."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -17,16 +19,19 @@ def _(ask: Ask) -> None:
 
 @exercise("unet-waking", "awake(network)")
 def _(ask: Ask) -> None:
-    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1), nn.Linear(1, 1))  # the last one is not called
-    last = {"1.weight", "1.bias"}
-    for weight, expected in ((0.0, last), (1.0, last | {"0.weight", "0.bias"})):
-        nn.init.constant_(network[1].weight, weight)
+    first, last = nn.Linear(2, 3), nn.Linear(3, 1)
+    network = nn.Sequential(first, last)
+    for weight, expected in (
+        (0.0, ["1.bias", "1.weight"]),
+        (1.0, ["0.bias", "0.weight", "1.bias", "1.weight"]),
+    ):
+        nn.init.constant_(last.weight, weight)
         network.zero_grad()
         with torch.enable_grad():
-            network[1](network[0](torch.ones(1, 2))).sum().backward()
+            network(torch.ones(1, 2)).sum().backward()
         reply = ask(network)
-        names = {str(name) for name in reply.value}
-        reply.must(names == expected, f"gives {sorted(names)}, but should give {sorted(expected)}")
+        names = sorted(map(str, reply.listed()))
+        reply.must(names == expected, f"gives {names}, but should give {expected}")
 
 
 @exercise("unet-attention-price", "attention_share(side)")
@@ -36,7 +41,8 @@ def _(ask: Ask) -> None:
     from ddpm.cli.presets import CIFAR10
 
     with torch.device("meta"):
-        plain = Unet(channels=3, **CIFAR10.network | {"attention_resolutions": []})
+        options: dict[str, Any] = {**CIFAR10.network, "attention_resolutions": []}
+        plain = Unet(channels=3, **options)
     for side in (32, 64):
         costs = layer_costs(plain, side)
         stages = [cost for cost in costs if cost.kind == "stage" and cost.height == side]

@@ -270,7 +270,7 @@ def test_a_check_leaves_the_random_numbers_and_the_precision_alone(name: str) ->
 
 def test_a_long_value_is_shown_short() -> None:
     assert shown(torch.zeros(9, 2)) == "a tensor of shape (9, 2)"
-    assert shown(torch.tensor([0.123456789])) == "[0.1234]"
+    assert shown(torch.tensor([0.123456789])) == "[0.123457]"
     assert shown((1, 2.5, "x")) == "(1, 2.5, 'x')"
     assert len(shown([1] * 100)) < 60
     assert shown(len) == "a builtin_function_or_method"

@@ -180,7 +180,7 @@ def _numeric_difference(value: Any, wanted: Tensor, rtol: float, atol: float, to
     if got is None:
         return f"gives {shown(value)}, but numbers are asked for"
     if wanted.numel() == got.numel() == 1:
-        got = got.reshape(wanted.shape)
+        got, wanted = got.reshape(()), wanted.reshape(())
     if got.shape != wanted.shape:
         return f"has the shape {tuple(got.shape)}, but {tuple(wanted.shape)} is asked for"
     # A limit that is infinite still refuses what is no number.
@@ -190,8 +190,8 @@ def _numeric_difference(value: Any, wanted: Tensor, rtol: float, atol: float, to
     place = tuple(off.nonzero()[0].tolist())
     at = f" at [{', '.join(map(str, place))}]" if place else ""
     if not told:
-        return f"gives {got[place].item():.6g}{at}, which is too {'small' if got[place] < wanted[place] else 'large'}"
-    return f"gives {got[place].item():.6g}{at}, but should give {wanted[place].item():.6g}"
+        return f"gives {shown(got[place])}{at}, which is too {'small' if got[place] < wanted[place] else 'large'}"
+    return f"gives {shown(got[place])}{at}, but should give {shown(wanted[place])}"
 
 
 def _numbers(value: Any) -> Tensor | None:
@@ -207,13 +207,12 @@ def _numbers(value: Any) -> Tensor | None:
 def shown(value: Any) -> str:
     """A value in a message: short, and a large tensor by its shape."""
     if isinstance(value, Tensor):
-        if value.numel() <= _LISTED:
-            return re.sub(r"(\.\d{4})\d+", r"\1", str(value.tolist()))
-        return f"a tensor of shape {tuple(value.shape)}"
+        small = value.numel() <= _LISTED and value.ndim <= 2
+        return shown(value.tolist()) if small else f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e12 else f"{value:.6g}"
     if isinstance(value, tuple | list):
-        inside = ", ".join(map(shown, value[:_LISTED]))
-        return f"({inside}{', …' if len(value) > _LISTED else ''})"
+        inside = ", ".join(map(shown, value[:_LISTED])) + (", …" if len(value) > _LISTED else "")
+        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
     text = repr(value) if isinstance(value, int | str | set) else ""
     return text if 0 < len(text) <= 60 else f"a {type(value).__name__}"

@@ -191,7 +191,7 @@ def test_the_check_passes_on_the_solution_and_refuses_the_mutants(
 @pytest.mark.parametrize("name", EXERCISES)
 def test_an_empty_answer_is_none_yet(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(EXERCISES[name].stub, {"check": check})
-    assert capsys.readouterr().out == f"{name}: no answer yet\n"
+    assert capsys.readouterr().out == f"{name}: no answer yet, nothing came back\n"
 
 
 @pytest.mark.parametrize(
@@ -210,6 +210,21 @@ def test_an_empty_answer_is_none_yet(name: str, capsys: pytest.CaptureFixture[st
 def test_a_refusal_says_where_the_answer_is_off(answer: Any, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check("how-many-rounds", answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "message"),
+    [
+        ("unet-waking", lambda network: network, "gives a Sequential, but a list is asked for"),
+        ("level-to-level", lambda *_: 1.0, "gives 1, but 2 values are asked for"),
+        ("level-to-level", lambda *_: (1j, 1.0), r"but numbers are asked for \(value 1 of 2\)"),
+        ("editing-where", lambda timesteps: [[1] * timesteps], r"has the shape \(1, 100\), but \(2, 101\)"),
+        ("two-humps", lambda s: 20 * s, "is no share of variance: it must lie between 0 and 1"),
+    ],
+)
+def test_a_reply_of_another_kind_is_refused(name: str, answer: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check(name, answer)
 
 
 def test_a_wrong_value_is_refused_without_the_right_one() -> None:

@@ -26,7 +26,7 @@ from ddpm.book.exercises.answers import Ask, UnwrittenError
 
 
 def check(name: str, answer: Any) -> None:
-    """Try an answer to one of the book's exercises, and print that it holds.
+    """Try an answer to one of the book's exercises, and print that it is right, or that there is none yet.
 
     The check hands inputs of its own to the answer and compares what comes back; it draws its random numbers apart, in
     double precision, and leaves torch's generator and default as they were.
@@ -53,7 +53,7 @@ def check(name: str, answer: Any) -> None:
         try:
             EXERCISES[name].look(ask)
         except UnwrittenError:
-            print(f"{name}: no answer yet")
+            print(f"{name}: no answer yet, nothing came back")
             return
         finally:
             torch.set_default_dtype(dtype)

@@ -7,12 +7,15 @@ import sys
 import tomllib
 from contextlib import chdir
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+import sympy
 import torch
 from book_numbers import EXERCISE, ROOT, page_cells, page_files
 
@@ -225,6 +228,12 @@ def test_a_refusal_says_where_the_answer_is_off(answer: Any, message: str) -> No
 def test_a_reply_of_another_kind_is_refused(name: str, answer: Any, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check(name, answer)
+
+
+@pytest.mark.parametrize("kind", [list, Fraction, sympy.Rational, np.float64, torch.tensor])
+def test_numbers_of_any_kind_are_taken(kind: Any) -> None:
+    halves = [1 / 2, 1 / 4, 1 / 3, 2**0.5 / 3, 2**0.5 / 3]
+    check("posterior-by-hand", halves if kind is list else tuple(map(kind, halves)))
 
 
 def test_a_wrong_value_is_refused_without_the_right_one() -> None:

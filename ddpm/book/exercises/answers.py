@@ -97,7 +97,11 @@ class Ask:
             )
 
     def __call__(self, *given: Any) -> "Reply":
-        """The answer's reply. What the reader's function raises goes on, with a note on its arguments."""
+        """The answer's reply. What the reader's function raises goes on, with a note on its arguments.
+
+        Real numbers are handed over as tensors, which the functions of `math` and those of torch take alike.
+        """
+        given = tuple(torch.tensor(x) if isinstance(x, float) else x for x in given)
         value, words = self.answer, self.exercise.answer_name
         if self.exercise.is_function:
             named = zip(self.exercise.arguments, given, strict=True)
@@ -196,11 +200,17 @@ def _numeric_difference(value: Any, wanted: Tensor, rtol: float, atol: float, to
 
 def _numbers(value: Any) -> Tensor | None:
     """A number, a list or an array as a tensor; None for what is none."""
+    if isinstance(value, tuple | list):
+        parts = [part for part in map(_numbers, value) if part is not None]
+        alike = len(parts) == len(value) and len({part.shape for part in parts}) == 1
+        return torch.stack(parts) if alike else None
     try:
-        parts = [torch.as_tensor(part) for part in value] if isinstance(value, tuple | list) else []
-        tensor = (torch.stack(parts) if parts else torch.as_tensor(value)).detach().cpu()
+        tensor = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
-        return None
+        try:
+            tensor = torch.tensor(float(value))  # a fraction, or a number of SymPy
+        except (TypeError, ValueError):
+            return None
     return None if tensor.is_complex() else tensor.double()
 
 

@@ -3,8 +3,8 @@
     python tools/colab_notebooks.py [FOLDER]
 
 Roles and directives become plain Markdown, labels become numbers, links to other chapters lead to
-the published book, and solutions are folded. The publishing workflow pushes the result to the
-branch `colab`, where each page's Colab button points.
+the published book, solutions are folded, and before each stands an empty answer with its check. The
+publishing workflow pushes the result to the branch `colab`, where each page's Colab button points.
 """
 
 from __future__ import annotations
@@ -15,10 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
-from book_numbers import HEADING, ROOT, Numbering, page_cells, page_files, prose_lines, read_targets
-from nbformat.v4 import new_markdown_cell
+from book_numbers import (
+    EXERCISE,
+    HEADING,
+    ROOT,
+    Numbering,
+    page_cells,
+    page_files,
+    prose_lines,
+    read_targets,
+)
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from notebook_form import normalise, read, serialise
 from plain_markdown import Resolver, UnknownSyntaxError, read_bibliography
+
+from ddpm.book.exercises import EXERCISES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,13 +60,24 @@ def captions(cell: NotebookNode, resolver: Resolver) -> Iterator[NotebookNode]:
         yield new_markdown_cell(f"**{name}.** {resolver.resolve_inline(figure['caption'])}")
 
 
+def empty_answers(source: str) -> Iterator[NotebookNode]:
+    """A code cell to fill in for each exercise of a Markdown cell that has a check, with the check below."""
+    for match in EXERCISE.finditer(source):
+        exercise = EXERCISES.get(match.group(1).removeprefix("ex-"))
+        if exercise:
+            yield new_code_cell(exercise.stub)
+
+
 def plain_cells(notebook: NotebookNode, resolver: Resolver) -> Iterator[NotebookNode]:
-    """The cells of a chapter in plain Markdown, captions as cells of their own, empty cells left out."""
+    """The cells of a chapter in plain Markdown, captions and answers as cells of their own, empty cells left out."""
     numbering = Numbering(resolver.page)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            plain = resolver.resolve(cell.source, numbering)
-            yield from (new_markdown_cell(part) for part in BEFORE_SOLUTION.split(plain) if part.strip())
+            text, *solutions = BEFORE_SOLUTION.split(resolver.resolve(cell.source, numbering))
+            yield from (new_markdown_cell(part) for part in [text] if part.strip())
+            # A solution stands at the end of a cell, behind the one exercise that the cell may hold.
+            yield from empty_answers(cell.source)
+            yield from (new_markdown_cell(part) for part in solutions)
         else:
             yield cell
             yield from captions(cell, resolver)

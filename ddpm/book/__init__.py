@@ -1,1 +1,6 @@
-"""Drawing for the book; nothing else in the package imports it."""
+"""What the book needs beside the method: drawing, and the checks of its exercises.
+
+Nothing else in the package imports it.
+"""
+
+from ddpm.book.exercises import check as check

@@ -10,6 +10,8 @@ from colab_notebooks import colab_notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from plain_markdown import Resolver, UnknownSyntaxError, read_bibliography
 
+from ddpm.book.exercises import EXERCISES
+
 RAW = re.compile(r"\{[a-z][a-z:]*\}`|^\s*(?:`{3,}|:{3,})\{|^\([\w-]+\)=|\$\$ *\(eq:", re.MULTILINE)
 TARGETS = {
     "eq:step": Target("equation", "4.1", "", "04-posterior", "equation-eq-step"),
@@ -88,7 +90,13 @@ def small_book(folder: Path) -> Path:
             "```{exercise} Try\n:label: ex-try\n\nDo.\n```\n```{solution-start} ex-try\n```\nSo."
         ),
         new_code_cell("1 + 1"),
+        new_markdown_cell(
+            "```{solution-end}\n```\n\n```{exercise} Half\n:label: ex-half-power\n\nFind.\n```\n\n"
+            "```{solution-start} ex-half-power\n```\nHere."
+        ),
         new_markdown_cell("```{solution-end}\n```"),
+        new_markdown_cell("```{exercise} Hand\n:label: ex-posterior-by-hand\n\nCount.\n```"),
+        new_markdown_cell("```{solution-start} ex-posterior-by-hand\n```"),
         new_markdown_cell("## Further reading\n\n{cite:t}`ho2020denoising`, {doc}`intro`"),
     ]
     (folder / "chapters").mkdir()
@@ -112,10 +120,18 @@ def test_a_whole_notebook(tmp_path: Path) -> None:
         "### Exercise 4.1 (Try)\n\nDo.",
         "#### Solution to exercise 4.1\n\nSo.",
         "1 + 1",
+        "### Exercise 4.2 (Half)\n\nFind.",
+        'def first_below_half(alpha_bar):\n    ...\n\n\ncheck("half-power", first_below_half)',
+        "#### Solution to exercise 4.2\n\nHere.",
+        "### Exercise 4.3 (Hand)\n\nCount.",
+        'by_hand = ...\n\ncheck("posterior-by-hand", by_hand)',
+        "#### Solution to exercise 4.3",
         "## 4.1 Further reading\n\nHo et al. ([2020](https://arxiv.org/abs/2006.11239)), "
         "[Welcome](https://book/chapters/intro.html)",
     ]
-    assert notebook.metadata["colab"]["collapsed_sections"] == [notebook.cells[5].id]
+    folded = notebook.metadata["colab"]["collapsed_sections"]
+    assert folded == [cell.id for cell in notebook.cells if cell.source.startswith("#### Solution")]
+    assert len(folded) == 3
 
 
 def test_a_label_used_by_two_pages_is_an_error(tmp_path: Path) -> None:
@@ -123,6 +139,20 @@ def test_a_label_used_by_two_pages_is_an_error(tmp_path: Path) -> None:
     (book / "chapters" / "intro.md").write_text("(ch-posterior)=\n# Welcome\n", encoding="utf-8")
     with pytest.raises(ValueError, match="ch-posterior"):
         read_targets(page_files(book))
+
+
+def test_an_empty_answer_stands_between_each_exercise_and_its_solution() -> None:
+    ready = {}
+    for notebook in colab_notebooks(ROOT).values():
+        for before, cell, after in zip(notebook.cells, notebook.cells[1:], notebook.cells[2:], strict=False):
+            for exercise in EXERCISES.values():
+                if cell.source == exercise.stub:
+                    assert cell.cell_type == "code"
+                    assert not cell.outputs
+                    assert exercise.call in before.source.split("### Exercise")[-1]
+                    assert after.source.startswith("#### Solution")
+                    ready[exercise.name] = cell
+    assert set(ready) == set(EXERCISES)
 
 
 def test_no_chapter_of_the_book_shows_a_directive_or_role_raw() -> None:

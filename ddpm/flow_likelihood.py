@@ -76,8 +76,8 @@ def flow_log_density(
         steps: S in 1 … T − 1, how many steps lead from t = 1 to T.
         path: the coordinates in which the solver steps; the density does not depend on them, its error does. "edm" is
             for schedules whose u = σ_T/√ᾱ_T is no more than some hundred: the last steps of "cosine" are too long.
-        probes: K of Hutchinson's estimate of the divergence, Σ vᵀJv/K with v = ±1, drawn anew for each call
-            (eq:hutchinson). None is the exact trace, for small problems.
+        probes: K of Hutchinson's estimate of the divergence, Σ vᵀJv/K with v = ±1, drawn anew for each call.
+            None is the exact trace, for small problems.
         spacing: how the timesteps are spread, as for samplers.
         labels: classes, shape (B,), for a model that takes them.
         generator: source of the probes.

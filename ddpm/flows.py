@@ -80,7 +80,7 @@ class Place:
 
     @property
     def scale(self) -> Tensor:
-        """z_τ / x_t, which is √(a² + b²), as those of x_t have the sum 1 (eq:path-scale)."""
+        """z_τ / x_t, which is √(a² + b²), as those of x_t have the sum 1 (eq:path)."""
         return torch.hypot(self.signal, self.sigma)
 
     def velocity(self, prediction: Prediction) -> Tensor:
@@ -91,7 +91,7 @@ class Place:
         return self.signal_slope * prediction.x0 + self.sigma_slope * prediction.noise
 
     def prediction(self, z: Tensor, velocity: Tensor) -> Prediction:
-        """The belief that a velocity dz/dτ at z stands for: `velocity` turned round (eq:path-inverse).
+        """The belief that a velocity dz/dτ at z stands for: `velocity` turned round.
 
         So what was trained for a path is made a model of the chain. Both have shape (B, C, H, W); the `signal` and the
         `sigma` of the prediction are the chain's.
@@ -147,7 +147,7 @@ def probability_flow(
     """Euler's (`order` 1) or Heun's method (2) on dz/dτ = a′ x̂_0 + b′ ε̂ (eq:path-velocity), down to the picture.
 
     `path` is "vp", "edm", "flow" or a `Path`. On a path whose factors are straight lines, as those of the last two are,
-    Euler's step is that of DDIM with η = 0, x̂_0 and ε̂ put together anew (eq:euler-is-ddim). Heun's method on "edm" is
+    Euler's step is that of DDIM with η = 0, x̂_0 and ε̂ put together anew. Heun's method on "edm" is
     algorithm 1 of Karras et al. 2022 without its fresh noise. The last step is Euler's.
 
     z is kept in float64, because u grows to thousands; states hold x_t, in the type of `x`, and the x̂_0 of their first

@@ -39,7 +39,7 @@ def x0_from_v(x_t: Tensor, v: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
 
 
 def x0_from_flow(x_t: Tensor, flow: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-    """x_0 = (x_t − σ_t (ε − x_0)) / (√ᾱ_t + σ_t) (eq:from-flow)."""
+    """x_0 = (x_t − σ_t (ε − x_0)) / (√ᾱ_t + σ_t) (eq:flow-velocity)."""
     return (x_t - sigma * flow) / (signal + sigma)
 
 
@@ -69,7 +69,7 @@ def training_target(objective: Objective, x0: Tensor, noise: Tensor, signal: Ten
 
 
 def output_error(objective: Objective, snr: Tensor) -> Tensor:
-    """The squared error of an output, as a multiple of that of x_0 (eq:coordinate-errors, eq:flow-error)."""
+    """The squared error of an output, as a multiple of that of x_0."""
     if objective == "pred_flow":
         return (1 + snr.sqrt()) ** 2
     return {"pred_noise": snr, "pred_x0": torch.ones_like(snr), "pred_v": snr + 1}[objective]

@@ -78,7 +78,8 @@ def flow_betas(timesteps: int, max_beta: float = 0.999) -> Tensor:
     """Variances for which the time of flow matching, τ_t = σ_t/(√ᾱ_t + σ_t), is t/T (eq:flow-schedule).
 
     A training that draws t uniformly then draws τ so (Lipman et al. 2023; Liu et al. 2023). At T, where τ would be 1
-    and nothing of the picture left, the cap leaves a trace of it.
+    and nothing of the picture left, the cap leaves a trace of it. For T = 1000, σ_1 is an eighth of the step between
+    two 8-bit grey levels: what `ddpm.likelihood` charges for L_0 asks for more than a network resolves there.
     """
     timesteps = check_whole("timesteps", timesteps)
     time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)

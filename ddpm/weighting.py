@@ -64,7 +64,7 @@ class EDM:
     They draw log(σ_t/√ᾱ_t) from N(`mean`, `std`²), and their preconditioned network has the squared error
     SNR + 1/`sigma_data`² times that of x_0. Here t is drawn as ever, and the ratio of the two densities of λ_t makes up
     for it: the expected loss is theirs, but for noise levels that the schedule does not reach. Their preconditioning
-    needs no option: for data of standard deviation 1 it *is* "pred_v", with the sign turned round (eq:edm-target).
+    needs no option: for data of standard deviation 1 it *is* "pred_v", with the sign turned round.
     """
 
     sigma_data: float = 0.5
@@ -76,7 +76,7 @@ class EDM:
             object.__setattr__(self, name, check_number(name, getattr(self, name), above=above))
 
     def __call__(self, schedule: NoiseSchedule, t: Tensor, objective: Objective) -> Tensor:
-        """Weights of shape (B,) for t of shape (B,) (eq:edm-weight)."""
+        """Weights of shape (B,) for t of shape (B,)."""
         snr, off = schedule.snr[t], (schedule.log_snr[t] / 2 + self.mean) / self.std
         density = torch.exp(-(off**2) / 2) / (2 * self.std * math.sqrt(2 * math.pi))
         wanted = density * (snr + 1 / self.sigma_data**2)
@@ -84,7 +84,7 @@ class EDM:
 
 
 def noise_level_density(schedule: NoiseSchedule) -> Tensor:
-    """p(λ_t) = 1 / (T |dλ/dt|) for t drawn uniformly, shape (T+1,) (eq:noise-level-density); NaN at t = 0.
+    """p(λ_t) = 1 / (T |dλ/dt|) for t drawn uniformly, shape (T+1,) (eq:noise-level-weight); NaN at t = 0.
 
     The slope is taken between both neighbours, and at t = 1 and T from the one there is.
     """

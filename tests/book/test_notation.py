@@ -14,7 +14,7 @@ SYMBOL = re.compile(
 # Words, new lines and the d of a differential; a word in \mathrm or \operatorname is a name, not a symbol.
 WORDS = re.compile(
     r"\\(?:text|operatorname|mathrm|begin|end)\{[^{}]*\}|\\mathrm [A-Z]|\\\\"
-    r"|(?<![A-Za-z\\])d(?=[xyzuw]|\\(?:varphi|varepsilon))"
+    r"|(?<![A-Za-z\\])d(?=[xyzuwtW]|\\(?:varphi|varepsilon|tau|lambda))"
 )
 _COMMANDS = r"""
 \frac \tfrac \dfrac \sqrt \left \right \big \Big \bigg \Bigg \underbrace \overbrace \quad \qquad \limits

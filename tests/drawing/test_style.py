@@ -36,6 +36,10 @@ ARGUMENTS = {
         ([10, 20], {"one": ([2.0, 1.0], [0.2, 0.1])}, {"one": (0.0, 20.0)}),
         {"xlabel": "n", "ylabel": "score"},
     ),
+    "flow_lines": (
+        ({"one": (X, torch.rand(10, 3)), "two": (2 * X, torch.rand(10, 3))},),
+        {"xlabel": "x", "ylabel": "z"},
+    ),
     "grouped_bars": (({"one": X, "two": X}, list("abcdefghij")), {"ylabel": "%"}),
     "heat_maps": (({"one": IMAGES[0, 0], "two": IMAGES[1, 0]},), {"label": "size"}),
     "histogram_rows": (({1: torch.randn(99)}, GRID, {1: GRID**2}), {}),

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from ddpm import NoiseSchedule, ddim, dpm_solver_pp, encode, heun, timestep_grid
 from ddpm.gaussians import product
 from ddpm.reverse_process import learned_log_variance
-from ddpm.samplers import _Path
+from ddpm.samplers import Walk
 from ddpm.schedule import log_snr_betas
 from tests.equations.ledger import equation, exact, quadrature
 from tests.networks import GaussianDenoiser, randn, schedule_64, seeded
@@ -353,7 +353,7 @@ def package_step(schedule, x_t, x_0, t, s):
     """What all of ddpm's samplers without noise share."""
     model = GaussianDenoiser(schedule, x_0, 0.0)
     x = torch.full((1, 1, 1, 1), x_t, dtype=torch.float64)
-    path = _Path(model, x, [schedule.timesteps, 0], "even", None, clip_x0=False)
+    path = Walk(model, x, [schedule.timesteps, 0], "even", None, clip_x0=False)
     return path.step(x, torch.full_like(x, x_0), t, s).item()
 
 
@@ -370,7 +370,7 @@ def step_of(rule):
 
 @exact(
     "eq:solver-step",
-    where="ddpm.samplers._Path.step",
+    where="ddpm.samplers.Walk.step",
     implementation=package_step,
     mutants={
         "ratio upside down": step_of(lambda x, x_0, st, ss, wt, ws: st / ss * x + ss * (ws - wt) * x_0),
@@ -415,7 +415,7 @@ def solver_of(guess):
 
     def solve(model, x, grid):
         schedule, seen = model.schedule, []
-        path = _Path(model, x, grid, "even", None, clip_x0=False)
+        path = Walk(model, x, grid, "even", None, clip_x0=False)
         for i, (t, s) in enumerate(pairwise(grid)):
             seen.append(path.ask(x, t).x0)
             x_0 = seen[-1] if s == 0 else guess(path, x, grid, i, seen, schedule.exact_log_snr)
@@ -564,7 +564,7 @@ def climbing(scale_of, noise_of):
     """The way up with another formula in (ᾱ_t, ᾱ_s)."""
 
     def climb(model, x, grid):
-        path, a = _Path(model, x, grid, "even", None, clip_x0=False), model.schedule.exact_alpha_bar.tolist()
+        path, a = Walk(model, x, grid, "even", None, clip_x0=False), model.schedule.exact_alpha_bar.tolist()
         for t, s in pairwise(grid[::-1]):
             noise = path.ask(x, max(t, 1)).noise
             x = scale_of(a[t], a[s]) * x + noise_of(a[t], a[s]) * noise

@@ -7,7 +7,7 @@ from ddpm.book.figures.contours import clouds_over_contours
 from ddpm.book.figures.densities import density_panels, histogram_rows, histogram_with_density
 from ddpm.book.figures.diagrams import ellipses, schedule_view, three_coordinates
 from ddpm.book.figures.images import compare_grids, image_grid, image_strip
-from ddpm.book.figures.lines import compared_runs, curves, dot_rows, extrapolation, learning_curve
+from ddpm.book.figures.lines import compared_runs, curves, dot_rows, extrapolation, flow_lines, learning_curve
 from ddpm.book.figures.maps import heat_maps, signed_map
 from ddpm.book.figures.unet import unet_map
 
@@ -22,6 +22,7 @@ __all__ = [
     "dot_rows",
     "ellipses",
     "extrapolation",
+    "flow_lines",
     "grouped_bars",
     "heat_maps",
     "histogram_rows",

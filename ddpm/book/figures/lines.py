@@ -153,6 +153,22 @@ def compared_runs(
 
 
 @styled
+def flow_lines(panels: Mapping[str, tuple[Numbers, Numbers]], *, xlabel: str, ylabel: str) -> Figure:
+    """Bundles of curves side by side, each with an axis of its own: places of shape (N,), curves of shape (N, K)."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, HEIGHT - 0.6), squeeze=False)
+    for side, (name, (places, curves)) in zip(axes[0], panels.items(), strict=True):
+        lines = to_array(curves)
+        # The two outermost in another colour, to be followed from panel to panel.
+        for k, values in enumerate(lines.T):
+            outermost = k in (0, lines.shape[1] - 1)
+            colour, dashes = (PALETTE[1], "--") if outermost else (BLUE, "-")
+            side.plot(to_array(places), values, color=colour, linestyle=dashes, linewidth=1.2)
+        side.set(title=name, xlabel=xlabel)
+    axes[0, 0].set_ylabel(ylabel)
+    return figure
+
+
+@styled
 def dot_rows(rows: Mapping[str, Numbers], *, xlabel: str) -> Figure:
     """Places on a common axis: a row of dots for each name, from above to below."""
     figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + 0.45 * len(rows)))

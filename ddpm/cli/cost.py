@@ -61,7 +61,7 @@ def measure_cost(
     gradient_checkpointing: bool = False,
     averages: int = 1,
 ) -> Cost:
-    """Count and measure on random images, on the model's device; its weights stay as they are.
+    """Count and measure on random images, on the model's device (eq:run-memory); its weights stay as they are.
 
     The options are those of the run; where a batch of `batch_size` would take seconds, fewer images are used.
     """

@@ -202,7 +202,7 @@ class TrainingConfig:
         return self.average_decays(images_seen, images_per_step)[0]
 
     def average_decays(self, images_seen: int, images_per_step: int) -> list[float]:
-        """The same for every average, that of `ema_decay` first."""
+        """The same for every average, that of `ema_decay` first; while the ramp-up holds, eq:power-average."""
         images = self.ema_update_every * images_per_step  # that pass between two steps of the average
         decays = (self.ema_decay, *self.extra_ema_decays)
         halflives = [images * math.log(0.5) / math.log(decay) if decay > 0 else 0.0 for decay in decays]

@@ -1,7 +1,7 @@
 """The directives ``{chapter-map}``, the chapters with a picture and a question each, and ``{learning-path}``, a table.
 
-Both show tools/chapter_map.toml. The pictures are figures of the chapters, taken from the stored outputs and reduced, so
-that none is older than its chapter.
+Both show tools/chapter_map.toml. The pictures are figures of the chapters, taken from the stored outputs and reduced,
+so that none is older than its chapter.
 """
 
 from __future__ import annotations

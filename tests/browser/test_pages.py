@@ -1,13 +1,11 @@
 """The built book in a real browser: formulas are typeset, nothing is asked of other hosts, pages fit a phone."""
 
-import functools
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
-from book_numbers import ROOT, page_files
+from book_numbers import page_files
 
-HTML = ROOT / "_build" / "html"
+from tests.browser.conftest import HTML
+
+pytestmark = pytest.mark.usefixtures("built")
 ADDRESSES = [f"chapters/{path.stem}.html" for path in page_files()]
 
 OWN = ("http://127.0.0.1:", "file:", "data:", "blob:")
@@ -35,26 +33,6 @@ LOOK = """async () => {
   }, code && (code.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight))
     / ruler.measureText("0").width];
 }"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def built():
-    if not (HTML / "index.html").exists():
-        pytest.fail("The book is not built. Run `make book` first, or `make pages`, which does.")
-
-
-@pytest.fixture(scope="module")
-def site():
-    """The address of the book on a free port of this machine."""
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(HTML)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
 
 
 # What a page does that it should not, by playwright's name of the event.

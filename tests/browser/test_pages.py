@@ -90,3 +90,18 @@ def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
     assert {f"foreign: {address}" for address in addresses} <= set(page.problems)
     assert "error: missing is not defined" in page.problems
     assert any(problem.startswith("failed: ") and problem.endswith("no.png") for problem in page.problems)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_each_figure_shows_its_picture_for_the_theme_on_the_page_itself_over_its_caption(theme, site, page):
+    page.emulate_media(color_scheme=theme)
+    page.goto(f"{site}/chapters/04-posterior.html")
+    figures = page.evaluate("""() => [...document.querySelectorAll("article div.cell_output figure")].map(figure => {
+      const shown = [...figure.querySelectorAll("img")].filter(image => getComputedStyle(image).display !== "none");
+      const behind = shown.map(image => getComputedStyle(image).backgroundColor);
+      const caption = figure.querySelector("figcaption")?.getBoundingClientRect().height;
+      return [shown.map(image => image.classList[0]), behind, caption > 0];
+    })""")
+    expected = [["on-white" if theme == "light" else "on-dark"], ["rgba(0, 0, 0, 0)"], True]
+    assert figures == [expected] * len(figures)
+    assert len(figures) > 5

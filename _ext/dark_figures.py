@@ -59,7 +59,7 @@ def with_twin(tag: str, name: str, size: tuple[int, int]) -> str:
         return tag.replace("<img ", f'<img loading="lazy"{known} class="{others}{theme}" ', 1)
 
     twin = tag.replace(f"{name}.png", f"{name}-dark.png")
-    # The theme leaves pictures of class dark-light alone; of its own only-light and only-dark it would hide the caption.
+    # The theme leaves pictures of class dark-light alone; with its own only-dark it would hide the caption.
     return shown(tag, "on-white") + shown(twin, "on-dark dark-light")
 
 

@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from book_numbers import HEADING, ROOT, Numbering, page_cells, page_files, prose_lines, read_targets
 from nbformat.v4 import new_markdown_cell
 from notebook_form import normalise, read, serialise
 from plain_markdown import Resolver, UnknownSyntaxError, read_bibliography
+from set_repository import address, pages_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +30,8 @@ BEFORE_SOLUTION = re.compile(rf"\n+(?={SOLUTION})")  # a section folds from the 
 
 
 def published_url(root: Path) -> str:
-    """Address of the published book, from _config.yml."""
-    return yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
+    """Address of the published book; empty if it is published nowhere."""
+    return pages_address(address(root))
 
 
 def page_title(path: Path) -> str:
@@ -73,10 +73,8 @@ def colab_notebook(path: Path, resolver: Resolver) -> NotebookNode:
     """One chapter for Colab."""
     notebook = read(path)
     notebook.cells = list(plain_cells(notebook, resolver))
-    page = f"{resolver.url}chapters/{resolver.page}.html"
-    notebook.cells.insert(
-        0, new_markdown_cell(f"*A chapter of Out of the Snow. [Read it as a page]({page}).*")
-    )
+    page = f" [Read it as a page]({resolver.url}chapters/{resolver.page}.html)." if resolver.url else ""
+    notebook.cells.insert(0, new_markdown_cell(f"*A chapter of Out of the Snow.{page}*"))
     notebook = normalise(notebook)
     fold_solutions(notebook)
     return notebook

@@ -72,6 +72,10 @@ normalise: $(STAMP) ## bring the chapters into normal form without executing the
 colab: $(STAMP) ## write the chapters for Colab, with all directives resolved, to _build/colab
 	$(BIN)/python tools/colab_notebooks.py
 
+.PHONY: wheel
+wheel: $(STAMP) ## build the package, weights included, in _build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir _build/wheel .
+
 # ---- the checks, cheapest first
 
 .PHONY: test

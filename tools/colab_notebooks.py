@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
 from book_numbers import (
     EXERCISE,
     HEADING,
@@ -28,6 +27,7 @@ from book_numbers import (
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from notebook_form import normalise, read, serialise
 from plain_markdown import Resolver, UnknownSyntaxError, read_bibliography
+from set_repository import address, pages_address
 
 from ddpm.book.exercises import EXERCISES
 
@@ -41,8 +41,8 @@ BEFORE_SOLUTION = re.compile(rf"\n+(?={SOLUTION})")  # a section folds from the 
 
 
 def published_url(root: Path) -> str:
-    """Address of the published book, from _config.yml."""
-    return yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
+    """Address of the published book; empty if it is published nowhere."""
+    return pages_address(address(root))
 
 
 def page_title(path: Path) -> str:
@@ -95,10 +95,8 @@ def colab_notebook(path: Path, resolver: Resolver) -> NotebookNode:
     """One chapter for Colab."""
     notebook = read(path)
     notebook.cells = list(plain_cells(notebook, resolver))
-    page = f"{resolver.url}chapters/{resolver.page}.html"
-    notebook.cells.insert(
-        0, new_markdown_cell(f"*A chapter of Out of the Snow. [Read it as a page]({page}).*")
-    )
+    page = f" [Read it as a page]({resolver.url}chapters/{resolver.page}.html)." if resolver.url else ""
+    notebook.cells.insert(0, new_markdown_cell(f"*A chapter of Out of the Snow.{page}*"))
     notebook = normalise(notebook)
     fold_solutions(notebook)
     return notebook

@@ -16,14 +16,19 @@ SHOWN = [1000, 800, 650, 550, 450, 350, 250, 120, 0]
 SEEDS = range(8)  # the first eight, not chosen
 
 
-def main() -> None:
-    """Sample with the shipped model and save the strip."""
-    torch.set_num_threads(1)  # the same rounding everywhere
+def chains() -> list[torch.Tensor]:
+    """The shown states of one run for each seed, shape (9, 1, 8, 8) in [-1, 1]."""
     diffusion = load_pretrained("digits")
     generators = image_generators(len(SEEDS), seeds=SEEDS)
     x = randn((len(SEEDS), *diffusion.image_shape), generators, diffusion.device)
     states = {1000: x} | {state.t: state.x for state in ancestral(diffusion, x, generator=generators)}
-    rows = list(torch.stack([states[t] for t in SHOWN], dim=1))  # one (9, 1, 8, 8) for each digit
+    return list(torch.stack([states[t] for t in SHOWN], dim=1))
+
+
+def main() -> None:
+    """Sample with the shipped model and save the strip."""
+    torch.set_num_threads(1)  # the same rounding everywhere
+    rows = chains()
     PICTURE.parent.mkdir(exist_ok=True)
     figure = image_strip(rows, [f"t = {t}" for t in SHOWN], value_range=(-1, 1), scale=0.7)
     figure.savefig(PICTURE, bbox_inches="tight", metadata={"Software": None})

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nbformat
+from set_repository import address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,15 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # An absolute path of two or more parts, not inside an address or a fraction.
 MACHINE_PATH = re.compile(r"(?<![\w:/.)\]}])/(?:[\w.+-]+/)+[\w.+-]*|\b[A-Z]:\\[\w.\\-]+")
-SETUP_CELL = (Path(__file__).parent / "setup_cell.txt").read_text(encoding="utf-8").strip()
+
+
+def setup_cell(repository: str) -> str:
+    """The set-up cell of a book that is published at this address, or nowhere."""
+    text = (Path(__file__).parent / "setup_cell.txt").read_text(encoding="utf-8").strip()
+    return text.replace('"{repository}"', f'"{repository}"')
+
+
+SETUP_CELL = setup_cell(address())
 
 
 def read(path: Path) -> NotebookNode:
@@ -83,10 +92,10 @@ def merged_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return merged
 
 
-def normalise_cell(cell: NotebookNode) -> None:
+def normalise_cell(cell: NotebookNode, setup: str) -> None:
     """Bring one cell into normal form, in place; its id apart."""
     if is_setup(cell):
-        cell.source = SETUP_CELL  # so that a release changes it in one place
+        cell.source = setup  # so that a release changes it in one place
     cell.source = "\n".join(line.rstrip() for line in cell.source.strip("\n").split("\n"))
     kept = {key: value for key, value in cell.metadata.items() if key in CELL_METADATA and value}
     cell.metadata = nbformat.from_dict(kept)
@@ -106,12 +115,12 @@ def shows_widget(notebook: NotebookNode) -> bool:
     return any(WIDGET_VIEW in output.get("data", {}) for output in outputs)
 
 
-def normalise(notebook: NotebookNode) -> NotebookNode:
-    """The notebook in normal form, as a new object. Normalising twice changes nothing more."""
+def normalise(notebook: NotebookNode, setup: str = SETUP_CELL) -> NotebookNode:
+    """The notebook in normal form with this set-up cell, as a new object. Normalising twice changes nothing more."""
     notebook = copy.deepcopy(notebook)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for cell in notebook.cells:
-        normalise_cell(cell)
+        normalise_cell(cell, setup)
     for cell, name in zip(notebook.cells, cell_ids(notebook.cells), strict=True):
         cell.id = name
     widgets = {"widgets": notebook.metadata.get("widgets")} if shows_widget(notebook) else {}

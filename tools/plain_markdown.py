@@ -61,7 +61,7 @@ class Resolver:
         targets: all labels of the book.
         titles: the title of each page, by file name.
         bibliography: the book's references.
-        url: address of the published book, ending in a slash.
+        url: address of the published book, ending in a slash; empty if it is published nowhere.
     """
 
     page: str
@@ -77,8 +77,8 @@ class Resolver:
         return self.targets[label]
 
     def link(self, text: str, target: Target) -> str:
-        """The text alone for a place in the same notebook, a link to the published page for another."""
-        if target.page == self.page:
+        """A link to the published page; the text alone for a place in the same notebook, and if none is published."""
+        if target.page == self.page or not self.url:
             return text
         return f"[{text}]({self.url}chapters/{target.page}.html#{target.anchor})"
 
@@ -105,7 +105,8 @@ class Resolver:
         page = (titled.group(2) if titled else content).rsplit("/", 1)[-1]
         if page not in self.titles:
             raise UnknownSyntaxError(f"{self.page} refers to the page {page!r}, which is not in _toc.yml")
-        return f"[{titled.group(1) if titled else self.titles[page]}]({self.url}chapters/{page}.html)"
+        text = titled.group(1) if titled else self.titles[page]
+        return f"[{text}]({self.url}chapters/{page}.html)" if self.url else text
 
     def entries(self, content: str) -> list[Entry]:
         """The references of a comma-separated list of keys."""

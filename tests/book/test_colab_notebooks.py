@@ -104,7 +104,8 @@ def small_book(folder: Path) -> Path:
     (folder / "chapters" / "intro.md").write_text("# Welcome\n", encoding="utf-8")
     toc = "root: chapters/intro\nparts:\n- chapters:\n  - file: chapters/04-posterior\n"
     (folder / "_toc.yml").write_text(toc, encoding="utf-8")
-    (folder / "_config.yml").write_text("html:\n  baseurl: https://book/\n", encoding="utf-8")
+    (folder / "tools").mkdir()
+    (folder / "tools" / "repository.txt").write_text("https://github.com/me/book\n", encoding="utf-8")
     (folder / "references.bib").write_bytes((ROOT / "references.bib").read_bytes())
     return folder
 
@@ -113,7 +114,7 @@ def test_a_whole_notebook(tmp_path: Path) -> None:
     notebook = colab_notebooks(small_book(tmp_path))["04-posterior.ipynb"]
     nbformat.validate(notebook)
     assert [cell.source for cell in notebook.cells] == [
-        "*A chapter of Out of the Snow. [Read it as a page](https://book/chapters/04-posterior.html).*",
+        "*A chapter of Out of the Snow. [Read it as a page](https://me.github.io/book/chapters/04-posterior.html).*",
         "# 4 The posterior\n\n$$\na\n\\tag{4.1}\n$$",
         "plot()",
         "**Fig. 4.1.** See (4.1).",
@@ -127,11 +128,19 @@ def test_a_whole_notebook(tmp_path: Path) -> None:
         'by_hand = ...\n\ncheck("posterior-by-hand", by_hand)',
         "#### Solution to exercise 4.3",
         "## 4.1 Further reading\n\nHo et al. ([2020](https://arxiv.org/abs/2006.11239)), "
-        "[Welcome](https://book/chapters/intro.html)",
+        "[Welcome](https://me.github.io/book/chapters/intro.html)",
     ]
     folded = notebook.metadata["colab"]["collapsed_sections"]
     assert folded == [cell.id for cell in notebook.cells if cell.source.startswith("#### Solution")]
     assert len(folded) == 3
+
+
+def test_a_book_that_is_published_nowhere_has_no_links_to_its_pages(tmp_path: Path) -> None:
+    book = small_book(tmp_path)
+    (book / "tools" / "repository.txt").write_text("", encoding="utf-8")
+    notebook = colab_notebooks(book)["04-posterior.ipynb"]
+    assert notebook.cells[0].source == "*A chapter of Out of the Snow.*"
+    assert notebook.cells[-1].source.endswith("Welcome")
 
 
 def test_a_label_used_by_two_pages_is_an_error(tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
 """The built book in a real browser: formulas are typeset, nothing is asked of other hosts, pages fit a phone."""
 
-import functools
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
-from book_numbers import ROOT, page_files
+from book_numbers import page_files
 
-HTML = ROOT / "_build" / "html"
+from tests.browser.conftest import HTML
+
+pytestmark = pytest.mark.usefixtures("built")
 ADDRESSES = [f"chapters/{path.stem}.html" for path in page_files()]
 
 OWN = ("http://127.0.0.1:", "file:", "data:", "blob:")
@@ -35,26 +33,6 @@ LOOK = """async () => {
   }, code && (code.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight))
     / ruler.measureText("0").width];
 }"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def built():
-    if not (HTML / "index.html").exists():
-        pytest.fail("The book is not built. Run `make book` first, or `make pages`, which does.")
-
-
-@pytest.fixture(scope="module")
-def site():
-    """The address of the book on a free port of this machine."""
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(HTML)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
 
 
 # What a page does that it should not, by playwright's name of the event.
@@ -112,3 +90,18 @@ def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
     assert {f"foreign: {address}" for address in addresses} <= set(page.problems)
     assert "error: missing is not defined" in page.problems
     assert any(problem.startswith("failed: ") and problem.endswith("no.png") for problem in page.problems)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_each_figure_shows_its_picture_for_the_theme_on_the_page_itself_over_its_caption(theme, site, page):
+    page.emulate_media(color_scheme=theme)
+    page.goto(f"{site}/chapters/04-posterior.html")
+    figures = page.evaluate("""() => [...document.querySelectorAll("article div.cell_output figure")].map(figure => {
+      const shown = [...figure.querySelectorAll("img")].filter(image => getComputedStyle(image).display !== "none");
+      const behind = shown.map(image => getComputedStyle(image).backgroundColor);
+      const caption = figure.querySelector("figcaption")?.getBoundingClientRect().height;
+      return [shown.map(image => image.classList[0]), behind, caption > 0];
+    })""")
+    expected = [["on-white" if theme == "light" else "on-dark"], ["rgba(0, 0, 0, 0)"], True]
+    assert figures == [expected] * len(figures)
+    assert len(figures) > 5

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ddpm.book.figures.card import lay_on_card, with_mark
 from ddpm.book.figures.sheet import check_images, to_bytes
 from ddpm.book.figures.style import BLUE, DASHES, GREEN, LETTERS, VERMILION, WIDTH, styled
 
@@ -42,9 +43,10 @@ def chain(
         )
     top, bottom = (2.3 if posterior else 1.5), (-0.75 if terms else -0.45)
     figure, axes = plt.subplots(figsize=(WIDTH, WIDTH * (top - bottom) / 6.1))
+    photographs = []
     for picture, centre, name in zip(to_bytes(pictures, value_range), _CENTRES, _NAMES, strict=True):
         box = (centre - _SIDE / 2, centre + _SIDE / 2, 0.0, _SIDE)
-        axes.imshow(picture, extent=box, interpolation="nearest", zorder=2)
+        photographs.append(axes.imshow(with_mark(picture), extent=box, interpolation="nearest", zorder=2))
         axes.text(centre, _SIDE + 0.08, name, ha="center", va="bottom", size=LETTERS + 1)
     for left, right in pairwise(_CENTRES):
         middle = (left + right) / 2
@@ -64,6 +66,7 @@ def chain(
         _draw_posterior(axes)
     axes.set(xlim=(-0.05, 6.05), ylim=(bottom, top), aspect="equal")
     axes.axis("off")
+    lay_on_card(figure, photographs)
     return figure
 
 

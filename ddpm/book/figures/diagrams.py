@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ddpm.book.figures.card import lay_on_card, with_mark
 from ddpm.book.figures.sheet import check_images, to_bytes
 from ddpm.book.figures.style import (
     BLUE,
@@ -139,7 +140,8 @@ def schedule_view(
         axes.plot(t / last, to_array(log_snrs[chosen])[t - 1], "o", color=VERMILION, markersize=8, zorder=4)
     axes.axvline(t / last, color=VERMILION, linewidth=1, linestyle=DASHES[2])
     axes.set(xlabel="$t/T$", ylabel=r"$\log\,\mathrm{SNR}$", ylim=(-16, 11), xlim=(0, 1))
-    frame.imshow(to_bytes(picture[None], value_range)[0], interpolation="nearest")
+    photograph = frame.imshow(with_mark(to_bytes(picture[None], value_range)[0]), interpolation="nearest")
     frame.set_title(f"$t = {t}$ of ${last}$")
     frame.axis("off")
+    lay_on_card(figure, [photograph])
     return figure

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ddpm.book.figures.card import with_mark
 from ddpm.book.figures.style import DPI, LETTERS, WIDTH
 
 LINE = 0.27  # inches: a line of text and its distance from what it labels
@@ -104,11 +105,12 @@ def lay_out(
         )
         for row, column in cells
     ]
-    shape = (max(y for _, y in corners) + height, max(x for x, _ in corners) + width, 3)
+    shape = (max(y for _, y in corners) + height, max(x for x, _ in corners) + width, 4)
     canvas = np.full(shape, 255, np.uint8)
     for (x, y), image in zip(corners, pixels, strict=True):
-        canvas[y : y + height, x : x + width] = image
-    figure = plt.figure(figsize=(shape[1] / dpi, shape[0] / dpi), dpi=dpi, layout="none")
+        canvas[y : y + height, x : x + width] = with_mark(image)
+    size = (shape[1] / dpi, shape[0] / dpi)
+    figure = plt.figure(figsize=size, dpi=dpi, layout="none", facecolor="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
     axes.axis("off")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ddpm.samplers import ddim
 from ddpm.scales import to_image_scale
 
-PICTURE = Path(__file__).parents[1] / "chapters" / "images" / "live-digits.png"
+STILLS = Path(__file__).parents[1] / "chapters" / "images"
 SEED, STEPS = 1, 50
 SCALE = 20  # pixels of the picture to one of the model
 
@@ -37,7 +37,7 @@ def main() -> None:
             (SCALE * side, SCALE * side), Image.Resampling.NEAREST
         )
         sheet.paste(grey.convert("LA"), (i * SCALE * (side + 1), 0))
-    sheet.save(PICTURE, optimize=True)
+    sheet.save(STILLS / "live-digits.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -6,78 +6,17 @@ import shutil
 import numpy as np
 import pytest
 from book_numbers import ROOT
-from draw_live_still import PICTURE, SCALE, SEED, STEPS, first_and_last
-from export_live_model import FRACTION_BITS, exported
+from draw_live_still import SCALE, SEED, STEPS, STILLS, first_and_last
 from PIL import Image
 
+from tests.browser.panels import PATIENCE, choose, count_changes, pictures, press, said, words
+
 HTML = ROOT / "_build" / "html"
-FIGURE = """<figure class="live-model" data-models="digits fashion-mnist" data-controls="model sampler steps eta seed"
- data-steps="{steps}" data-seed="1"><img src="still.png" alt="still"><noscript><p>still</p></noscript></figure>"""
-PICTURES = """figure => [...figure.querySelectorAll("canvas")].map(canvas => {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return [...data].filter((_, i) => i % 4 === 0);
-})"""
-PATIENCE = 60_000
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("panel")
-    shutil.copytree(ROOT / "_assets" / "live", folder, dirs_exist_ok=True)
-    shutil.copy(PICTURE, folder / "still.png")
-    for name in FRACTION_BITS:
-        (folder / f"{name}.js").write_text(exported(name), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def show(chromium, folder):
-    """A function that opens a page with the panel from the disk; its pages are closed afterwards."""
-    opened = []
-
-    def show(*, steps=5, above="", script="", where=folder, **options):
-        page = chromium.new_page(**{"reduced_motion": "reduce", **options})
-        opened.append(page)
-        page.set_default_timeout(PATIENCE)
-        if script:
-            page.add_init_script(script)
-        file = where / "page.html"
-        body = f"{above}{FIGURE.format(steps=steps)}"
-        head = '<!doctype html><meta charset=utf-8><link rel="stylesheet" href="panel.css">'
-        file.write_text(f'{head}<body>{body}<script src="panel.js"></script>', encoding="utf-8")
-        page.goto(file.as_uri())
-        return page
-
-    yield show
-    for page in opened:
-        page.close()
-
-
-def words(page, text):
-    """Wait until the panel says where it stands."""
-    page.locator(".live-where", has_text=text).wait_for()
-
-
-def said(page, text):
-    page.locator(".live-said", has_text=text).wait_for(state="attached")
-
-
-def pictures(page):
-    return [np.array(values) for values in page.locator("figure").evaluate(PICTURES)]
-
-
-def press(page, name):
-    page.get_by_role("button", name=name, exact=True).press("Enter")
-
-
-def count_changes(page):
-    """From now on, how often the panel says where it is, in document.seen."""
-    seen = "document.seen = []; new MutationObserver(() => document.seen.push(1)).observe("
-    page.evaluate(f"{seen}document.querySelector('.live-where'), {{ childList: true }})")
+PICTURE = STILLS / "live-digits.png"
 
 
 def test_drawing_by_keyboard_alone_gives_the_still_picture(show):
-    page = show(steps=STEPS)
+    page = show(data={"steps": STEPS})
     words(page, "t = 1000, 0 of 50 calls")
     assert page.locator("img").count() == 0
     page.keyboard.press("Tab")
@@ -134,7 +73,7 @@ def test_steps_one_by_one_lead_where_a_path_at_once_does(show):
 
 
 def test_panel_can_be_stopped_on_the_way(show):
-    page = show(steps=50, reduced_motion="no-preference")
+    page = show(data={"steps": 50}, reduced_motion="no-preference")
     words(page, "t = 1000")
     press(page, "Draw")
     words(page, re.compile(" [3-9] of 50"))
@@ -167,17 +106,17 @@ def test_seed_decides_and_what_is_typed_is_made_a_seed(show):
 def test_options_are_those_of_the_samplers(show):
     page = show()
     words(page, "t = 1000")
-    page.get_by_label("η").select_option("1")
+    choose(page, "eta", "1")
     press(page, "Draw")
     said(page, "Drawn")
     noisy = pictures(page)[0]
-    page.get_by_label("η").select_option("0")
+    choose(page, "eta", "0")
     press(page, "Draw")
     said(page, "Drawn")
     assert (pictures(page)[0] != noisy).any()
-    page.get_by_label("steps").select_option("10")
+    choose(page, "steps", "10")
     words(page, "0 of 10 calls")
-    page.get_by_label("sampler").select_option("ddpm")
+    choose(page, "sampler", "ddpm")
     words(page, "0 of 1000 calls")
     press(page, "One step")
     words(page, "t = 999, 1 of 1000 calls")
@@ -187,7 +126,7 @@ def test_second_model_is_loaded_on_request(show):
     page = show()
     words(page, "t = 1000")
     assert page.evaluate("Object.keys(liveModels)") == ["digits"]
-    page.get_by_label("model").select_option("fashion-mnist")
+    choose(page, "model", "fashion-mnist")
     page.wait_for_function("document.querySelector('canvas').width === 28")
     press(page, "One step")
     said(page, "Stopped at t = 800.")
@@ -229,7 +168,7 @@ def test_panel_draws_without_workers(show):
 def test_panel_says_that_a_model_is_missing(show, folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("digits.js"))
     page = show(where=tmp_path)
-    words(page, "The model does not run here: digits.js cannot be loaded.")
+    words(page, "The panel does not run here: digits.js cannot be loaded.")
 
 
 @pytest.mark.skipif(not (HTML / "index.html").exists(), reason="the book is not built")

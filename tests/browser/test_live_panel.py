@@ -9,9 +9,12 @@ from book_numbers import ROOT
 from draw_live_still import SCALE, SEED, STEPS, STILLS, first_and_last
 from PIL import Image
 
+from ddpm import load_pretrained
+from ddpm.grids import timestep_grid
 from tests.browser.panels import PATIENCE, choose, count_changes, pictures, press, said, words
 
 HTML = ROOT / "_build" / "html"
+SCHEDULE = load_pretrained("digits").schedule
 PICTURE = STILLS / "live-digits.png"
 
 
@@ -120,6 +123,72 @@ def test_options_are_those_of_the_samplers(show):
     words(page, "0 of 1000 calls")
     press(page, "One step")
     words(page, "t = 999, 1 of 1000 calls")
+
+
+def test_two_samplers_go_side_by_side_from_the_same_snow(show):
+    """Each stands where it would alone; the one that asks more often catches up in one step."""
+    page = show()
+    words(page, "t = 1000")
+    choose(page, "steps", "10")
+    alone = {}
+    for sampler in ("dpm++", "ddim"):
+        choose(page, "sampler", sampler)
+        words(page, "t = 1000, 0 of 10 calls")
+        press(page, "Draw")
+        said(page, "Drawn from seed 1 in 10 calls.")
+        alone[sampler] = pictures(page)[0]
+    choose(page, "beside", "dpm++")
+    words(page, "t = 1000, 0 of 10 calls", lane=1)
+    first, _, second, _ = pictures(page)
+    assert (first == second).all()
+    press(page, "Draw")
+    said(page, "DDIM: Drawn from seed 1 in 10 calls. DPM++: Drawn from seed 1 in 10 calls.")
+    first, _, second, _ = pictures(page)
+    assert (first == alone["ddim"]).all()
+    assert (second == alone["dpm++"]).all()
+    assert (first != second).any()
+    choose(page, "beside", "ddpm")
+    words(page, "t = 1000, 0 of 1000 calls", lane=1)
+    press(page, "One step")
+    words(page, "t = 900, 1 of 10 calls")
+    words(page, "t = 900, 100 of 1000 calls", lane=1)
+    assert page.locator(".live-title").all_inner_texts() == ["DDIM", "DDPM"]
+    labels = page.locator("canvas").evaluate_all("all => all.map(one => one.ariaLabel)")
+    assert labels[2] == "DDPM: The noisy picture, t = 900 of 1000"
+    choose(page, "beside", "")
+    page.locator("canvas").nth(2).wait_for(state="detached")
+    assert page.locator(".live-where").count() == 1
+
+
+def test_grids_are_marked_and_walked(show):
+    page = show()
+    words(page, "t = 1000")
+    for spacing in ("quadratic", "log-snr", "karras"):
+        choose(page, "spacing", spacing)
+        words(page, "t = 1000, 0 of 5 calls")
+        grid = timestep_grid(SCHEDULE, 5, spacing)
+        marks = page.locator(".live-ticks path").first.get_attribute("d")
+        assert marks == "".join(f"M{1000 - t} 0v10" for t in grid[:-1])
+        press(page, "One step")
+        said(page, f"Stopped at t = {grid[1]}.")
+        assert page.locator(".live-hand").get_attribute("transform") == f"translate({1000 - grid[1]} 0)"
+
+
+def test_choices_that_a_sampler_does_not_take_cannot_be_made(show):
+    page = show()
+    words(page, "t = 1000")
+    takes = {
+        ("ddim", ""): {"steps", "spacing", "eta"},
+        ("dpm++", ""): {"steps", "spacing"},
+        ("ddpm", ""): set(),
+        ("ddpm", "dpm++"): {"steps", "spacing"},
+        ("dpm++", "ddim"): {"steps", "spacing", "eta"},
+    }
+    for (sampler, beside), possible in takes.items():
+        choose(page, "sampler", sampler)
+        choose(page, "beside", beside)
+        enabled = page.locator("[name=steps]:enabled, [name=spacing]:enabled, [name=eta]:enabled")
+        assert {*enabled.evaluate_all("all => all.map(one => one.name)")} == possible
 
 
 def test_second_model_is_loaded_on_request(show):

@@ -1,15 +1,15 @@
 """The directive ``{live-model}``: a panel that the reader moves, on the page itself, without kernel and network.
 
-    ```{live-model} images/live-digits.png
-    :alt: what the still picture shows
-    :panel: sampling
+    ```{live-model} sampling
+    :sampler: ddpm
 
     A caption.
     ```
 
-The picture stands where no script runs. `panel` is one of PANELS; any of its settings can be given another value. What
-panels load is written to ``_static/live`` at the end of the build, by tools/export_live_model.py and
-tools/live_tables.py, which have to import PyTorch; what they wrote is kept in _build as long as nothing has changed.
+The argument is one of PANELS, and any of its settings can be given another value. Where no script runs, a still
+picture stands there, drawn by tools/draw_live_still.py. What panels load is written to ``_static/live`` at the end of the
+build, by tools/export_live_model.py and tools/live_tables.py, which have to import PyTorch; what they wrote is kept in
+_build as long as nothing has changed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,23 @@ TOOLS = ROOT / "tools"
 STORE = ROOT / "_build" / "live"
 SCRIPTS = "_static/live"
 WITHOUT = "No script runs on this page, so this is a still picture of the panel that stands here otherwise."
+_DIGITS = (
+    "/chapters/images/live-digits.png",
+    "Two pictures of 8 × 8 grey squares: at the left snow, at the right a handwritten 8 that the network made of it.",
+)
+# The still picture of each panel, and what it shows.
+STILLS = {
+    "draw": _DIGITS,
+    "sampling": _DIGITS,
+    "mixture": (
+        "/chapters/images/live-mixture.png",
+        "Eighty points in the plane, each at the end of a grey path, most of them near a blue ring of ten bumps.",
+    ),
+    "schedule": (
+        "/chapters/images/live-schedule.png",
+        "Three curves of log SNR falling over t/T, the linear one marked at 0.3; beside them the cat at that level.",
+    ),
+}
 _WALK = {"steps": 50, "seed": 1, "sampler": "ddim", "beside": ""}
 _DRAW = {"panel": "draw", "models": "digits fashion-mnist", **_WALK}
 # What stands in a figure for its script, by the panel's name; `panel` there is the kind, of which two panels may be.
@@ -51,8 +68,6 @@ class LiveModel(SphinxDirective):
     required_arguments = 1
     has_content = True
     option_spec: ClassVar = {
-        "alt": directives.unchanged_required,
-        "panel": lambda word: directives.choice(word, tuple(PANELS)),
         "models": directives.unchanged_required,
         "controls": directives.unchanged,
         "sampler": directives.unchanged,
@@ -63,10 +78,10 @@ class LiveModel(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The figure: what the script has to know, the still picture, the caption."""
-        if "alt" not in self.options:
-            raise self.error("the directive live-model needs alt")
-        panel = self.options.pop("panel", "draw")
-        alt, settings = self.options.pop("alt"), PANELS[panel]
+        panel = self.arguments[0]
+        if panel not in PANELS:
+            raise self.error(f"no panel {panel!r}; there are {', '.join(PANELS)}")
+        (still, alt), settings = STILLS[panel], PANELS[panel]
         if foreign := self.options.keys() - settings.keys():
             raise self.error(f"the panel {panel} has no {' and no '.join(sorted(foreign))}")
         values = {"id": f"live-{panel}"} | {
@@ -74,10 +89,10 @@ class LiveModel(SphinxDirective):
         }
         known = "".join(f' {name}="{html.escape(str(value))}"' for name, value in values.items())
         folder = "../" * self.env.docname.count("/") + SCRIPTS
-        still = nodes.image(uri=self.arguments[0], alt=alt, classes=["dark-light"])
+        picture = nodes.image(uri=still, alt=alt, classes=["dark-light"])
         return [
             _raw(f'<link rel="stylesheet" href="{folder}/panel.css"><figure class="live-model"{known}>'),
-            still,
+            picture,
             _raw(f"<noscript><p>{WITHOUT}</p></noscript><figcaption>"),
             *self.parse_content_to_nodes(),
             _raw(f'</figcaption></figure><script src="{folder}/panel.js"></script>'),

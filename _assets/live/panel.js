@@ -2,7 +2,8 @@
 
    Without this script the figure is a still picture. With it, the scripts of its kind are loaded when the figure comes near
    the view; nothing moves before the reader asks for it. This file has what the kinds share, and begins. */
-var livePanels = (() => {
+// Each panel of a page brings this script along; only the first time is it more than a call of `begin`.
+var livePanels = globalThis.livePanels ?? (() => {
   "use strict";
   const HERE = new URL(".", document.currentScript.src).href;
   // The scripts of each kind of panel; the last one puts a function that makes the panel into `make`.
@@ -238,8 +239,12 @@ var livePanels = (() => {
     }, { rootMargin: "300px" }).observe(figure);
   }
 
-  // Without these the still picture stays.
-  const able = [globalThis.IntersectionObserver, globalThis.DecompressionStream, globalThis.ImageData].every(Boolean);
-  if (able) document.querySelectorAll("figure.live-model:not([data-ready])").forEach(setUp);
-  return { NAMES, Player, button, control, draw, drawing, element, load, make, picture };
+  // The figures that stand above; without what is named here they stay still pictures.
+  function begin() {
+    const able = [globalThis.IntersectionObserver, globalThis.DecompressionStream, globalThis.ImageData].every(Boolean);
+    if (able) document.querySelectorAll("figure.live-model:not([data-ready])").forEach(setUp);
+  }
+
+  return { NAMES, Player, begin, button, control, draw, drawing, element, load, make, picture };
 })();
+livePanels.begin();

@@ -1,4 +1,4 @@
-"""A page that holds one panel and is opened from the disk, and what tests do with it."""
+"""Pages that hold panels and are opened from the disk, and what tests do with them."""
 
 import shutil
 from collections.abc import Iterator
@@ -43,12 +43,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def show(chromium: Browser, folder: Path) -> Iterator[Any]:
-    """A function that opens a page with a panel from the disk; its pages are closed afterwards, and made no error."""
+    """A function that opens a page with panels from the disk; its pages are closed afterwards, and made no error."""
     opened, errors = [], []
 
     def show(
-        panel: str = "draw",
-        *,
+        *panels: str,
         above: str = "",
         script: str = "",
         where: Path = folder,
@@ -61,11 +60,9 @@ def show(chromium: Browser, folder: Path) -> Iterator[Any]:
         page.set_default_timeout(PATIENCE)
         if script:
             page.add_init_script(script)
-        known = {"panel": panel} | DATA[panel] | (data or {})
-        known = "".join(f' data-{name}="{value}"' for name, value in known.items())
-        body = f'{above}<figure class="live-model"{known}>{STILL}</figure><script src="panel.js"></script>'
+        figures = "".join(figure(panel, data or {}) for panel in panels or ("draw",))
         file = where / "page.html"
-        file.write_text(f"{HEAD}<body>{body}", encoding="utf-8")
+        file.write_text(f"{HEAD}<body>{above}{figures}", encoding="utf-8")
         page.goto(file.as_uri())
         return page
 
@@ -73,6 +70,14 @@ def show(chromium: Browser, folder: Path) -> Iterator[Any]:
     for page in opened:
         page.close()
     assert not errors
+
+
+def figure(panel: str, data: dict[str, Any]) -> str:
+    """A panel as the directive writes it, with its script."""
+    known = {"id": f"live-{panel}", "data-panel": panel}
+    known |= {f"data-{name}": value for name, value in (DATA[panel] | data).items()}
+    attributes = "".join(f' {name}="{value}"' for name, value in known.items())
+    return f'<figure class="live-model"{attributes}>{STILL}</figure><script src="panel.js"></script>'
 
 
 def words(page: Page, text: Any, lane: int = 0) -> None:

@@ -162,3 +162,15 @@ def test_still_picture_of_an_exact_panel_stands_where_no_script_runs(show, panel
     page = show(panel, java_script_enabled=False)
     assert page.locator("img").is_visible()
     assert page.locator("button, input, select").count() == 0
+
+
+def test_panels_of_one_page_do_not_disturb_each_other(show):
+    """Chapter 8 has two, each with the script."""
+    page = show("mixture", "draw", "schedule")
+    for panel, start in (("schedule", "t = 300"), ("draw", "0 of 5 calls"), ("mixture", "0 of 5 steps")):
+        page.locator(f"#live-{panel}").scroll_into_view_if_needed()
+        page.locator(f"#live-{panel} .live-where", has_text=start).wait_for()
+    page.locator("#live-mixture").get_by_role("button", name="Walk").press("Enter")
+    page.locator("#live-draw").get_by_role("button", name="Draw").press("Enter")
+    page.locator("#live-draw .live-where", has_text="t = 0, 5 of 5 calls").wait_for()
+    page.locator("#live-mixture .live-where", has_text="t = 0, 5 of 5 steps").wait_for()

@@ -240,15 +240,51 @@ def test_panel_says_that_a_model_is_missing(show, folder, tmp_path):
     words(page, "The panel does not run here: digits.js cannot be loaded.")
 
 
-@pytest.mark.skipif(not (HTML / "index.html").exists(), reason="the book is not built")
-def test_front_page_draws_from_the_disk_and_asks_no_host(chromium):
-    page = chromium.new_page(reduced_motion="reduce")
-    foreign = []
-    page.on("request", lambda asked: foreign.append(asked.url) if asked.url.startswith("http") else None)
-    page.set_default_timeout(PATIENCE)
-    page.goto((HTML / "chapters" / "intro.html").as_uri())
-    words(page, "t = 1000, 0 of 50 calls")
-    press(page, "Draw")
-    said(page, "Drawn from seed 1 in 50 calls.")
-    assert not foreign
-    page.close()
+PRESSED = [
+    ("intro", "draw", "Draw", "Drawn from seed 1 in 50 calls."),
+    ("07-training", "sampling", "One step", "Stopped at t = 999."),
+    ("08-sampling", "sampling", "One step", "Stopped at t = 980."),
+    ("08-sampling", "mixture", "Walk", "80 points walked from seed 1 in 50 steps."),
+]
+
+
+@pytest.fixture
+def built(chromium):
+    """A function that opens a page of the book from the disk; no page asks a host or fails."""
+    pages, wrong = [], []
+
+    def built(name):
+        page = chromium.new_page(reduced_motion="reduce")
+        pages.append(page)
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda asked: wrong.append(asked.url) if asked.url.startswith("http") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+        page.goto((HTML / "chapters" / f"{name}.html").as_uri())
+        return page
+
+    if not (HTML / "index.html").exists():
+        pytest.skip("the book is not built")
+    yield built
+    for page in pages:
+        page.close()
+    assert not wrong
+
+
+@pytest.mark.parametrize(("name", "panel", "pressed", "answer"), PRESSED)
+def test_panel_of_a_page_runs_from_the_disk_and_asks_no_host(built, name, panel, pressed, answer):
+    place = built(name).locator(f"#live-{panel}")
+    place.scroll_into_view_if_needed()
+    place.locator(".live-where").first.filter(has_text="t = 1000, 0 of ").wait_for()
+    place.get_by_role("button", name=pressed, exact=True).press("Enter")
+    place.locator(".live-said", has_text=answer).wait_for(state="attached")
+
+
+def test_schedules_of_chapter_3_move_from_the_disk(built):
+    place = built("03-schedules-and-snr").locator("#live-schedule")
+    place.scroll_into_view_if_needed()
+    place.locator("[name=schedule]").select_option("linear, not rescaled")
+    place.locator("[name=timesteps]").select_option("200")
+    place.locator("[name=t]").press("End")
+    # What the chapter says of the line that it begins with.
+    place.locator(".live-where", has_text="t = 200 of 200: λ = −1.9, √ᾱ = 0.364").wait_for()

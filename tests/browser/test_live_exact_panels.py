@@ -132,6 +132,7 @@ def test_lines_of_the_chart_are_the_log_snr(show):
     places = torch.tensor([[float(number) for number in place.split()] for place in path])
     expected = NoiseSchedule(EXPLORED["cosine"](25), dtype=torch.float64).log_snr[1:].float()
     torch.testing.assert_close(11 - (places[:, 1] - 8) / 158 * 32, expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(places[:, 0], 38 + 272 * torch.arange(1, 26) / 25, rtol=0, atol=6e-3)
     assert page.locator(".live-other").count() == len(EXPLORED) - 1
 
 

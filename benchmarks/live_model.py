@@ -21,10 +21,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tools"))
 from export_live_model import FRACTION_BITS, exported  # noqa: E402
 
-SCRIPTS = [ROOT / "_assets" / "live" / name for name in ("layers.js", "network.js", "samplers.js")]
+ENGINE = ("tables.js", "layers.js", "network.js", "samplers.js")
+SCRIPTS = [ROOT / "_assets" / "live" / name for name in ENGINE]
 STEPS, ROUNDS = {"digits": 50, "fashion-mnist": 10}, 10
 SET_UP = """async name => {
-  const network = liveNetwork(liveLayers()), samplers = liveSamplers(network);
+  const network = liveNetwork(liveLayers(), liveTables()), samplers = liveSamplers();
   const model = await network.unpack(liveModels[name]);
   window.draw = steps => { for (const _ of samplers.walk(model, { seed: 1, steps })); };
 }"""

@@ -3,14 +3,13 @@
     python tools/export_live_model.py digits FOLDER
 
 A page opened from a disk may fetch nothing, but it may load a script. This one puts an object under the model's name
-into `liveModels`: the arguments of network and diffusion, ᾱ_0 … ᾱ_T in float64, and the weights, which
-`_assets/live/network.js` unpacks.
+into `liveModels`: the arguments of network and diffusion, the tables of the schedule (tools/live_tables.py), and the
+weights, which `_assets/live/network.js` unpacks.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import math
 import zlib
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from live_tables import base64_of, walking_tables
 
 from ddpm import load_pretrained
 
@@ -69,12 +69,11 @@ def exported(name: str) -> str:
         "network": config,
         "diffusion": {
             "image_size": list(diffusion.image_size),
-            "timesteps": diffusion.schedule.timesteps,
             "objective": diffusion.objective,
         },
-        "alphaBar": _base64(diffusion.schedule.exact_alpha_bar.numpy().astype("<f8").tobytes()),
+        "schedule": walking_tables(diffusion.schedule),
         "tensors": [[key, list(value.shape)] for key, value in weights.items()],
-        "weights": _base64(zlib.compress(_planes(list(weights.values())), 9)),
+        "weights": base64_of(zlib.compress(_planes(list(weights.values())), 9)),
     }
     return f"(globalThis.liveModels ??= {{}})[{json.dumps(name)}] = {json.dumps(model)};\n"
 
@@ -101,10 +100,6 @@ def _planes(weights: list[Tensor]) -> bytes:
     halves = torch.cat([weight.flatten() for weight in weights]).to(torch.float16).numpy().astype("<f2")
     low, high = halves.view("u1").reshape(-1, 2).T
     return high.tobytes() + low.tobytes()
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
 
 
 def main() -> None:

@@ -173,6 +173,9 @@ class Resolver:
         if name == "admonition" or name in ADMONITIONS:
             title = argument if name == "admonition" else name.capitalize()
             return f"---\n\n**{title}**\n\n{body}\n\n---"
+        if name == "live-model":
+            place = f"{self.url}chapters/{self.page}.html#live-{argument}"
+            return f"*On the page there is [a panel here that runs in your browser]({place}).*"
         raise UnknownSyntaxError(
             f"{self.page} uses the directive {name!r}, which tools/plain_markdown.py lacks"
         )

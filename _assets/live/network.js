@@ -1,5 +1,5 @@
 /* The book's U-Net in plain JavaScript, and how its weights are unpacked: what ddpm/unet.py is in Python. */
-var liveNetwork = function (layers) {
+var liveNetwork = function (layers, tables) {
   "use strict";
   const { activated, attended, bordered, convolve, joined, normalisation, packed, silu } = layers;
 
@@ -129,13 +129,6 @@ var liveNetwork = function (layers) {
 
   // ---- the weights, as tools/export_live_model.py writes them
 
-  function bytesOf(base64) {
-    const text = atob(base64);
-    const bytes = new Uint8Array(text.length);
-    for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
-    return bytes;
-  }
-
   async function inflated(bytes) {
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
@@ -155,16 +148,32 @@ var liveNetwork = function (layers) {
     return values;
   }
 
-  async function unpack(model) {
-    const values = fromHalves(await inflated(bytesOf(model.weights)));
+  // What the network sees in x_t: x̂_0 clipped, the noise that goes with it, and the second head if it has one.
+  function predict(network, { image_size: size, objective }, alphaBar, x, t) {
+    const signal = Math.sqrt(alphaBar[t]), sigma = Math.sqrt(1 - alphaBar[t]);
+    const output = network.forward(x, t, size);
+    const x0 = x.map((value, i) => {
+      const raw = { pred_v: signal * value - sigma * output[i], pred_noise: (value - sigma * output[i]) / signal,
+        pred_x0: output[i], pred_flow: (value - sigma * output[i]) / (signal + sigma) }[objective];
+      return Math.min(1, Math.max(-1, raw));
+    });
+    const noise = x.map((value, i) => (value - signal * x0[i]) / sigma);
+    return { x0, noise, fraction: output.length > x.length ? output.subarray(x.length) : null };
+  }
+
+  // A model for the samplers; its weights are compressed.
+  async function unpack({ network: config, diffusion, schedule, tensors: shapes, weights }) {
+    const values = fromHalves(await inflated(tables.bytes(weights)));
     const tensors = {};
     let start = 0;
-    for (const [name, shape] of model.tensors) {
+    for (const [name, shape] of shapes) {
       const size = shape.reduce((a, b) => a * b, 1);
       tensors[name] = { shape, values: values.subarray(start, (start += size)) };
     }
-    return { network: new Network(model.network, tensors), diffusion: model.diffusion,
-      alphaBar: new Float64Array(bytesOf(model.alphaBar).buffer) };
+    const network = new Network(config, tensors), ready = tables.schedule(schedule);
+    const [height, width] = diffusion.image_size;
+    return { ...ready, network, size: config.channels * height * width,
+      predict: (x, t) => predict(network, diffusion, ready.alphaBar, x, t) };
   }
 
   return { unpack };

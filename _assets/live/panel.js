@@ -1,24 +1,33 @@
-/* The panel in which a reader draws with a model of the book: figures of class `live-model`, made by _ext/live_models.py.
+/* The panels in which a reader moves what a chapter speaks of: figures of class `live-model`, made by _ext/live_models.py.
 
-   Without this script the figure is a still picture. With it, engine and model are loaded when the figure comes near the
-   view, and run in a worker; nothing moves before the reader asks for it. */
-(() => {
+   Without this script the figure is a still picture. With it, the scripts of its kind are loaded when the figure comes near
+   the view; nothing moves before the reader asks for it. This file has what the kinds share, and begins. */
+// Each panel of a page brings this script along; only the first time is it more than a call of `begin`.
+var livePanels = globalThis.livePanels ?? (() => {
   "use strict";
   const HERE = new URL(".", document.currentScript.src).href;
-  const ENGINE = ["layers", "network", "samplers"];
+  // The scripts of each kind of panel; the last one puts a function that makes the panel into `make`.
+  const KINDS = {
+    draw: ["tables", "layers", "network", "samplers", "worker", "draw-panel"],
+    mixture: ["tables", "samplers", "mixture", "mixture-tables", "mixture-panel"],
+    schedule: ["tables", "samplers", "schedule-tables", "schedule-panel"],
+  };
+  const make = {};
   // How long a path lasts, and each of its pictures at most.
   const PATH_MS = 5000, FRAME_MS = 80;
-  const NAMES = { digits: "digits", "fashion-mnist": "clothes", ddim: "DDIM", ddpm: "DDPM" };
-  // What a reader may choose, if the figure names it; a list is one of choices.
+  const NAMES = { "fashion-mnist": "clothes", ddim: "DDIM", ddpm: "DDPM", "dpm++": "DPM++", "": "nothing" };
+  // What a reader may choose of a walk: its name, and the choices; a seed is typed.
+  const SAMPLERS = ["ddpm", "ddim", "dpm++"];
   const CONTROLS = {
-    model: ["model", figure => figure.dataset.models.split(" ")],
-    sampler: ["sampler", () => ["ddim", "ddpm"]],
-    steps: ["steps", () => [5, 10, 20, 50, 100, 200]],
-    eta: ["η", () => [0, 0.25, 0.5, 0.75, 1]],
+    sampler: ["sampler", SAMPLERS],
+    beside: ["beside it", ["", ...SAMPLERS]],
+    steps: ["steps", [5, 10, 20, 50, 100, 200]],
+    spacing: ["grid", ["even", "quadratic", "log-snr", "karras"]],
+    eta: ["η", [0, 0.25, 0.5, 0.75, 1]],
     seed: ["seed", null],
   };
 
-  // ---- scripts and the worker
+  // ---- scripts
 
   const loaded = new Map();
 
@@ -40,42 +49,6 @@
     return loaded.get(name);
   }
 
-  // The body of the worker, which gets its text from here.
-  const serve = engine => {
-    const session = engine.session();
-    onmessage = async ({ data: [id, method, argument] }) => {
-      try {
-        postMessage([id, await session[method](argument)]);
-      } catch (error) {
-        postMessage([id, null, String(error)]);
-      }
-    };
-  };
-
-  // What calls a method of the engine's session and promises its answer; in the page itself where there are no workers.
-  function engine() {
-    let worker;
-    try {
-      const text = `(${serve})((${liveSamplers})((${liveNetwork})((${liveLayers})())))`;
-      worker = new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
-    } catch {
-      const session = liveSamplers(liveNetwork(liveLayers())).session();
-      return async (method, argument) => session[method](argument);
-    }
-    const waiting = new Map();
-    let last = 0;
-    worker.onmessage = ({ data: [id, answer, error] }) => {
-      const { done, fail } = waiting.get(id);
-      waiting.delete(id);
-      if (error) fail(new Error(error));
-      else done(answer);
-    };
-    return (method, argument) => new Promise((done, fail) => {
-      waiting.set(++last, { done, fail });
-      worker.postMessage([last, method, argument]);
-    });
-  }
-
   // ---- elements
 
   function element(tag, properties = {}, ...children) {
@@ -84,29 +57,47 @@
     return made;
   }
 
+  function drawing(tag, attributes, ...children) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.append(...children);
+    return made;
+  }
+
+  function button(name, action) {
+    const made = element("button", { type: "button", textContent: name });
+    made.dataset.lmSuppressShortcuts = "true";
+    made.addEventListener("click", action);
+    return made;
+  }
+
+  // A canvas with words below it, which a reader who hears the page is told in another way.
   function picture(name) {
     const canvas = element("canvas", { width: 1, height: 1 });
     canvas.setAttribute("role", "img");
     const words = element("span", { textContent: name });
     words.setAttribute("aria-hidden", "true");
-    return { canvas, box: element("div", {}, canvas, words), words };
+    return { canvas, box: element("div", {}, canvas, words) };
   }
 
-  // Values in [-1, 1], height × width, as grey levels; null is a picture that is not there yet.
+  // One row of values in [-1, 1] for each channel, height × width; one channel is grey. null is a picture to come.
   function draw(canvas, values, [height, width], description) {
     Object.assign(canvas, { width, height });
     canvas.setAttribute("aria-label", description);
     if (!values) return;
-    const data = new ImageData(width, height);
+    const pixels = height * width, channels = values.length / pixels;
+    const image = new ImageData(width, height);
     // A Uint8ClampedArray rounds and clips.
-    values.forEach((value, i) => data.data.set([0, 1, 2].map(() => (value + 1) * 127.5), 4 * i));
-    for (let i = 3; i < data.data.length; i += 4) data.data[i] = 255;
-    canvas.getContext("2d").putImageData(data, 0, 0);
+    for (let i = 0; i < pixels; i++) {
+      for (let c = 0; c < 3; c++) image.data[4 * i + c] = (values[(c % channels) * pixels + i] + 1) * 127.5;
+      image.data[4 * i + 3] = 255;
+    }
+    canvas.getContext("2d").putImageData(image, 0, 0);
   }
 
-  function control(key, figure, settings, changed) {
-    const [label, choices] = CONTROLS[key];
-    const options = choices?.(figure).map(value => element("option", { value, textContent: NAMES[value] ?? value }));
+  // A choice or, where `choices` is null, a whole number of 32 bits, which changes `settings[key]`.
+  function control(key, [label, choices], settings, changed) {
+    const options = choices?.map(value => element("option", { value, textContent: NAMES[value] ?? value }));
     const input = options ? element("select", {}, ...options)
       : element("input", { type: "number", min: 0, max: 2 ** 32 - 1, step: 1, inputMode: "numeric" });
     input.value = settings[key];
@@ -114,154 +105,146 @@
     input.dataset.lmSuppressShortcuts = "true";
     input.addEventListener("change", () => {
       if (!options) input.value = Math.min(2 ** 32 - 1, Math.max(0, Math.floor(Number(input.value)) || 0));
-      settings[key] = options && Number.isNaN(Number(input.value)) ? input.value : Number(input.value);
+      settings[key] = choices ? choices[input.selectedIndex] : Number(input.value);
       changed(key);
     });
     return element("label", {}, label, " ", input);
   }
 
-  // ---- the panel
+  // ---- what walks from snow to a picture, under buttons
 
-  class Panel {
-    constructor(figure) {
-      const { models, steps, seed, controls } = figure.dataset;
-      this.settings = { model: models.split(" ")[0], sampler: "ddim", steps: Number(steps), eta: 0, seed: Number(seed) };
+  /* A kind of panel gives: `begin(walk)`, which shows the snow and sets `t` to T; `prepare()`, before the first step;
+     `advance(walk)`, one step, after which `t` is lower and `calls` higher; `show()`; `total`, the steps of a whole walk;
+     `report()`, what a reader who hears the page is told at the end. What comes too late, when `walk` is no longer
+     `this.walk`, changes nothing. */
+  class Player {
+    constructor(figure, { verb, own = {}, settings, shows }) {
+      const { controls, steps, seed, sampler, beside } = figure.dataset;
+      Object.assign(this, { figure, verb, t: null, calls: 0, turn: null });
+      this.settings = { sampler, beside, steps: Number(steps), spacing: "even", eta: 0, seed: Number(seed), ...settings };
       this.calm = matchMedia("(prefers-reduced-motion: reduce)");
-      this.left = picture("x\u209c");
-      this.right = picture("x\u0302\u2080");
-      const button = (name, action) => {
-        const made = element("button", { type: "button", textContent: name });
-        made.dataset.lmSuppressShortcuts = "true";
-        made.addEventListener("click", action);
-        return made;
-      };
-      this.play = button("Draw", () => (this.turn ? this.pause() : this.run()));
-      this.once = button("One step", () => this.run(1));
+      this.play = button(verb, () => (this.turn ? this.pause() : this.run()));
       const another = button("Next seed", () => {
         this.settings.seed = (this.settings.seed + 1) % 2 ** 32;
         const input = figure.querySelector("[name=seed]");
         if (input) input.value = this.settings.seed;
         this.rest();
       });
-      this.where = element("span", { className: "live-where" });
       this.said = element("span", { className: "live-said" });
       this.said.setAttribute("role", "status");
-      const chosen = controls.split(" ").filter(Boolean);
-      const choices = chosen.map(key => control(key, figure, this.settings, () => this.rest()));
-      figure.querySelector("img").replaceWith(
-        element("div", { className: "live-pictures" }, this.left.box, this.right.box),
-        element("div", { className: "live-controls" }, this.play, this.once, another, ...choices),
-        element("div", { className: "live-words" }, this.where, this.said),
-      );
+      const known = { ...CONTROLS, ...own };
+      const chosen = controls.split(" ").filter(Boolean).map(key =>
+        control(key, known[key], this.settings, () => this.rest()));
+      this.buttons = element("div", { className: "live-controls" },
+        this.play, button("One step", () => this.run(1)), another);
+      figure.querySelector("img").replaceWith(shows, this.buttons,
+        element("div", { className: "live-controls" }, ...chosen), this.said);
     }
 
-    // The engine, and the model that is chosen; a second call waits for the first.
-    async prepare() {
-      const { model } = this.settings;
-      await Promise.all(ENGINE.map(load));
-      this.call ??= engine();
-      await load(model);
-      if (this.ready !== model) {
-        await this.call("load", liveModels[model]);
-        this.ready = model;
-      }
+    // Choices that change nothing now cannot be made.
+    allow(key, possible) {
+      const input = this.figure.querySelector(`[name=${key}]`);
+      if (input) input.disabled = !possible;
     }
 
     // Snow of the seed, before the first call. What is still on its way belongs to another walk and is dropped.
     async rest() {
       const walk = (this.walk = {});
-      this.turn = this.at = null;
+      const samplers = [this.settings.sampler, this.settings.beside].filter(Boolean);
+      this.turn = this.t = null;
+      this.calls = 0;
       this.said.textContent = "";
-      await this.attempt(async () => {
-        await Promise.all([...ENGINE, this.settings.model].map(load));
-        if (walk !== this.walk) return;
-        const { diffusion, network } = liveModels[this.settings.model];
-        const [height, width] = (this.size = diffusion.image_size);
-        this.timesteps = diffusion.timesteps;
-        this.calls = this.settings.sampler === "ddpm" ? this.timesteps : this.settings.steps;
-        const normal = liveSamplers(null).normals(this.settings.seed);
-        this.show({ t: this.timesteps, x: normal(network.channels * height * width), x0: null }, 0);
-      });
-    }
-
-    show({ t, x, x0 }, calls) {
-      draw(this.left.canvas, x, this.size, `The noisy picture, t = ${t} of ${this.timesteps}`);
-      draw(this.right.canvas, x0, this.size,
-        x0 ? `What the network takes the finished picture for, after ${calls} of ${this.calls} calls`
-          : "Empty: the network has not been asked yet");
-      this.where.textContent = `t = ${t}, ${calls} of ${this.calls} calls`;
-      this.at = { t, calls };
+      this.allow("steps", samplers.some(name => name !== "ddpm"));
+      this.allow("spacing", samplers.some(name => name !== "ddpm"));
+      this.allow("eta", samplers.includes("ddim"));
+      await this.attempt(() => this.begin(walk));
       this.name();
     }
 
     name() {
-      const rested = this.at?.t === 0 ? "Draw again" : this.at?.calls ? "Go on" : "Draw";
-      this.play.textContent = this.turn ? "Pause" : rested;
+      this.play.textContent = this.turn ? "Pause" : this.t === 0 ? `${this.verb} again` : this.calls ? "Go on" : this.verb;
     }
 
-    // Stop, and say where: a reader who hears the page is told of this and not of every step.
     pause() {
       this.turn = null;
       this.name();
-      const { t, calls } = this.at;
-      this.said.textContent = t ? `Stopped at t = ${t}.` : `Drawn from seed ${this.settings.seed} in ${calls} calls.`;
     }
 
-    // Go on for `count` calls, from snow again if the picture is finished; until another turn begins.
+    // Go on for `count` steps, from snow again if the walk is finished; until another turn begins, or none.
     async run(count = Infinity) {
-      await this.attempt(async () => {
-        if (!this.at?.t) await this.rest();
-        if (!this.at) return;
-        const turn = (this.turn = {});
+      const before = this.running;
+      this.turn = null;
+      await (this.running = this.attempt(async () => {
+        await before;
+        if (!this.t) await this.rest();
+        if (!this.t) return;
+        const turn = (this.turn = {}), walk = this.walk;
         this.name();
         this.said.textContent = "";
         await this.prepare();
-        for (let i = 1; turn === this.turn && this.at.t > 0; i++) {
+        for (let i = 1; turn === this.turn && this.t > 0 && i <= count; i++) {
           await this.step(i === count);
-          if (turn === this.turn && (i === count || this.at.t === 0)) this.pause();
-          else if (!this.calm.matches) {
-            await new Promise(done => setTimeout(done, Math.min(FRAME_MS, PATH_MS / this.calls)));
+          if (this.t > 0 && i < count && !this.calm.matches) {
+            await new Promise(done => setTimeout(done, Math.min(FRAME_MS, PATH_MS / this.total)));
           }
         }
-      });
+        if (walk === this.walk) this.stop();
+      }));
     }
 
-    // One call. Where motion is not wanted, only the last picture of a path is shown.
+    // One step. Where motion is not wanted, only the last picture of a path is shown.
     async step(last) {
       const walk = this.walk;
-      if (!walk.begun) {
-        walk.begun = true;
-        this.call("start", { ...this.settings });
-      }
-      const state = await this.call("next");
-      if (!state || walk !== this.walk) return;
-      const calls = this.at.calls + 1;
-      if (last || state.t === 0 || !this.calm.matches || !this.turn) this.show(state, calls);
-      else this.at = { t: state.t, calls };
+      await this.advance(walk);
+      if (walk === this.walk && (last || this.t === 0 || !this.calm.matches || !this.turn)) this.show();
+    }
+
+    // Say where: a reader who hears the page is told of this and not of every step.
+    stop() {
+      this.pause();
+      this.said.textContent = this.t ? `Stopped at t = ${this.t}.` : this.report();
     }
 
     async attempt(action) {
       try {
         await action();
       } catch (error) {
-        this.turn = null;
-        this.name();
-        this.said.textContent = this.where.textContent = `The model does not run here: ${error.message}.`;
+        this.pause();
+        fail(this.figure, error);
       }
     }
   }
 
+  function fail(figure, error) {
+    const words = figure.querySelector(".live-where");
+    const text = `The panel does not run here: ${error.message}.`;
+    if (words) words.textContent = text;
+    else figure.querySelector("img").after(element("p", { className: "live-where", textContent: text }));
+  }
+
+  // ---- the beginning
+
   function setUp(figure) {
     figure.dataset.ready = "";
-    const panel = new Panel(figure);
-    new IntersectionObserver((entries, observer) => {
+    new IntersectionObserver(async (entries, observer) => {
       if (!entries.some(entry => entry.isIntersecting)) return;
       observer.disconnect();
-      panel.rest();
+      const { panel } = figure.dataset;
+      try {
+        await Promise.all(KINDS[panel].map(load));
+        make[panel](figure);
+      } catch (error) {
+        fail(figure, error);
+      }
     }, { rootMargin: "300px" }).observe(figure);
   }
 
-  // Without these the still picture stays.
-  const able = [globalThis.IntersectionObserver, globalThis.DecompressionStream, globalThis.ImageData].every(Boolean);
-  if (able) document.querySelectorAll("figure.live-model:not([data-ready])").forEach(setUp);
+  // The figures that stand above; without what is named here they stay still pictures.
+  function begin() {
+    const able = [globalThis.IntersectionObserver, globalThis.DecompressionStream, globalThis.ImageData].every(Boolean);
+    if (able) document.querySelectorAll("figure.live-model:not([data-ready])").forEach(setUp);
+  }
+
+  return { NAMES, Player, begin, button, control, draw, drawing, element, load, make, picture };
 })();
+livePanels.begin();

@@ -1,5 +1,8 @@
-/* From snow to a picture in plain JavaScript, for one image: what ddpm/prediction.py and ddpm/samplers.py do. */
-var liveSamplers = function (network) {
+/* From snow to a picture in plain JavaScript, for one image: what ddpm/samplers.py does.
+
+   A model here is what a sampler asks of one: the tables of liveTables().schedule, `size`, the count of numbers in x_t,
+   and `predict`, which gives x̂_0 and the noise that goes with it, and the fraction of a learned variance if there is one. */
+var liveSamplers = function () {
   "use strict";
 
   // Standard normal numbers from a seed: mulberry32, then Box and Muller. Other numbers than torch's for the same seed.
@@ -24,26 +27,19 @@ var liveSamplers = function (network) {
     return count => Float32Array.from({ length: count }, next);
   }
 
-  // What the network sees in x_t: x̂_0 clipped, the noise that goes with it, and the second head if it has one.
-  function predict({ network, diffusion, alphaBar }, x, t) {
-    const signal = Math.sqrt(alphaBar[t]), sigma = Math.sqrt(1 - alphaBar[t]);
-    const output = network.forward(x, t, diffusion.image_size);
-    const x0 = x.map((value, i) => {
-      const raw = { pred_v: signal * value - sigma * output[i], pred_noise: (value - sigma * output[i]) / signal,
-        pred_x0: output[i], pred_flow: (value - sigma * output[i]) / (signal + sigma) }[diffusion.objective];
-      return Math.min(1, Math.max(-1, raw));
-    });
-    const noise = x.map((value, i) => (value - signal * x0[i]) / sigma);
-    return { x0, noise, fraction: output.length > x.length ? output.subarray(x.length) : null };
+  // The timesteps that a sampler visits, from T to 0.
+  function grid({ timesteps, grids }, { sampler = "ddim", steps, spacing = "even" }) {
+    return sampler === "ddpm" ? Array.from({ length: timesteps + 1 }, (_, i) => timesteps - i) : grids[spacing][steps];
   }
 
-  // DDIM on timesteps even in t; η = 0 adds no noise, η = 1 as much as DDPM (Song et al. 2021).
-  function* ddim(model, x, { steps, eta = 0 }, normal) {
-    const T = model.diffusion.timesteps;
-    for (let left = steps; left > 0; left--) {
-      const t = Math.floor((T * left) / steps), s = Math.floor((T * (left - 1)) / steps);
-      const now = model.alphaBar[t], then = model.alphaBar[s];
-      const { x0, noise } = predict(model, x, t);
+  // [t, s], [s, r], …: the steps along a grid.
+  const steps = timesteps => timesteps.slice(1).map((s, i) => [timesteps[i], s]);
+
+  // DDIM: η = 0 adds no noise, η = 1 as much as DDPM on the same timesteps (Song et al. 2021).
+  function* ddim({ alphaBar, predict }, x, timesteps, normal, { eta = 0 }) {
+    for (const [t, s] of steps(timesteps)) {
+      const now = alphaBar[t], then = alphaBar[s];
+      const { x0, noise } = predict(x, t);
       const omega = eta * Math.sqrt(((1 - then) / (1 - now)) * (1 - now / then));
       const direction = Math.sqrt(Math.max(1 - then - omega ** 2, 0));
       const fresh = omega > 0 ? normal(x.length) : null;
@@ -53,42 +49,46 @@ var liveSamplers = function (network) {
   }
 
   // DDPM, all T steps (Ho et al. 2020, algorithm 2), with the variance that the network has learned if it has.
-  function* ddpm(model, x, _options, normal) {
-    const { alphaBar, diffusion: { timesteps } } = model;
+  function* ddpm({ alphaBar, predict }, x, timesteps, normal) {
     const beta = t => 1 - alphaBar[t] / alphaBar[t - 1];
     const left = t => (beta(t) * (1 - alphaBar[t - 1])) / (1 - alphaBar[t]);
-    for (let t = timesteps; t > 0; t--) {
-      const { x0, fraction } = predict(model, x, t);
+    for (const [t, s] of steps(timesteps)) {
+      const { x0, fraction } = predict(x, t);
       const divisor = 1 - alphaBar[t];
-      const ofX0 = (beta(t) * Math.sqrt(alphaBar[t - 1])) / divisor;
-      const ofX = ((1 - alphaBar[t - 1]) * Math.sqrt(1 - beta(t))) / divisor;
+      const ofX0 = (beta(t) * Math.sqrt(alphaBar[s])) / divisor;
+      const ofX = ((1 - alphaBar[s]) * Math.sqrt(1 - beta(t))) / divisor;
       const fresh = t > 1 ? normal(x.length) : null;
       const low = Math.log(left(Math.max(t, 2))), high = Math.log(beta(t));
       x = x.map((value, i) => {
         const v = fraction ? (1 + fraction[i]) / 2 : 0;
         return ofX0 * x0[i] + ofX * value + (fresh ? Math.exp((v * high + (1 - v) * low) / 2) * fresh[i] : 0);
       });
-      yield { t: t - 1, x, x0 };
+      yield { t: s, x, x0 };
+    }
+  }
+
+  // DPM-Solver++(2M): x̂_0 goes on in a straight line over log SNR; the first step and the last are DDIM's (Lu et al. 2022b).
+  function* dpmSolver({ alphaBar, logSnr, predict }, x, timesteps) {
+    let before = null;
+    for (const [t, s] of steps(timesteps)) {
+      const { x0 } = predict(x, t);
+      const last = before;
+      const ratio = last && s > 0 ? (logSnr[s] - logSnr[t]) / (logSnr[t] - logSnr[last.t]) : 0;
+      const kept = Math.sqrt((1 - alphaBar[s]) / (1 - alphaBar[t]));
+      const gained = Math.sqrt(alphaBar[s]) - kept * Math.sqrt(alphaBar[t]);
+      const guess = ratio ? x0.map((value, i) => value + (ratio / 2) * (value - last.x0[i])) : x0;
+      x = x.map((value, i) => kept * value + gained * guess[i]);
+      before = { t, x0 };
+      yield { t: s, x, x0 };
     }
   }
 
   // The states from snow to picture, one by one; `x` in place of snow from the seed, if it is given.
-  function* walk(model, { seed = 0, sampler = "ddim", x, ...options }) {
+  function* walk(model, { seed = 0, x, ...options }) {
     const normal = normals(seed);
-    const [height, width] = model.diffusion.image_size;
-    const start = x ?? normal(model.network.config.channels * height * width);
-    yield* { ddim, ddpm }[sampler](model, start, options, normal);
+    const sampler = { ddim, ddpm, "dpm++": dpmSolver }[options.sampler ?? "ddim"];
+    yield* sampler(model, x ?? normal(model.size), grid(model, options), normal, options);
   }
 
-  // What a worker answers to: load a model, start a walk, take its next step.
-  function session() {
-    let model = null, states = null;
-    return {
-      async load(packedModel) { model = await network.unpack(packedModel); },
-      start(options) { states = walk(model, options); },
-      next() { return states.next().value ?? null; },
-    };
-  }
-
-  return { normals, predict, session, walk };
+  return { grid, normals, walk };
 };

@@ -22,6 +22,7 @@ TARGETS = {
 }
 FORWARD = "https://book/chapters/02-forward.html"
 CODE = "```python\n# not a {eq}`role`\n:::{nor} a directive\n```"
+PANEL = "*On the page there is [a panel here that runs in your browser](https://book/chapters/04-posterior.html#live-mixture).*"
 TITLES = {"04-posterior": "The posterior", "notation": "Notation"}
 
 
@@ -56,6 +57,7 @@ def resolver() -> Resolver:
         ("```{exercise} ★ A grid\n:label: ex-grid\n\nDo.\n```", "### Exercise 4.1 (★ A grid)\n\nDo."),
         ("```{solution-start} ex-grid\n:class: dropdown\n```\n\nSo.", "#### Solution to exercise 4.1\n\nSo."),
         ("So.\n\n```{solution-end}\n```", "So."),
+        ("```{live-model} mixture\n:steps: 5\n\nBy {eq}`eq:step`.\n```", PANEL),
         (CODE, CODE),
     ],
 )

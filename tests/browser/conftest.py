@@ -1,4 +1,4 @@
-"""A browser for every test of this folder, and a word at the end where there was none; the built book on a port."""
+"""A browser for every test of this folder, and a word where there was none; pages with panels; the book on a port."""
 
 import functools
 import threading
@@ -7,6 +7,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from book_numbers import ROOT
 
+from tests.browser.panels import folder, show  # noqa: F401 (fixtures)
 from tests.chromium import chromium, pytest_sessionfinish  # noqa: F401 (a fixture and a hook)
 
 HTML = ROOT / "_build" / "html"

@@ -1,30 +1,36 @@
 """The network that runs on a page, against PyTorch on the same weights."""
 
+import math
 import re
 from copy import deepcopy
+from typing import get_args
 
 import pytest
 import torch
 from book_numbers import ROOT
-from export_live_model import FRACTION_BITS, exported, live_model, snow
+from export_live_model import FRACTION_BITS, live_model, snow
+from live_tables import TABLES
 
 from ddpm import load_pretrained
-from ddpm.samplers import ancestral, ddim
+from ddpm.grids import Spacing
+from ddpm.samplers import ancestral, ddim, dpm_solver_pp
 
 LIVE = ROOT / "_assets" / "live"
-ENGINE = ("layers.js", "network.js", "samplers.js")
+ENGINE = ("tables.js", "layers.js", "network.js", "samplers.js")
 # A grey level of 8 bits in [-1, 1], and the bytes that a panel may load.
 GREY, HEAVIEST = 2 / 255, 1_500_000
 MODELS = list(FRACTION_BITS)
+# No address: the name of a namespace, which nobody asks for.
+SVG = "http://www.w3.org/2000/svg"
 
 SET_UP = """async name => {
-  const network = liveNetwork(liveLayers()), samplers = liveSamplers(network);
-  const model = await network.unpack(liveModels[name]);
-  window.forward = (x, t) => [...model.network.forward(Float32Array.from(x), t, model.diffusion.image_size)];
+  const network = liveNetwork(liveLayers(), liveTables()), samplers = liveSamplers();
+  const model = await network.unpack(liveModels[name]), size = liveModels[name].diffusion.image_size;
+  window.forward = (x, t) => [...model.network.forward(Float32Array.from(x), t, size)];
   window.snow = (seed, count) => [...samplers.normals(seed)(count)];
-  window.path = (options, most, timesteps = model.diffusion.timesteps) => {
-    const states = [], diffusion = { ...model.diffusion, timesteps };
-    for (const { t, x, x0 } of samplers.walk({ ...model, diffusion }, options)) {
+  window.path = (options, most, timesteps = model.timesteps) => {
+    const states = [];
+    for (const { t, x, x0 } of samplers.walk({ ...model, timesteps }, options)) {
       states.push([t, [...x], [...x0]]);
       if (states.length === most) break;
     }
@@ -34,22 +40,19 @@ SET_UP = """async name => {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The scripts of the engine and the models, and a page beside them that loads them, as a page of the book does."""
-    folder = tmp_path_factory.mktemp("live")
-    for name in MODELS:
-        (folder / f"{name}.js").write_text(exported(name), encoding="utf-8")
-    scripts = [(LIVE / name).as_uri() for name in ENGINE] + [f"{name}.js" for name in MODELS]
+def engine(folder):
+    """A page beside the scripts of the engine and the models, which loads them as a page of the book does."""
+    scripts = (*ENGINE, *(f"{name}.js" for name in MODELS))
     tags = "".join(f'<script src="{script}"></script>' for script in scripts)
-    (folder / "page.html").write_text(f"<!doctype html><meta charset=utf-8>{tags}", encoding="utf-8")
-    return folder
+    (folder / "engine.html").write_text(f"<!doctype html><meta charset=utf-8>{tags}", encoding="utf-8")
+    return (folder / "engine.html").as_uri()
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def live(request, folder, chromium):
+def live(request, engine, chromium):
     """A page opened from the disk in which one model is ready, and the model in PyTorch."""
     page = chromium.new_page()
-    page.goto((folder / "page.html").as_uri())
+    page.goto(engine)
     page.evaluate(SET_UP, request.param)
     yield request.param, page, live_model(request.param)
     page.close()
@@ -65,12 +68,10 @@ def states_of(walk, most):
 def farthest(page_states, states):
     """The largest difference anywhere on two paths through the same timesteps."""
     assert [t for t, *_ in page_states] == [t for t, *_ in states]
-    pairs = [
-        (torch.tensor(theirs), ours)
-        for (_, *page_maps), (_, *maps) in zip(page_states, states, strict=True)
-        for theirs, ours in zip(page_maps, maps, strict=True)
-    ]
-    return max((theirs - ours).abs().max().item() for theirs, ours in pairs)
+    theirs = torch.tensor([list(maps) for _, *maps in page_states], dtype=torch.float64)
+    ours = torch.stack([torch.stack(maps) for _, *maps in states])
+    # What is not finite is no small difference.
+    return (theirs - ours).abs().nan_to_num(nan=math.inf).max().item()
 
 
 @pytest.mark.parametrize("t", [1, 137, 1000])
@@ -117,6 +118,17 @@ def test_ddim_with_noise_walks_as_in_torch(live, monkeypatch):
     assert farthest(path, states_of(ddim(diffusion, snow(5, shape), steps, eta=0.7), steps)) < 1e-4
 
 
+@pytest.mark.parametrize("spacing", get_args(Spacing))
+@pytest.mark.parametrize(("sampler", "walk"), [("ddim", ddim), ("dpm++", dpm_solver_pp)])
+def test_samplers_walk_as_in_torch_on_each_grid(live, sampler, walk, spacing):
+    """Five steps, the first and the last of them of the first order for DPM++."""
+    name, page, diffusion = live
+    steps = 5
+    path = page.evaluate("path", {"seed": 4, "sampler": sampler, "steps": steps, "spacing": spacing})
+    states = states_of(walk(diffusion, snow(4, (1, *diffusion.image_shape)), steps, spacing=spacing), steps)
+    assert farthest(path, states) < 1e-4, name
+
+
 @pytest.mark.parametrize("start", [1000, 6])
 def test_ddpm_walks_as_in_torch(live, start, monkeypatch):
     """Six steps, the first and the last; one of the two networks has learned their variance."""
@@ -144,13 +156,13 @@ def test_rounding_of_the_weights_is_not_seen(name):
     assert (last.x - other.x).abs().max() < 2 * GREY
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *TABLES])
 def test_panel_is_light(name, folder):
+    """Every script and sheet there is, and a model or the tables of an exact panel."""
     scripts = [*LIVE.glob("*.*"), folder / f"{name}.js"]
     assert sum(script.stat().st_size for script in scripts) < HEAVIEST
 
 
 def test_scripts_name_no_address():
-    assert not [
-        path for path in LIVE.glob("*.*") if re.search(r"https?://|\bfetch\(|\bimport\b", path.read_text())
-    ]
+    texts = {path.name: path.read_text(encoding="utf-8").replace(SVG, "") for path in LIVE.glob("*.*")}
+    assert not [name for name, text in texts.items() if re.search(r"https?://|\bfetch\(|\bimport\b", text)]

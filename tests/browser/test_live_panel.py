@@ -6,78 +6,21 @@ import shutil
 import numpy as np
 import pytest
 from book_numbers import ROOT
-from draw_live_still import PICTURE, SCALE, SEED, STEPS, first_and_last
-from export_live_model import FRACTION_BITS, exported
+from draw_live_still import SCALE, SEED, STEPS, STILLS, first_and_last
 from PIL import Image
 
+from ddpm import load_pretrained
+from ddpm.grids import timestep_grid
+from tests.browser.panels import PATIENCE, choose, count_changes, pictures, press, said, words
+
 HTML = ROOT / "_build" / "html"
-FIGURE = """<figure class="live-model" data-models="digits fashion-mnist" data-controls="model sampler steps eta seed"
- data-steps="{steps}" data-seed="1"><img src="still.png" alt="still"><noscript><p>still</p></noscript></figure>"""
-PICTURES = """figure => [...figure.querySelectorAll("canvas")].map(canvas => {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  return [...data].filter((_, i) => i % 4 === 0);
-})"""
-PATIENCE = 60_000
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("panel")
-    shutil.copytree(ROOT / "_assets" / "live", folder, dirs_exist_ok=True)
-    shutil.copy(PICTURE, folder / "still.png")
-    for name in FRACTION_BITS:
-        (folder / f"{name}.js").write_text(exported(name), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def show(chromium, folder):
-    """A function that opens a page with the panel from the disk; its pages are closed afterwards."""
-    opened = []
-
-    def show(*, steps=5, above="", script="", where=folder, **options):
-        page = chromium.new_page(**{"reduced_motion": "reduce", **options})
-        opened.append(page)
-        page.set_default_timeout(PATIENCE)
-        if script:
-            page.add_init_script(script)
-        file = where / "page.html"
-        body = f"{above}{FIGURE.format(steps=steps)}"
-        head = '<!doctype html><meta charset=utf-8><link rel="stylesheet" href="panel.css">'
-        file.write_text(f'{head}<body>{body}<script src="panel.js"></script>', encoding="utf-8")
-        page.goto(file.as_uri())
-        return page
-
-    yield show
-    for page in opened:
-        page.close()
-
-
-def words(page, text):
-    """Wait until the panel says where it stands."""
-    page.locator(".live-where", has_text=text).wait_for()
-
-
-def said(page, text):
-    page.locator(".live-said", has_text=text).wait_for(state="attached")
-
-
-def pictures(page):
-    return [np.array(values) for values in page.locator("figure").evaluate(PICTURES)]
-
-
-def press(page, name):
-    page.get_by_role("button", name=name, exact=True).press("Enter")
-
-
-def count_changes(page):
-    """From now on, how often the panel says where it is, in document.seen."""
-    seen = "document.seen = []; new MutationObserver(() => document.seen.push(1)).observe("
-    page.evaluate(f"{seen}document.querySelector('.live-where'), {{ childList: true }})")
+SCHEDULE = load_pretrained("digits").schedule
+PICTURE = STILLS / "live-digits.png"
+SHOWN = "document.querySelector('canvas').toDataURL()"
 
 
 def test_drawing_by_keyboard_alone_gives_the_still_picture(show):
-    page = show(steps=STEPS)
+    page = show(data={"steps": STEPS})
     words(page, "t = 1000, 0 of 50 calls")
     assert page.locator("img").count() == 0
     page.keyboard.press("Tab")
@@ -134,7 +77,7 @@ def test_steps_one_by_one_lead_where_a_path_at_once_does(show):
 
 
 def test_panel_can_be_stopped_on_the_way(show):
-    page = show(steps=50, reduced_motion="no-preference")
+    page = show(data={"steps": 50}, reduced_motion="no-preference")
     words(page, "t = 1000")
     press(page, "Draw")
     words(page, re.compile(" [3-9] of 50"))
@@ -150,7 +93,7 @@ def test_panel_can_be_stopped_on_the_way(show):
 def test_seed_decides_and_what_is_typed_is_made_a_seed(show):
     page = show()
     words(page, "t = 1000")
-    first = pictures(page)[0]
+    first, shown = pictures(page)[0], page.evaluate(SHOWN)
     press(page, "Next seed")
     page.wait_for_function("document.querySelector('[name=seed]').value === '2'")
     assert (pictures(page)[0] != first).any()
@@ -160,34 +103,99 @@ def test_seed_decides_and_what_is_typed_is_made_a_seed(show):
         assert page.get_by_label("seed").input_value() == seed
     page.get_by_label("seed").fill("1")
     page.get_by_label("seed").press("Enter")
-    page.wait_for_timeout(50)
-    assert (pictures(page)[0] == first).all()
+    page.wait_for_function(f"shown => {SHOWN} === shown", arg=shown)
 
 
 def test_options_are_those_of_the_samplers(show):
     page = show()
     words(page, "t = 1000")
-    page.get_by_label("η").select_option("1")
+    choose(page, "eta", "1")
     press(page, "Draw")
     said(page, "Drawn")
     noisy = pictures(page)[0]
-    page.get_by_label("η").select_option("0")
+    choose(page, "eta", "0")
     press(page, "Draw")
     said(page, "Drawn")
     assert (pictures(page)[0] != noisy).any()
-    page.get_by_label("steps").select_option("10")
+    choose(page, "steps", "10")
     words(page, "0 of 10 calls")
-    page.get_by_label("sampler").select_option("ddpm")
+    choose(page, "sampler", "ddpm")
     words(page, "0 of 1000 calls")
     press(page, "One step")
     words(page, "t = 999, 1 of 1000 calls")
+
+
+def test_two_samplers_go_side_by_side_from_the_same_snow(show):
+    """Each stands where it would alone; the one that asks more often catches up in one step."""
+    page = show()
+    words(page, "t = 1000")
+    choose(page, "steps", "10")
+    alone = {}
+    for sampler in ("dpm++", "ddim"):
+        choose(page, "sampler", sampler)
+        words(page, "t = 1000, 0 of 10 calls")
+        press(page, "Draw")
+        said(page, "Drawn from seed 1 in 10 calls.")
+        alone[sampler] = pictures(page)[0]
+    choose(page, "beside", "dpm++")
+    words(page, "t = 1000, 0 of 10 calls", lane=1)
+    first, _, second, _ = pictures(page)
+    assert (first == second).all()
+    press(page, "Draw")
+    said(page, "DDIM: Drawn from seed 1 in 10 calls. DPM++: Drawn from seed 1 in 10 calls.")
+    first, _, second, _ = pictures(page)
+    assert (first == alone["ddim"]).all()
+    assert (second == alone["dpm++"]).all()
+    assert (first != second).any()
+    choose(page, "beside", "ddpm")
+    words(page, "t = 1000, 0 of 1000 calls", lane=1)
+    press(page, "One step")
+    words(page, "t = 900, 1 of 10 calls")
+    words(page, "t = 900, 100 of 1000 calls", lane=1)
+    assert page.locator(".live-title").all_inner_texts() == ["DDIM", "DDPM"]
+    labels = page.locator("canvas").evaluate_all("all => all.map(one => one.ariaLabel)")
+    assert labels[2] == "DDPM: The noisy picture, t = 900 of 1000"
+    choose(page, "beside", "")
+    page.locator("canvas").nth(2).wait_for(state="detached")
+    assert page.locator(".live-where").count() == 1
+
+
+def test_grids_are_marked_and_walked(show):
+    page = show()
+    words(page, "t = 1000")
+    for spacing in ("quadratic", "log-snr", "karras"):
+        choose(page, "spacing", spacing)
+        words(page, "t = 1000, 0 of 5 calls")
+        grid = timestep_grid(SCHEDULE, 5, spacing)
+        marks = page.locator(".live-ticks path").first.get_attribute("d")
+        assert marks == "".join(f"M{1000 - t} 0v10" for t in grid[:-1])
+        press(page, "One step")
+        said(page, f"Stopped at t = {grid[1]}.")
+        assert page.locator(".live-hand").get_attribute("transform") == f"translate({1000 - grid[1]} 0)"
+
+
+def test_choices_that_a_sampler_does_not_take_cannot_be_made(show):
+    page = show()
+    words(page, "t = 1000")
+    takes = {
+        ("ddim", ""): {"steps", "spacing", "eta"},
+        ("dpm++", ""): {"steps", "spacing"},
+        ("ddpm", ""): set(),
+        ("ddpm", "dpm++"): {"steps", "spacing"},
+        ("dpm++", "ddim"): {"steps", "spacing", "eta"},
+    }
+    for (sampler, beside), possible in takes.items():
+        choose(page, "sampler", sampler)
+        choose(page, "beside", beside)
+        enabled = page.locator("[name=steps]:enabled, [name=spacing]:enabled, [name=eta]:enabled")
+        assert {*enabled.evaluate_all("all => all.map(one => one.name)")} == possible
 
 
 def test_second_model_is_loaded_on_request(show):
     page = show()
     words(page, "t = 1000")
     assert page.evaluate("Object.keys(liveModels)") == ["digits"]
-    page.get_by_label("model").select_option("fashion-mnist")
+    choose(page, "model", "fashion-mnist")
     page.wait_for_function("document.querySelector('canvas').width === 28")
     press(page, "One step")
     said(page, "Stopped at t = 800.")
@@ -229,18 +237,54 @@ def test_panel_draws_without_workers(show):
 def test_panel_says_that_a_model_is_missing(show, folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("digits.js"))
     page = show(where=tmp_path)
-    words(page, "The model does not run here: digits.js cannot be loaded.")
+    words(page, "The panel does not run here: digits.js cannot be loaded.")
 
 
-@pytest.mark.skipif(not (HTML / "index.html").exists(), reason="the book is not built")
-def test_front_page_draws_from_the_disk_and_asks_no_host(chromium):
-    page = chromium.new_page(reduced_motion="reduce")
-    foreign = []
-    page.on("request", lambda asked: foreign.append(asked.url) if asked.url.startswith("http") else None)
-    page.set_default_timeout(PATIENCE)
-    page.goto((HTML / "chapters" / "intro.html").as_uri())
-    words(page, "t = 1000, 0 of 50 calls")
-    press(page, "Draw")
-    said(page, "Drawn from seed 1 in 50 calls.")
-    assert not foreign
-    page.close()
+PRESSED = [
+    ("intro", "draw", "Draw", "Drawn from seed 1 in 50 calls."),
+    ("07-training", "sampling", "One step", "Stopped at t = 999."),
+    ("08-sampling", "sampling", "One step", "Stopped at t = 980."),
+    ("08-sampling", "mixture", "Walk", "80 points walked from seed 1 in 50 steps."),
+]
+
+
+@pytest.fixture
+def built(chromium):
+    """A function that opens a page of the book from the disk; no page asks a host or fails."""
+    pages, wrong = [], []
+
+    def built(name):
+        page = chromium.new_page(reduced_motion="reduce")
+        pages.append(page)
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda asked: wrong.append(asked.url) if asked.url.startswith("http") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if line.type == "error" else None)
+        page.goto((HTML / "chapters" / f"{name}.html").as_uri())
+        return page
+
+    if not (HTML / "index.html").exists():
+        pytest.skip("the book is not built")
+    yield built
+    for page in pages:
+        page.close()
+    assert not wrong
+
+
+@pytest.mark.parametrize(("name", "panel", "pressed", "answer"), PRESSED)
+def test_panel_of_a_page_runs_from_the_disk_and_asks_no_host(built, name, panel, pressed, answer):
+    place = built(name).locator(f"#live-{panel}")
+    place.scroll_into_view_if_needed()
+    place.locator(".live-where").first.filter(has_text="t = 1000, 0 of ").wait_for()
+    place.get_by_role("button", name=pressed, exact=True).press("Enter")
+    place.locator(".live-said", has_text=answer).wait_for(state="attached")
+
+
+def test_schedules_of_chapter_3_move_from_the_disk(built):
+    place = built("03-schedules-and-snr").locator("#live-schedule")
+    place.scroll_into_view_if_needed()
+    place.locator("[name=schedule]").select_option("linear, not rescaled")
+    place.locator("[name=timesteps]").select_option("200")
+    place.locator("[name=t]").press("End")
+    # What the chapter says of the line that it begins with.
+    place.locator(".live-where", has_text="t = 200 of 200: λ = −1.9, √ᾱ = 0.364").wait_for()

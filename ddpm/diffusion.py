@@ -118,7 +118,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         import ddpm
 
         loaded = ddpm.load_pretrained(name_or_folder, **options)
-        if cls is GaussianDiffusion:
+        if cls is GaussianDiffusion or isinstance(loaded, cls):
             return loaded
         # A subclass gets one of its own.
         arguments: dict[str, Any] = {**loaded.config, "loss_weighting": loaded.loss_weighting}

@@ -49,7 +49,8 @@ class LatentDiffusion(GaussianDiffusion):
     to [-1, 1]; `clip_x0` does nothing. And the likelihood of the codes is not that of the images.
 
     Attributes:
-        autoencoder: frozen, and kept in no checkpoint: whoever builds the model brings it. Deep copies share it.
+        autoencoder: frozen, and kept in no file of the model: whoever builds it, or loads it by
+            `load_pretrained(…, autoencoder=…)`, brings it. Deep copies share it.
         latent_mean, latent_deviation: m and s, shape (c, 1, 1) or (1, 1, 1).
         x_shape: (c, h, w) of a code.
     """

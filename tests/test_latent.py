@@ -141,8 +141,25 @@ def test_trainer_trains_saves_and_resumes_the_network_alone(tmp_path):
     assert saved_files(tmp_path / "whole") == saved_files(tmp_path / "parts")
     with pytest.raises(ValueError, match=r"another model: latent_deviation was \[1.5\] and is \[2.0\]"):
         trainer(tmp_path / "whole", latent(deviation=2.0), data).load()
-    with pytest.raises(ValueError, match="a model of class LatentDiffusion"):
-        load_pretrained(tmp_path / "whole")
+
+
+def test_it_is_loaded_and_saved_with_an_autoencoder(tmp_path):
+    mean, deviation = torch.rand(2, 4, 1, 1, generator=seeded(3)) + 0.5
+    ours = trained(
+        tmp_path / "run", latent(mean=mean, deviation=deviation), TensorDataset(uniform(20, 1, 8, 8))
+    )
+    loaded = load_pretrained(tmp_path / "run", autoencoder=Folded())
+    assert isinstance(loaded, LatentDiffusion)
+    assert loaded.config == ours.ema_model.config
+    samples = ours.ema_model.sample(2, 3, seeds=[1, 2])
+    assert torch.equal(loaded.sample(2, 3, seeds=[1, 2]), samples)
+    loaded.save_pretrained(tmp_path / "model")
+    again = LatentDiffusion.from_pretrained(tmp_path / "model", autoencoder=Folded())
+    assert torch.equal(again.sample(2, 3, seeds=[1, 2]), samples)
+    with pytest.raises(ValueError, match="give the autoencoder that it was trained with"):
+        load_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="autoencoder is for a LatentDiffusion, and this model is none"):
+        load_pretrained("digits", autoencoder=Folded())
 
 
 def test_a_folder_of_pictures_is_prepared_as_images(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm import Unet, save_diffusers_unet
+from ddpm import GaussianDiffusion, Unet, save_diffusers_pipeline
 from tests.runs import pictures
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -19,7 +19,8 @@ def test_example_runs(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "pictures", 33, (40, 36))
     # Where a folder has a name of the Hub, the folder is meant, so this runs without a network.
-    save_diffusers_unet(Unet(8, dim_mults=(1, 2), resnet_block_groups=4), "google/ddpm-cifar10-32")
+    small = GaussianDiffusion(Unet(8, dim_mults=(1, 2), resnet_block_groups=4), image_size=32)
+    save_diffusers_pipeline(small, "google/ddpm-cifar10-32")
     example = re.sub(r"(train_num_steps|sampling_timesteps)=[\d_]+", r"\1=2", example)
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)

@@ -15,6 +15,7 @@ from ddpm.io.checkpoint import CHECKSUMS, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
 from ddpm.io.paths import CONFIG, MODEL, check_folder_name, find_model, refuse_run, weights_file
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
+from ddpm.latent import Autoencoder, LatentDiffusion
 from ddpm.schedule import BETA_SCHEDULES
 from ddpm.unet import Unet
 from ddpm.weighting import weighting_from_config
@@ -72,7 +73,8 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
     network = unwrapped(diffusion.network)
     if not isinstance(network, Unet):
         raise TypeError(f"only a Unet can be saved, but the network is a {type(network).__name__}")
-    for part, kind in ((network, Unet), (diffusion, GaussianDiffusion)):
+    latent = type(diffusion) is LatentDiffusion  # which can be built again, with its autoencoder
+    for part, kind in ((network, Unet), (diffusion, LatentDiffusion if latent else GaussianDiffusion)):
         if type(part) is not kind:
             name = type(part).__name__
             raise TypeError(
@@ -118,7 +120,9 @@ def _in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mappin
     return converted
 
 
-def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: str = "ema") -> GaussianDiffusion:
+def load_pretrained(
+    name_or_folder: str | os.PathLike[str], *, weights: str = "ema", autoencoder: Autoencoder | None = None
+) -> GaussianDiffusion:
     """A trained model, ready to sample, in evaluation mode on the CPU.
 
     Args:
@@ -126,12 +130,13 @@ def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: str = "e
             `save_pretrained`; a checkpoint; or the folder of a run, of which the newest good checkpoint is taken.
         weights: of a checkpoint, which holds both: "ema", the averaged weights, or "model", the weights themselves;
             or "ema-0.9999", the average of that decay, of a run with such `extra_ema_decays`.
+        autoencoder: of a `LatentDiffusion`, the one that it was trained with, which no file of it holds; else None.
 
     Raises:
         FileNotFoundError: if there is no such model; the message names those that ship.
         DamagedCheckpointError: if it is a checkpoint whose checksums do not hold.
-        ValueError: if it was trained with a network other than `Unet`, or a loss weighting of its own; if a file is
-            damaged, or another program's; or if a weight is not finite.
+        ValueError: if it was trained with a network other than `Unet`, or a loss weighting of its own; if its
+            autoencoder is not given; if a file is damaged, or another program's; or if a weight is not finite.
     """
     if not isinstance(name_or_folder, str | os.PathLike):
         raise TypeError(
@@ -145,7 +150,7 @@ def load_pretrained(name_or_folder: str | os.PathLike[str], *, weights: str = "e
     config = read_file(folder / CONFIG)
     _check_config(config, folder)
     # In float32 whatever torch's default type is.
-    diffusion = build_diffusion(config)
+    diffusion = build_diffusion(config, autoencoder)
     diffusion.network.float()
     load_weights(
         diffusion.network, read_file(file), f"{file} does not hold the weights of the network in {CONFIG}"
@@ -191,9 +196,19 @@ def model_config(diffusion: GaussianDiffusion) -> dict[str, Any]:
     return {"network": described, "diffusion": diffusion.config | own}
 
 
-def build_diffusion(config: Mapping[str, Any]) -> GaussianDiffusion:
+def build_diffusion(config: Mapping[str, Any], autoencoder: Autoencoder | None = None) -> GaussianDiffusion:
     """A fresh model from what `model_config` gave, unless a part of it is the user's own."""
-    network, diffusion = config["network"], config["diffusion"]
+    network, diffusion = config["network"], dict(config["diffusion"])
+    latent = diffusion.get("class") == LatentDiffusion.__name__
+    if latent != (autoencoder is not None):
+        raise ValueError(
+            "the model is a LatentDiffusion: give the autoencoder that it was trained with, as"
+            " load_pretrained(…, autoencoder=…)"
+            if latent
+            else "autoencoder is for a LatentDiffusion, and this model is none: leave it out"
+        )
+    if latent:
+        del diffusion["class"]
     own = [f"a network of class {network['class']}"] if "class" in network else []
     own += [f"a model of class {diffusion['class']}"] if "class" in diffusion else []
     own += ["a schedule of your own"] if diffusion.get("own_schedule") else []
@@ -202,8 +217,11 @@ def build_diffusion(config: Mapping[str, Any]) -> GaussianDiffusion:
             f"the model was trained with {' and '.join(own)}, which only your own program can build: build it there and"
             " use Trainer.load"
         )
-    weighting = weighting_from_config(diffusion.get("loss_weighting"))
-    return GaussianDiffusion(Unet(**network), **{**diffusion, "loss_weighting": weighting})
+    diffusion["loss_weighting"] = weighting_from_config(diffusion.get("loss_weighting"))
+    if autoencoder is None:
+        return GaussianDiffusion(Unet(**network), **diffusion)
+    scale = {name: torch.tensor(diffusion.pop(f"latent_{name}")) for name in ("mean", "deviation")}
+    return LatentDiffusion(Unet(**network), autoencoder, **scale, **diffusion)
 
 
 def take_weights(diffusion: GaussianDiffusion, name_or_folder: str | os.PathLike[str]) -> None:

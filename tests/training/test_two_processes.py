@@ -26,6 +26,7 @@ def train(folder: Path, batch: int) -> None:
     """Train until Ctrl-C comes to the last process in the third of six updates; then resume and draw samples."""
     settings = {"gradient_accumulate_every": 2, "ema_update_every": 1, "num_samples": 5, "train_lr": 1e-3}
     settings |= {"train_batch_size": batch, "train_num_steps": 6}
+    settings |= {"gradient_checkpointing": True, "extra_ema_decays": (0.9,)}
     shape = {"self_condition": True, "num_classes": 10, "label_dropout": 0.5}
     first, second = (runs.trainer(folder, runs.model(network=shape), **settings) for _ in range(2))
     state, step = PartialState(), first.training_step
@@ -60,7 +61,7 @@ def folders(tmp_path_factory):
 def test_two_processes_learn_the_weights_of_one_with_twice_the_batch(folders):
     saved = [list_checkpoints(folder) for folder in folders]
     assert [path.name[-1] for path in saved[0]] == ["3", "4", "6"]
-    for name in ("model", "ema"):
+    for name in ("model", "ema", "ema-0.9"):
         for paths in zip(*saved, strict=True):
             one, two = (load_file(path / f"{name}.safetensors") for path in paths)
             torch.testing.assert_close(one, two, rtol=0, atol=1e-5)

@@ -7,18 +7,19 @@
     ```
 
 The argument is one of PANELS, and any of its settings can be given another value. Where no script runs, a still
-picture stands there, drawn by tools/draw_live_still.py. What panels load is written to ``_static/live`` at the end of the
-build, by tools/export_live_model.py and tools/live_tables.py, which have to import PyTorch; what they wrote is kept in
-_build as long as nothing has changed.
+picture stands there, drawn by tools/draw_live_still.py. What panels load is written to ``_static/live`` at the end of
+the build, by tools/export_live_model.py and tools/live_tables.py, which have to import PyTorch; what they wrote is kept
+in _build as long as nothing has changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import html
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -32,6 +33,13 @@ TOOLS = ROOT / "tools"
 STORE = ROOT / "_build" / "live"
 SCRIPTS = "_static/live"
 WITHOUT = "No script runs on this page, so this is a still picture of the panel that stands here otherwise."
+
+
+def _diffusion(name: str) -> dict[str, Any]:
+    """What the card of a shipped model says of the diffusion."""
+    return json.loads((ROOT / "checkpoints" / name / "config.json").read_text(encoding="utf-8"))["diffusion"]
+
+
 _DIGITS = (
     "/chapters/images/live-digits.png",
     "Two pictures of 8 × 8 grey squares: at the left snow, at the right a handwritten 8 that the network made of it.",
@@ -40,6 +48,10 @@ _DIGITS = (
 STILLS = {
     "draw": _DIGITS,
     "sampling": _DIGITS,
+    "guidance": (
+        "/chapters/images/live-guidance.png",
+        "Two pictures of 28 × 28 grey squares: at the left snow, at the right the T-shirt that the network made of it.",
+    ),
     "mixture": (
         "/chapters/images/live-mixture.png",
         "Eighty points in the plane, each at the end of a grey path, most of them near a blue ring of ten bumps.",
@@ -55,10 +67,19 @@ _DRAW = {"panel": "draw", "models": "digits fashion-mnist", **_WALK}
 PANELS: dict[str, dict[str, object]] = {
     "draw": {**_DRAW, "controls": "seed model"},
     "sampling": {**_DRAW, "controls": "model sampler beside steps spacing eta seed"},
+    "guidance": {
+        **_DRAW,
+        "models": "fashion-mnist-classes",
+        "classes": ", ".join(_diffusion("fashion-mnist-classes")["class_names"]),
+        "label": 0,
+        "guidance": 2,
+        "steps": 20,
+        "controls": "label guidance sampler steps spacing eta seed",
+    },
     "mixture": {"panel": "mixture", **_WALK, "controls": "preset sampler steps spacing eta seed"},
     "schedule": {"panel": "schedule"},
 }
-MODELS = ("digits", "fashion-mnist")
+MODELS = ("digits", "fashion-mnist", "fashion-mnist-classes")
 TABLES = ("mixture-tables", "schedule-tables")
 
 
@@ -72,6 +93,8 @@ class LiveModel(SphinxDirective):
         "controls": directives.unchanged,
         "sampler": directives.unchanged,
         "beside": directives.unchanged,
+        "label": directives.nonnegative_int,
+        "guidance": directives.unchanged,
         "steps": directives.positive_int,
         "seed": directives.nonnegative_int,
     }

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ddpm import GaussianMixtureOracle, NoiseSchedule
+from ddpm import ClassifierFreeGuidance, GaussianMixtureOracle, NoiseSchedule
 from ddpm.book.figures import schedule_view
 from ddpm.book.figures.style import BLUE, VERMILION
 from ddpm.book.photographs import cat_photograph
@@ -39,16 +39,23 @@ def first_and_last(seed: int = SEED, steps: int = STEPS) -> Tensor:
     return (to_image_scale(torch.cat([x, last.x])) * 255).round().byte()
 
 
-def digits() -> Image.Image:
-    """Snow and the digit made of it, side by side."""
-    pictures = first_and_last()
+def shirt() -> Tensor:
+    """x_T and x_0 of class 0 with guidance 2 in 20 steps of DDIM, shape (2, 1, 28, 28), in grey levels 0 … 255."""
+    diffusion = ClassifierFreeGuidance(live_model("fashion-mnist-classes"), 2)
+    x = snow(SEED, (1, 1, 28, 28))
+    *_, last = ddim(diffusion, x, 20, labels=torch.tensor([0]))
+    return (to_image_scale(torch.cat([x, last.x])) * 255).round().byte()
+
+
+def side_by_side(pictures: Tensor, scale: int) -> Image.Image:
+    """Snow and the picture made of it, with `scale` pixels to one of the model."""
     side = pictures.shape[-1]
-    sheet = Image.new("LA", (SCALE * (2 * side + 1), SCALE * side))
+    sheet = Image.new("LA", (scale * (2 * side + 1), scale * side))
     for i, picture in enumerate(pictures):
         grey = Image.fromarray(picture[0].numpy()).resize(
-            (SCALE * side, SCALE * side), Image.Resampling.NEAREST
+            (scale * side, scale * side), Image.Resampling.NEAREST
         )
-        sheet.paste(grey.convert("LA"), (i * SCALE * (side + 1), 0))
+        sheet.paste(grey.convert("LA"), (i * scale * (side + 1), 0))
     return sheet
 
 
@@ -90,7 +97,8 @@ def _image(figure: Figure) -> Image.Image:
 
 
 DRAWN: dict[str, Callable[[], Image.Image]] = {
-    "live-digits": digits,
+    "live-digits": lambda: side_by_side(first_and_last(), SCALE),
+    "live-guidance": lambda: side_by_side(shirt(), 6),
     "live-mixture": mixture,
     "live-schedule": schedule,
 }

@@ -28,10 +28,9 @@ if TYPE_CHECKING:
 
 # Bits of a weight's fraction that are written, of the 10 that float16 has. The last ones look random, which no
 # compression makes smaller, and a page shall weigh less than 1.5 MB.
-FRACTION_BITS = {"digits": 10, "fashion-mnist": 8}
+FRACTION_BITS = {"digits": 10, "fashion-mnist": 8, "fashion-mnist-classes": 8}
 # What the engine knows; anything else would be computed wrongly, so it is refused here.
 KNOWN = {
-    "num_classes": None,
     "self_condition": False,
     "learned_sinusoidal_cond": False,
     "random_fourier_features": False,
@@ -62,6 +61,8 @@ def exported(name: str) -> str:
     network: Any = diffusion.network
     config: dict[str, Any] = network.config
     wrong = {option: config[option] for option, value in KNOWN.items() if config[option] != value}
+    # Of classes the engine needs one for "no label".
+    wrong |= {} if config["num_classes"] is None or config["label_dropout"] else {"label_dropout": 0.0}
     if wrong:
         raise ValueError(f"the engine of the pages knows no network with {wrong}")
     weights = network.state_dict()

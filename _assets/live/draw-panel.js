@@ -3,6 +3,7 @@
   "use strict";
   const { NAMES, Player, draw, drawing, element, load, make, picture } = livePanels;
   const { grid, normals } = liveSamplers();
+  const SCALES = [0, 1, 2, 3, 5, 8];
 
   // x_t and x̂_0 of one sampler, where it stands, and the timesteps at which it asks the network.
   class Lane {
@@ -48,9 +49,12 @@
 
   class DrawPanel extends Player {
     constructor(figure) {
-      const models = figure.dataset.models.split(" ");
+      const { classes, guidance, label, models: names } = figure.dataset, models = names.split(" ");
+      // Of a network with classes: the label by its number, and the scale w of guidance towards it.
+      const kinds = classes?.split(", ") ?? [], told = classes ? { label: Number(label), guidance: Number(guidance) } : {};
       const lanes = [new Lane(), new Lane()];
-      super(figure, { verb: "Draw", own: { model: ["model", models] }, settings: { model: models[0] },
+      super(figure, { verb: "Draw", settings: { model: models[0], ...told },
+        own: { model: ["model", models], guidance: ["w", SCALES], label: ["class", [...kinds.keys()], kinds] },
         shows: element("div", { className: "live-lanes" }, lanes[0].box, lanes[1].box) });
       this.both = lanes;
       for (const lane of lanes) if (!figure.dataset.controls.includes("spacing")) lane.ticks.remove();

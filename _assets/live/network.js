@@ -16,6 +16,8 @@ var liveNetwork = function (layers, tables) {
         const part = name.match(/^(.*)\.weight$/)?.[1];
         if (!part) continue;
         const weight = tensors[name], bias = tensors[`${part}.bias`];
+        // The rows of an embedding are looked up.
+        if (!bias) continue;
         this.layers[part] = weight.shape.length > 1 ? packed(weight, bias)
           : { weight: weight.values, bias: bias.values };
       }
@@ -24,8 +26,8 @@ var liveNetwork = function (layers, tables) {
       this.attends = new Set(config.attention_resolutions ?? [coarsest]);
     }
 
-    // The embedding of t, once activated, as every block takes it.
-    time(t) {
+    // The embedding of t, and of the label if there are classes, once activated, as every block takes it.
+    time(t, label) {
       const half = this.config.dim / 2;
       const embedding = new Float32Array(2 * half);
       for (let i = 0; i < half; i++) {
@@ -34,7 +36,10 @@ var liveNetwork = function (layers, tables) {
         embedding[half + i] = Math.cos(angle);
       }
       const first = convolve(this.layers["time_embedding.1"], embedding, 1, 1).map(silu);
-      return convolve(this.layers["time_embedding.3"], first, 1, 1).map(silu);
+      const embedded = convolve(this.layers["time_embedding.3"], first, 1, 1);
+      const labels = this.tensors["label_embedding.weight"];
+      const row = labels?.values.subarray(label * labels.shape[1]);
+      return embedded.map((value, i) => silu(row ? value + row[i] : value));
     }
 
     block(name, map, time, height, width) {
@@ -61,10 +66,10 @@ var liveNetwork = function (layers, tables) {
       return attends ? this.attention(`${name}.attention`, h, height, width) : h;
     }
 
-    // x_t of shape (C, H, W) and t → the output, likewise.
-    forward(x, t, [height, width]) {
+    // x_t of shape (C, H, W) and t → the output, likewise. The label one above the classes stands for none.
+    forward(x, t, [height, width], label = this.config.num_classes) {
       const { channels, num_res_blocks: blocks } = this.config;
-      const time = this.time(t), first = this.layers.first;
+      const time = this.time(t, label), first = this.layers.first;
       let h = convolve(first, bordered(height, width, channels, (out, place, y, column) => {
         for (let c = 0; c < channels; c++) out[place + c] = x[(c * height + y) * width + column];
       }), height, width);
@@ -148,14 +153,23 @@ var liveNetwork = function (layers, tables) {
     return values;
   }
 
-  // What the network sees in x_t: x̂_0 clipped, the noise that goes with it, and the second head if it has one.
-  function predict(network, { image_size: size, objective }, alphaBar, x, t) {
+  /* What the network sees in x_t: x̂_0 clipped, the noise that goes with it, and the second head if it has one. With a
+     label and guidance w, x̂_0 is w times that of the label and 1 − w times that of none, and clipped only then. */
+  function predict(network, { image_size: size, objective }, alphaBar, x, t, { label, guidance = 1 }) {
     const signal = Math.sqrt(alphaBar[t]), sigma = Math.sqrt(1 - alphaBar[t]);
-    const output = network.forward(x, t, size);
+    const toX0 = {
+      pred_v: (value, output) => signal * value - sigma * output,
+      pred_noise: (value, output) => (value - sigma * output) / signal,
+      pred_x0: (value, output) => output,
+      pred_flow: (value, output) => (value - sigma * output) / (signal + sigma),
+    }[objective];
+    const alone = label === undefined || guidance === 0;
+    const output = network.forward(x, t, size, alone ? undefined : label);
+    const free = alone || guidance === 1 ? null : network.forward(x, t, size);
     const x0 = x.map((value, i) => {
-      const raw = { pred_v: signal * value - sigma * output[i], pred_noise: (value - sigma * output[i]) / signal,
-        pred_x0: output[i], pred_flow: (value - sigma * output[i]) / (signal + sigma) }[objective];
-      return Math.min(1, Math.max(-1, raw));
+      const own = toX0(value, output[i]);
+      const mixed = free ? guidance * own + (1 - guidance) * toX0(value, free[i]) : own;
+      return Math.min(1, Math.max(-1, mixed));
     });
     const noise = x.map((value, i) => (value - signal * x0[i]) / sigma);
     return { x0, noise, fraction: output.length > x.length ? output.subarray(x.length) : null };
@@ -173,7 +187,7 @@ var liveNetwork = function (layers, tables) {
     const network = new Network(config, tensors), ready = tables.schedule(schedule);
     const [height, width] = diffusion.image_size;
     return { ...ready, network, size: config.channels * height * width,
-      predict: (x, t) => predict(network, diffusion, ready.alphaBar, x, t) };
+      predict: (x, t, options) => predict(network, diffusion, ready.alphaBar, x, t, options) };
   }
 
   return { unpack };

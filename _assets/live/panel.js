@@ -96,8 +96,8 @@ var livePanels = globalThis.livePanels ?? (() => {
   }
 
   // A choice or, where `choices` is null, a whole number of 32 bits, which changes `settings[key]`.
-  function control(key, [label, choices], settings, changed) {
-    const options = choices?.map(value => element("option", { value, textContent: NAMES[value] ?? value }));
+  function control(key, [label, choices, names = NAMES], settings, changed) {
+    const options = choices?.map(value => element("option", { value, textContent: names[value] ?? value }));
     const input = options ? element("select", {}, ...options)
       : element("input", { type: "number", min: 0, max: 2 ** 32 - 1, step: 1, inputMode: "numeric" });
     input.value = settings[key];

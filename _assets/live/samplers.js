@@ -1,7 +1,8 @@
 /* From snow to a picture in plain JavaScript, for one image: what ddpm/samplers.py does.
 
    A model here is what a sampler asks of one: the tables of liveTables().schedule, `size`, the count of numbers in x_t,
-   and `predict`, which gives x̂_0 and the noise that goes with it, and the fraction of a learned variance if there is one. */
+   and `predict`, which gives x̂_0 and the noise that goes with it, and the fraction of a learned variance if there is one;
+   it is told the options of the walk. */
 var liveSamplers = function () {
   "use strict";
 
@@ -87,7 +88,8 @@ var liveSamplers = function () {
   function* walk(model, { seed = 0, x, ...options }) {
     const normal = normals(seed);
     const sampler = { ddim, ddpm, "dpm++": dpmSolver }[options.sampler ?? "ddim"];
-    yield* sampler(model, x ?? normal(model.size), grid(model, options), normal, options);
+    const asked = { ...model, predict: (x, t) => model.predict(x, t, options) };
+    yield* sampler(asked, x ?? normal(model.size), grid(model, options), normal, options);
   }
 
   return { grid, normals, walk };

@@ -110,7 +110,7 @@ def test_network_that_the_engine_does_not_know_is_refused(monkeypatch: pytest.Mo
         Unet(8, dim_mults=(1, 2), channels=1, num_classes=3), image_size=8, timesteps=9
     )
     monkeypatch.setattr("export_live_model.load_pretrained", lambda _: classes)
-    with pytest.raises(ValueError, match=r"knows no network with \{'num_classes': 3\}"):
+    with pytest.raises(ValueError, match=r"knows no network with \{'label_dropout': 0.0\}"):
         exported("digits")
 
 
@@ -137,6 +137,7 @@ def test_panels_stand_on_their_pages_and_find_their_scripts(
         ("07-training", "sampling"),
         ("08-sampling", "mixture"),
         ("08-sampling", "sampling"),
+        ("10-conditioning", "guidance"),
     }
     for panel in found.values():
         assert [len(panel.select(kind)) for kind in ("img[alt]", "noscript", "figcaption")] == [1, 1, 1]

@@ -11,7 +11,7 @@ from book_numbers import ROOT
 from export_live_model import FRACTION_BITS, live_model, snow
 from live_tables import TABLES
 
-from ddpm import load_pretrained
+from ddpm import ClassifierFreeGuidance, load_pretrained
 from ddpm.grids import Spacing
 from ddpm.samplers import ancestral, ddim, dpm_solver_pp
 
@@ -127,6 +127,28 @@ def test_samplers_walk_as_in_torch_on_each_grid(live, sampler, walk, spacing):
     path = page.evaluate("path", {"seed": 4, "sampler": sampler, "steps": steps, "spacing": spacing})
     states = states_of(walk(diffusion, snow(4, (1, *diffusion.image_shape)), steps, spacing=spacing), steps)
     assert farthest(path, states) < 1e-4, name
+
+
+@pytest.mark.parametrize("live", ["fashion-mnist-classes"], indirect=True)
+@pytest.mark.parametrize("scale", [0, 1, 3])
+def test_guided_network_walks_as_in_torch(live, scale):
+    """Five steps of DDIM towards class 7, w = 0 without any class."""
+    _, page, diffusion = live
+    x, labels = snow(6, (1, *diffusion.image_shape)), torch.tensor([7])
+    path = page.evaluate("path", {"seed": 6, "steps": 5, "label": 7, "guidance": scale})
+    walk = ddim(ClassifierFreeGuidance(diffusion, scale), x, 5, labels=labels)
+    assert farthest(path, states_of(walk, 5)) < 1e-4
+
+
+@pytest.mark.parametrize("live", ["fashion-mnist-classes"], indirect=True)
+def test_guided_network_keeps_the_variance_of_its_class(live, monkeypatch):
+    """The first six steps of DDPM."""
+    _, page, diffusion = live
+    shape, labels = (1, *diffusion.image_shape), torch.tensor([2])
+    monkeypatch.setattr("ddpm.reverse_process.randn_like", Fresh(5, shape))
+    path = page.evaluate("path({ seed: 5, sampler: 'ddpm', label: 2, guidance: 3 }, 6)")
+    walk = ancestral(ClassifierFreeGuidance(diffusion, 3), snow(5, shape), labels=labels)
+    assert farthest(path, states_of(walk, 6)) < 1e-4
 
 
 @pytest.mark.parametrize("start", [1000, 6])

@@ -240,10 +240,38 @@ def test_panel_says_that_a_model_is_missing(show, folder, tmp_path):
     words(page, "The panel does not run here: digits.js cannot be loaded.")
 
 
+GUIDED = {
+    "models": "fashion-mnist-classes",
+    "classes": "T-shirt/top, Trouser, Pullover",
+    "label": 1,
+    "guidance": 2,
+    "controls": "label guidance",
+}
+
+
+def test_class_and_scale_are_those_that_are_chosen(show):
+    """Without guidance, w = 0, the class changes nothing; with it both do."""
+    page, drawn = show(data=GUIDED), {}
+    words(page, "t = 1000")
+    assert page.locator("[name=label]").input_value() == "1"
+    assert page.locator("[name=label] option").all_inner_texts() == ["T-shirt/top", "Trouser", "Pullover"]
+    for label, scale in (("1", "2"), ("1", "0"), ("0", "0"), ("0", "2")):
+        choose(page, "label", label)
+        choose(page, "guidance", scale)
+        words(page, "t = 1000, 0 of 5 calls")
+        press(page, "Draw")
+        said(page, "Drawn from seed 1 in 5 calls.")
+        drawn[label, scale] = pictures(page)[0]
+    assert (drawn["1", "0"] == drawn["0", "0"]).all()
+    assert (drawn["1", "2"] != drawn["0", "2"]).any()
+    assert (drawn["1", "2"] != drawn["1", "0"]).any()
+
+
 PRESSED = [
     ("intro", "draw", "Draw", "Drawn from seed 1 in 50 calls."),
     ("07-training", "sampling", "One step", "Stopped at t = 999."),
     ("08-sampling", "sampling", "One step", "Stopped at t = 980."),
+    ("10-conditioning", "guidance", "One step", "Stopped at t = 950."),
     ("08-sampling", "mixture", "Walk", "80 points walked from seed 1 in 50 steps."),
 ]
 

@@ -55,11 +55,13 @@ class ChapterMap(SphinxDirective):
         from chapter_map_data import draw_small
 
         for row in rows(self):
-            file, alt = draw_small(row, SMALL)
-            place = f"/{file.relative_to(ROOT).as_posix()}"
+            *files, alt = draw_small(row, SMALL)
+            light, dark = (f"/{file.relative_to(ROOT).as_posix()}" for file in files)
             text = f"**{row.number}** {{doc}}`{row.page}`\n\n{row.question}"
             item = nodes.list_item()
-            item += [nodes.image(uri=place, alt=alt), *self.parse_text_to_nodes(text)]
+            item += nodes.image(uri=light, alt=alt, classes=["on-white"])
+            item += nodes.image(uri=dark, alt=alt, classes=["on-dark", "dark-light"])
+            item += self.parse_text_to_nodes(text)
             yield item
 
 

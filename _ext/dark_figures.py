@@ -72,7 +72,7 @@ def add_twins(app: Sphinx, exception: Exception | None) -> None:
     def replaced(match: re.Match[str]) -> str:
         tag, name = match.group(), unquote(html.unescape(match.group(2)))
         if re.search(r"dark-light|on-white", tag):
-            return tag
+            return tag if " loading=" in tag else tag.replace("<img ", '<img loading="lazy" ', 1)
         with Image.open(folder / f"{name}.png") as picture:
             twin = folder / f"{name}-dark.png"
             if not twin.exists() or twin.stat().st_mtime < (folder / f"{name}.png").stat().st_mtime:

@@ -50,9 +50,8 @@ def add_tags(app: Sphinx, page: str, _template: str, context: dict[str, Any], _d
     title = html.unescape(re.sub(r"<[^>]*>", "", context.get("title", ""))) or BOOK
     found = tags(page, title, app.config.html_baseurl)
     lines = [f'<meta property="{name}" content="{html.escape(text)}" />' for name, text in found.items()]
-    lines.append(
-        f'<meta name="twitter:card" content="{"summary_large_image" if "og:image" in found else "summary"}" />'
-    )
+    card = "summary_large_image" if "og:image" in found else "summary"
+    lines.append(f'<meta name="twitter:card" content="{card}" />')
     if 'name="description"' not in context.get("metatags", ""):
         lines.append(f'<meta name="description" content="{html.escape(found["og:description"])}" />')
     context["metatags"] = "\n".join([context.get("metatags", ""), *lines])

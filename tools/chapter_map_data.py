@@ -8,11 +8,13 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from book_numbers import ROOT, number_of_chapter, page_cells
 from PIL import Image
 
 TABLE = Path(__file__).with_name("chapter_map.toml")
-WIDEST = 480  # pixels of a small picture, twice what it is shown at
+WIDEST = 400  # pixels of a small picture, about twice what it is shown at
+COLOURS = 32  # snow in colour weighs as much as everything else on the page, and nobody counts its colours
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,16 @@ def figure_of(notebook: Path, name: str) -> tuple[Image.Image, str]:
     raise ValueError(f"{notebook.name} shows no figure called {name!r}: see {TABLE.name}")
 
 
-def draw_small(row: Row, folder: Path) -> tuple[Path, str]:
-    """Write the chapter's figure, reduced, into `folder`; return its file and its alt text."""
+def draw_small(row: Row, folder: Path) -> tuple[Path, Path, str]:
+    """Write the chapter's figure and its dark twin, reduced, into `folder`; return both files and the alt text."""
+    from dark_figures import dark_twin
+
     picture, alt = figure_of(ROOT / "chapters" / f"{row.page}.ipynb", row.figure)
-    picture.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
+    twin = Image.fromarray(dark_twin(np.array(picture)))
+    white = Image.new("RGBA", picture.size, "white")
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{row.page}.png"
-    picture.save(file, optimize=True)
-    return file, alt
+    files = folder / f"{row.page}.png", folder / f"{row.page}-night.png"
+    for shown, file in zip((Image.alpha_composite(white, picture), twin), files, strict=True):
+        shown.thumbnail((WIDEST, WIDEST), Image.Resampling.LANCZOS)
+        shown.quantize(COLOURS, method=Image.Quantize.FASTOCTREE).save(file, optimize=True)
+    return *files, alt

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from draw_gallery import chains
 from PIL import Image
@@ -47,7 +48,7 @@ def main() -> None:
         va="center",
     )
     picture = digits()
-    figure.figimage(picture.convert("RGB"), (WIDTH - picture.width) // 2, 32)
+    figure.figimage(np.array(picture.convert("RGB")), (WIDTH - picture.width) // 2, 32)
     figure.savefig(CARD, facecolor=BACKGROUND, metadata={"Software": None})
     Image.open(CARD).convert("RGB").quantize(64).save(CARD, optimize=True)
 

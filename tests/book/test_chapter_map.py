@@ -45,8 +45,8 @@ def test_a_figure_that_no_chapter_shows_is_an_error(tmp_path: Path) -> None:
     notebook = ROOT / "chapters" / "04-posterior.ipynb"
     with pytest.raises(ValueError, match="shows no figure called 'fig-nowhere'"):
         figure_of(notebook, "fig-nowhere")
-    file, alt = draw_small(ROWS["04-posterior"], tmp_path)
-    assert max(Image.open(file).size) == 480
+    light, dark, alt = draw_small(ROWS["04-posterior"], tmp_path)
+    assert max(Image.open(light).size) == max(Image.open(dark).size) == 400
     assert len(alt) > 20
 
 

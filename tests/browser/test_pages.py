@@ -14,6 +14,7 @@ OWN = ("http://127.0.0.1:", "file:", "data:", "blob:")
 LOOK = """async () => {
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
   await document.fonts.ready;
+  document.querySelectorAll("article details").forEach(folded => { folded.open = true; });
   const all = selector => [...document.querySelectorAll(selector)];
   const text = element => element.outerHTML.slice(0, 120);
   const width = document.documentElement.clientWidth;
@@ -29,6 +30,9 @@ LOOK = """async () => {
       && !element.closest("mjx-container, pre, .pst-scrollable-table-container, .sr-only")).map(text),
     "cut off": all("article .math, article .math mjx-container").filter(element =>
       element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).overflowX === "hidden").map(text),
+    "code that scrolls": width < 1200 ? [] : all("article div.highlight pre, article div.cell_output pre")
+      .filter(block => block.scrollWidth > block.clientWidth + 1)
+      .map(block => block.textContent.split("\\n").reduce((a, b) => a.length < b.length ? b : a)),
     "scrolls sideways": document.documentElement.scrollWidth > width ? [width] : [],
   }, code && (code.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight))
     / ruler.measureText("0").width];
@@ -81,11 +85,12 @@ def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
         """<script src="http://script.invalid/x.js"></script><style>p { background: url(https://css.invalid/) }</style>
         <article><p style="width: 2000px">x</p><img src="no.png"><mjx-merror>z</mjx-merror>
         <div class="math" style="width: 9px; overflow: hidden">a long formula</div></article>
+        <div class="highlight"><pre style="width: 90px; overflow: auto">a line of code that is long</pre></div>
         <script>fetch("https://fetch.invalid/").catch(() => 0); missing();</script>""",
         encoding="utf-8",
     )
     wrong, _ = look(page, (tmp_path / "bad.html").as_uri())
-    assert len(wrong) == 6  # every kind there is
+    assert len(wrong) == 7  # every kind there is
     addresses = ("http://script.invalid/x.js", "https://css.invalid/", "https://fetch.invalid/")
     assert {f"foreign: {address}" for address in addresses} <= set(page.problems)
     assert "error: missing is not defined" in page.problems

@@ -72,6 +72,12 @@ normalise: $(STAMP) ## bring the chapters into normal form without executing the
 colab: $(STAMP) ## write the chapters for Colab, with all directives resolved, to _build/colab
 	$(BIN)/python tools/colab_notebooks.py
 
+.PHONY: pdf
+pdf: $(STAMP) browser ## print all chapters to _build/pdf/out-of-the-snow.pdf, and beside the pages if they are built
+	@$(BIN)/jupyter-book build . --path-output _build/one --builder custom --custom-builder singlehtml --keep-going -n --quiet
+	$(BIN)/python tools/print_book.py
+	@if [ -d _build/html ]; then cp _build/pdf/out-of-the-snow.pdf _build/html/_static/; fi
+
 .PHONY: wheel
 wheel: $(STAMP) ## build the package, weights included, in _build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir _build/wheel .

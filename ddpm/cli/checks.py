@@ -1,7 +1,10 @@
 """What the command line refuses before torch is imported and work starts, apart from the options of a run."""
 
 import os
+import re
 from pathlib import Path
+
+import typer
 
 from ddpm.data.names import check_name_or_folder, is_path
 from ddpm.io.checkpoint import list_checkpoints, step_of
@@ -70,3 +73,10 @@ def check_writable(folder: Path) -> None:
     check_folder_name(folder)
     if not os.access(nearest, os.W_OK):
         raise PermissionError(f"you may not write to {nearest}; choose another folder by --out")
+
+
+def weights_name(word: str) -> str:
+    """The name of the weights of a checkpoint; which averages it has is seen when it is opened."""
+    if not re.fullmatch(r"model|ema(-[\d.e-]+)?", word):
+        raise typer.BadParameter(f"{word!r} is not one of 'ema', 'model', or an average such as 'ema-0.9999'")
+    return word

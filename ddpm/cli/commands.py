@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 import ddpm
 from ddpm.cli import labels, places, report, runs
 from ddpm.cli.application import Application
-from ddpm.cli.checks import check_data, check_export, check_folder, prepare_output
+from ddpm.cli.checks import check_data, check_export, check_folder, prepare_output, weights_name
 from ddpm.cli.places import DataAt, DataRoot, Model, Run
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
@@ -42,10 +42,8 @@ ChosenSpacing = Annotated[
 ]
 Timesteps = Annotated[int, typer.Option("--timesteps", "--levels", min=1, help="Drawn for the bound.")]
 Seed = Annotated[int, typer.Option(min=0, help="Image i is drawn from seed + i.")]
-_WEIGHTS_HELP = (
-    "ema, the averaged weights, ema-0.9999, those of an extra average, or model, those themselves."
-)
-Weights = Annotated[str, typer.Option(help=_WEIGHTS_HELP)]
+_WEIGHTS_HELP = "The averaged weights, ema; an extra average, such as ema-0.9999; or those themselves, model."
+Weights = Annotated[str, typer.Option(parser=weights_name, metavar="NAME", help=_WEIGHTS_HELP)]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 
 app = Application(name="ddpm", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

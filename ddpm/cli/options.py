@@ -5,9 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 _STEPS_HELP = "Steps, each of one network call (heun: two); the model's own number if not given."
-_WEIGHTS_HELP = (
-    "ema, the averaged weights, ema-0.9999, those of an extra average, or model, those themselves."
-)
+_WEIGHTS_HELP = "The averaged weights, ema; an extra average, such as ema-0.9999; or those themselves, model."
 
 TrainSteps = Annotated[int | None, typer.Option("--train-steps", "--steps", min=1, help="Updates in all.")]
 SamplingSteps = Annotated[int | None, typer.Option("--sampling-steps", "--steps", min=1, help=_STEPS_HELP)]

@@ -23,6 +23,7 @@ from ddpm.likelihood import vlb_terms
 from ddpm.reverse_process import FixedVariance
 from ddpm.training import precision
 from ddpm.training.distributed import draw_images
+from tests.cli.conftest import trained
 from tests.cli.small_runs import ENVIRONMENT, SMALL
 from tests.data.pictures import write_mnist
 
@@ -168,6 +169,16 @@ def test_evaluate_keeps_samples_of_another_precision_apart(ddpm, run):
         written = json.loads((run / "evaluation.json").read_text())
         assert written["model"].get("mixed_precision") == named
     assert len(list((run / "samples").glob("*/000000.png"))) == 2
+
+
+def test_export_takes_an_extra_average_by_its_name(ddpm, tmp_path):
+    run = trained(tmp_path / "run", "--set", "training.extra_ema_decays=[0.5]")
+    ddpm("export", run, tmp_path / "model", "--weights", "ema-0.5")
+    exported, kept = load_pretrained(tmp_path / "model"), load_pretrained(run, weights="ema-0.5")
+    for name, tensor in kept.state_dict().items():
+        assert torch.equal(exported.state_dict()[name], tensor)
+    _, err = ddpm("export", run, tmp_path / "other", "--weights", "ema-0.7", code=1)
+    assert "unknown weights 'ema-0.7'; choose one of 'ema', 'model', 'ema-0.5'" in err
 
 
 # evaluate

@@ -28,7 +28,7 @@ figure, table, div.math, .sd-card { break-inside: avoid; }
 h1, h2, h3 { break-after: avoid; }
 h1 { break-before: page; }
 #jb-print-docs-body h1 { break-before: auto; }
-pre { white-space: pre-wrap !important; font-size: .68rem !important; }
+pre { white-space: pre-wrap !important; font-size: .78rem !important; }
 .bd-article, .bd-article-container, .bd-content { padding: 0 !important; max-width: none !important; }
 """
 READY = """async () => {

@@ -84,8 +84,9 @@ def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
     (tmp_path / "bad.html").write_text(
         """<script src="http://script.invalid/x.js"></script><style>p { background: url(https://css.invalid/) }</style>
         <article><p style="width: 2000px">x</p><img src="no.png"><mjx-merror>z</mjx-merror>
-        <div class="math" style="width: 9px; overflow: hidden">a long formula</div></article>
+        <div class="math" style="width: 9px; overflow: hidden">a long formula</div>
         <div class="highlight"><pre style="width: 90px; overflow: auto">a line of code that is long</pre></div>
+        </article>
         <script>fetch("https://fetch.invalid/").catch(() => 0); missing();</script>""",
         encoding="utf-8",
     )

@@ -33,7 +33,9 @@ def _(ask: Ask) -> None:
     reply.must(torch.allclose(found, tau), "gives another time to b/a than the one at which it is b/a")
     for name, factor, slope in zip("ab", factors, path.slopes(tau), strict=True):
         (wanted,) = torch.autograd.grad(factor.sum(), tau)
-        reply.must(torch.allclose(slope, wanted), f"has a slope of {name} that is not the derivative of {name}")
+        reply.must(
+            torch.allclose(slope, wanted), f"has a slope of {name} that is not the derivative of {name}"
+        )
 
 
 @exercise("flows-forget", "arrives(eta, believed)")

@@ -5,10 +5,10 @@
 For every seed, `ddpm train digits` is run with its preset (v on the cosine schedule), with flow matching's target and
 schedule, and with EDM's weights on the preset. Nothing else differs: the same network, as many steps of as many images,
 and so the same time but for chance; the time of each process is written down. The order of the three changes from seed
-to seed. From each model 1,797 samples are drawn with 100 network calls of DDIM, η = 0 and 1, on timesteps that are even
+to seed. From each model 1,797 samples are drawn with 50 network calls of DDIM, η = 0 and 1, on timesteps that are even
 in t (for flow matching that is even in its own time τ) and even in λ, and held against all 1,797 digits: the Fréchet
-distance on raw pixels and the share of samples that `DigitClassifier` is sure of. (Bits per dimension are left
-out: the flow schedule's first noise is an eighth of the step between two grey levels, so its decoder is another one.)
+distance on raw pixels and the share of samples that `DigitClassifier` is sure of. (Bits per dimension are left out: the
+flow schedule's first noise is an eighth of the step between two grey levels, which makes its decoder another one.)
 
 For each pair of losses the last lines give the mean over seeds of the difference of the distances, with its standard
 error. The figures go to flow_matching.json. `--train-steps 40 --samples 64` is a quick look whether it runs.
@@ -36,7 +36,7 @@ from ddpm.io.checkpoint import newest_checkpoint
 from ddpm.training.distributed import draw_images
 
 RESULTS = Path(__file__).with_suffix(".json")
-CALLS, BATCH = 100, 599
+CALLS, BATCH = 50, 599
 LOSSES: dict[str, list[str]] = {
     "v": [],
     "flow matching": ["diffusion.objective=pred_flow", "diffusion.beta_schedule=flow"],

@@ -39,7 +39,8 @@ class Cost:
         parameters: of the network.
         forward_flops: of one network call on one image; a multiplication and an addition count as two.
         training_flops: of one image in training, forward and backward.
-        fixed_bytes: memory for the parameters, their gradients, the optimiser and the averages.
+        fixed_bytes: memory for the parameters, their gradients, the optimiser and the averages, and in half precision
+            for the copies of the weights that the layers take.
         image_bytes: memory that each image of a batch adds, for what the backward pass needs; with gradient
             checkpointing that is what is kept, and once what the largest stage computes anew.
         seconds_per_image: of training, measured here, not compiled; loading the images is not in it.
@@ -79,15 +80,19 @@ def measure_cost(
     parameters = sum(parameter.numel() for parameter in diffusion.network.parameters())
     one = _seconds(lambda: step(1), device)
     count = max(1, min(batch_size, int(_LONGEST_STEP / one)))
-    image_bytes = _saved_bytes(lambda: loss_of(count), diffusion)
+    # What a second image adds: the rest, such as weights cast to half precision, is there once whatever the batch.
+    kept = _saved_bytes(lambda: loss_of(1), diffusion)
+    image_bytes = _saved_bytes(lambda: loss_of(2), diffusion) - kept
+    fixed_bytes = (_KEPT + averages) * _BYTES * parameters + kept - image_bytes
     if gradient_checkpointing:
-        image_bytes += _largest_stage_bytes(lambda: loss_of(count, checkpointed=False), diffusion)
+        largest = _largest_stage_bytes(lambda: loss_of(count, checkpointed=False), diffusion)
+        image_bytes += largest // count
     return Cost(
         parameters=parameters,
         forward_flops=count_flops(lambda: loss_of(1)),
         training_flops=count_flops(lambda: step(1)),
-        fixed_bytes=(_KEPT + averages) * _BYTES * parameters,
-        image_bytes=image_bytes // count,
+        fixed_bytes=fixed_bytes,
+        image_bytes=image_bytes,
         seconds_per_image=_seconds(lambda: step(count), device) / count,
     )
 

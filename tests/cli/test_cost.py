@@ -1,7 +1,8 @@
 """What a run costs, against counts by hand."""
 
+import contextlib
 import time
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -102,6 +103,41 @@ def test_measure_cost_runs_in_the_precision_of_the_run(precision, kind):
     model = make_model(CHANNELS, CHANNELS)
     measure_cost(model, batch_size=2, mixed_precision=precision)
     assert {found for _, found in model.network.seen} == {kind}
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_copies_of_the_weights_in_half_precision_are_there_once(batch_size):
+    """A batch of one shows as few bytes for an image as a batch of six: the copies are no image's."""
+    widths = (CHANNELS, WIDTH, CHANNELS)
+    full, half = (
+        measure_cost(make_model(*widths), batch_size=batch_size, mixed_precision=precision)
+        for precision in ("no", "bf16")
+    )
+    assert half.fixed_bytes - full.fixed_bytes == 2 * full.parameters
+    # The inputs of both convolutions have two bytes for four.
+    assert full.image_bytes - half.image_bytes <= 2 * (CHANNELS + WIDTH) * PIXELS
+    assert half.image_bytes < full.image_bytes
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 32])
+def test_the_peak_of_a_step_lies_within_the_gradients_below_the_sum(batch_size):
+    """Of eq:run-memory, by what the profiler sees come and go: gradients arrive as activations leave."""
+    network = Unet(16, dim_mults=(1, 2), channels=1, num_res_blocks=1, attention_resolutions=())
+    model = GaussianDiffusion(network, image_size=8)
+    cost = measure_cost(model, batch_size=1, averages=0)
+    optimizer = torch.optim.AdamW(network.parameters(), foreach=False)
+    images = torch.rand(batch_size, 1, 8, 8)
+    for step in range(2):
+        optimizer.zero_grad()
+        with torch.profiler.profile(profile_memory=True) if step else contextlib.nullcontext() as profiler:
+            model(images).backward()
+            optimizer.step()
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    held = 3 * 4 * cost.parameters  # the weights, and two moments of Adam
+    peak = held + max(accumulate(nbytes for _, nbytes in changes))
+    total = cost.fixed_bytes + batch_size * cost.image_bytes
+    assert total - 4 * cost.parameters <= peak <= total
 
 
 def test_gradient_checkpointing_lies_between_what_is_kept_and_all_of_it():

@@ -20,6 +20,7 @@ from ddpm.book.exercises import (  # noqa: F401 (each enters the checks of its c
     chapter_09,
     chapter_10,
     chapter_11,
+    chapter_13,
 )
 from ddpm.book.exercises.answers import EXERCISES as EXERCISES
 from ddpm.book.exercises.answers import Ask, UnwrittenError

@@ -78,15 +78,18 @@ def number_of_chapter(page: str) -> str | None:
 
 
 def prose_lines(source: str) -> Iterator[str]:
-    """The lines of a Markdown cell that are not inside a block of code."""
-    fence = ""
+    """The lines of a Markdown cell that are not inside a block of code; what a directive holds is prose."""
+    fences: list[tuple[str, bool]] = []  # that are open, and whether it is a directive's
     for line in source.split("\n"):
-        opened = re.match(r"^(`{3,})(?!\{)", line)
-        if fence:
-            fence = "" if line.strip() == fence else fence
-        elif opened:
-            fence = opened.group(1)
-        else:
+        within_code = bool(fences) and not fences[-1][1]
+        opened = re.match(r"^(`{3,})(\{)?", line)
+        if fences and line.strip() == fences[-1][0]:
+            fences.pop()
+        elif opened and not within_code:
+            fences.append((opened.group(1), bool(opened.group(2))))
+            if not opened.group(2):
+                continue
+        if not within_code:
             yield line
 
 

@@ -4,19 +4,19 @@ The tracer alone runs (backend "eager"): it is what gives up on a look at a valu
 `test_numerics` and in the tests of training.
 """
 
-import itertools
-
 import pytest
 import torch
 
 from ddpm import EDM, P2, ClassifierFreeGuidance, GaussianDiffusion, MinSNR, Unet
 from tests.networks import SMALL_UNET, UNET_OPTIONS, drawn, randn, seeded
 
-LOSSES = list(
-    itertools.product(
-        ("pred_noise", "pred_x0", "pred_v", "pred_flow"), ("l1", "l2"), (None, MinSNR(), P2(), EDM())
-    )
-)
+OBJECTIVES, WEIGHTINGS = ("pred_noise", "pred_x0", "pred_v", "pred_flow"), (None, MinSNR(), P2(), EDM())
+# Every objective with every weighting; each meets both kinds of loss.
+LOSSES = [
+    (objective, ("l1", "l2")[(i + j) % 2], weighting)
+    for i, objective in enumerate(OBJECTIVES)
+    for j, weighting in enumerate(WEIGHTINGS)
+]
 X, NOISE, T, CLASSES = (
     randn(2, 1, 8, 8),
     randn(2, 1, 8, 8, seed=1),

@@ -39,7 +39,7 @@ def test_checks_are_left_out_with_one_plain_line_and_fail_on_a_server(ci, status
     own = {
         "PATH": str(stub.parent),
         "PLAYWRIGHT_BROWSERS_PATH": str(tmp_path),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tools")]),
         "CI": ci,
     }
     command = [sys.executable, "-m", "pytest", "-ra", "-n", workers, "test_page.py"]

@@ -1,6 +1,6 @@
 """How good are the digits after the same time? `ddpm train digits` next to denoising-diffusion-pytorch, in one run.
 
-    OMP_NUM_THREADS=2 python benchmarks/digits_quality.py
+    OMP_NUM_THREADS=2 python -m benchmarks.digits_quality
 
 For every seed, ours is trained by its command with its preset, and then theirs by its own Trainer for as much wall time
 as our whole process took, from the same digits as PNG files. From each, 1,797 samples are drawn with 100 network calls
@@ -16,7 +16,6 @@ tried, 1e-3 and 3e-3, with batches of 32 (their README's) and 128.
 import argparse
 import contextlib
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 from torchvision.utils import save_image
 
+from benchmarks.network_speed.summary import machine
 from ddpm import load_pretrained
 from ddpm.data import digits
 from ddpm.evaluation.features import DigitClassifier
@@ -137,14 +137,11 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
     if options.peer_only:
         return
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    command = "OMP_NUM_THREADS=2 python benchmarks/digits_quality.py"
-    RESULTS.write_text(json.dumps({"command": command, "machine": machine, "rows": rows}, indent=2) + "\n")
+    threads = torch.get_num_threads()
+    command = f"OMP_NUM_THREADS={threads} python -m benchmarks.digits_quality"
+    RESULTS.write_text(
+        json.dumps({"command": command, "machine": machine(threads, "cpu"), "rows": rows}, indent=2) + "\n"
+    )
 
 
 IMAGES, LABELS = digits().tensors

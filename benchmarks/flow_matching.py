@@ -1,6 +1,6 @@
 """Does flow matching draw better digits than v-prediction after the same time? And EDM's loss? In one run.
 
-    OMP_NUM_THREADS=2 python benchmarks/flow_matching.py
+    OMP_NUM_THREADS=2 python -m benchmarks.flow_matching
 
 For every seed, `ddpm train digits` is run with its preset (v on the cosine schedule), with flow matching's target and
 schedule, and with EDM's weights on the preset. Nothing else differs: the same network, as many steps of as many images,
@@ -17,7 +17,6 @@ error. The figures go to flow_matching.json. `--train-steps 40 --samples 64` is 
 import argparse
 import json
 import math
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.network_speed.summary import machine
 from ddpm import load_pretrained
 from ddpm.data import digits
 from ddpm.evaluation.features import DigitClassifier
@@ -108,14 +108,14 @@ def main() -> None:
     print(json.dumps(differences, indent=2, ensure_ascii=False))
     if options.train_steps is not None or options.samples != len(IMAGES):
         return
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+    threads = torch.get_num_threads()
+    command = f"OMP_NUM_THREADS={threads} python -m benchmarks.flow_matching"
+    written = {
+        "command": command,
+        "machine": machine(threads, "cpu"),
+        "rows": rows,
+        "differences": differences,
     }
-    command = "OMP_NUM_THREADS=2 python benchmarks/flow_matching.py"
-    written = {"command": command, "machine": machine, "rows": rows, "differences": differences}
     RESULTS.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -19,14 +19,14 @@ UNFOLD = """async () => {
   // The theme looks a moment later for what scrolls now.
   await new Promise(done => setTimeout(done, 500));
 }"""
-LOOK = """async ([theme, rules]) => {
+LOOK = """async ([theme, rules, options]) => {
   const root = document.documentElement;
   root.dataset.theme = root.dataset.mode = theme;
   // Colours that fade over are measured when they have arrived.
   const still = document.head.appendChild(document.createElement("style"));
   still.textContent = "*, ::before, ::after { transition: none !important; animation: none !important }";
   await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
-  const found = await axe.run(document, {resultTypes: ["violations"]});
+  const found = await axe.run(document, {resultTypes: ["violations"], ...options});
   return found.violations
     .filter(({id, impact}) => ["serious", "critical"].includes(impact) || rules.includes(id))
     .flatMap(({id, nodes}) => nodes.map(node => `${theme}: ${id}: ${node.html.slice(0, 120)}`));
@@ -37,7 +37,10 @@ def violations(page):
     """What axe finds on the page that is open, light and dark."""
     page.evaluate(UNFOLD)
     page.evaluate(AXE)
-    return [found for theme in ("light", "dark") for found in page.evaluate(LOOK, [theme, RULES])]
+    light = page.evaluate(LOOK, ["light", RULES, {}])
+    # Nothing but colours changes with the theme.
+    colours = {"runOnly": {"type": "tag", "values": ["cat.color"]}}
+    return light + page.evaluate(LOOK, ["dark", RULES, colours])
 
 
 @pytest.fixture
@@ -62,8 +65,7 @@ def test_axe_finds_what_is_wrong(page, tmp_path):
     )
     page.goto((tmp_path / "bad.html").as_uri())
     kinds = {found.rsplit(": <", 1)[0] for found in violations(page)}
-    both = {f"{theme}: {kind}" for theme in ("light", "dark") for kind in ("heading-order", "image-alt")}
-    assert kinds == both | {"light: button-name", "dark: button-name", "dark: color-contrast"}
+    assert kinds == {"light: heading-order", "light: image-alt", "light: button-name", "dark: color-contrast"}
 
 
 # Whether the element with the focus can be seen to have it: its looks are not those of the same element without.

@@ -61,23 +61,26 @@ def page(chromium):
     page.close()
 
 
-def look(page, address):
-    """Load an address; say what is wrong there, by kind, and how many columns of code fit."""
-    page.goto(address)
+def look(page, width):
+    """Say what is wrong with the page that is open, by kind, at a width, and how many columns of code fit."""
+    page.set_viewport_size({"width": width, "height": 900})
     kinds, columns = page.evaluate(LOOK)
     # Not sooner: on a busy machine the network is idle before the scripts have run.
     page.wait_for_load_state("networkidle")
     return {kind: places for kind, places in kinds.items() if places}, columns
 
 
-@pytest.mark.parametrize(("by", "width"), [("http", 1280), ("http", 390), ("file", 1280)])
+@pytest.mark.parametrize(("by", "first", "then"), [("http", 390, 1280), ("file", 1280, 390)])
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_page_fits_and_asks_no_other_host(address, by, width, site, page):
-    page.set_viewport_size({"width": width, "height": 900})
-    wrong, columns = look(page, f"{site}/{address}" if by == "http" else (HTML / address).as_uri())
-    assert (wrong, page.problems) == ({}, [])
-    # The widest line that `ruff format` lets a chapter have is shown without scrolling on a laptop.
-    assert width < 1280 or columns is None or columns >= 88
+def test_page_fits_and_asks_no_other_host(address, by, first, then, site, page):
+    page.set_viewport_size({"width": first, "height": 900})
+    page.goto(f"{site}/{address}" if by == "http" else (HTML / address).as_uri())
+    # A reader may also turn a phone, or drag a window's edge.
+    for width in (first, then):
+        wrong, columns = look(page, width)
+        assert (width, wrong, page.problems) == (width, {}, [])
+        # The widest line that `ruff format` lets a chapter have is shown without scrolling on a laptop.
+        assert width < 1280 or columns is None or columns >= 88
 
 
 def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
@@ -90,7 +93,8 @@ def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
         <script>fetch("https://fetch.invalid/").catch(() => 0); missing();</script>""",
         encoding="utf-8",
     )
-    wrong, _ = look(page, (tmp_path / "bad.html").as_uri())
+    page.goto((tmp_path / "bad.html").as_uri())
+    wrong, _ = look(page, 1280)
     assert len(wrong) == 7  # every kind there is
     addresses = ("http://script.invalid/x.js", "https://css.invalid/", "https://fetch.invalid/")
     assert {f"foreign: {address}" for address in addresses} <= set(page.problems)

@@ -9,8 +9,8 @@ one of its code cells) and what each mutant of the ledger makes of that piece:
     "noise over signal" = "torch.log(1 - alpha_bar) - torch.log(alpha_bar)"
 
 The cell that holds the formula is also the one that checks it, unless `check = "…"` names a piece of the cell that
-does. Only the cells that the check needs are run. A mutant which the page has no way to express stands under `cannot`,
-with the reason.
+does. Of the cells before it only the statements that the check needs are run. A mutant which the page has no way to
+express stands under `cannot`, with the reason.
 """
 
 import ast
@@ -69,9 +69,14 @@ def code_cells(page: str) -> list[str]:
     ]
 
 
+def _statements(source: str) -> list[str]:
+    """The statements of a cell, one by one."""
+    return [ast.unparse(statement) for statement in ast.parse(source).body]
+
+
 @dataclass(frozen=True)
 class _Names:
-    """What a cell does with the names of the page.
+    """What a piece of source does with the names of the page.
 
     Attributes:
         needed: those it reads before it binds them.
@@ -84,16 +89,38 @@ class _Names:
     fresh: set[str]
 
 
-def _names(source: str) -> _Names:
-    needed, bound, fresh = set[str](), set[str](), set[str]()
-    for statement in ast.parse(source).body:
-        read, stored = _globals(symtable.symtable(ast.unparse(statement), "cell", "exec"))
-        own = _globals_of_target(statement)
-        needed |= read - own - fresh
-        bound |= stored | set(_changed(statement))
-        if not isinstance(statement, ast.If | ast.Try | ast.While | ast.AugAssign):
-            fresh |= stored - read | own
-    return _Names(needed, bound, fresh)
+def _names(body: list[ast.stmt]) -> _Names:
+    """Of statements one after the other."""
+    whole = _Names(set(), set(), set())
+    for one in map(_names_of_one, body):
+        whole.needed.update(one.needed - whole.fresh)
+        whole.bound.update(one.bound)
+        whole.fresh.update(one.fresh)
+    return whole
+
+
+def _names_of_one(statement: ast.stmt) -> _Names:
+    """Of one statement; a loop is taken to run at least once."""
+    changed = set(_changed(statement))
+    if isinstance(statement, ast.For | ast.With):
+        if isinstance(statement, ast.For):
+            given, targets = [statement.iter], [statement.target]
+        else:
+            given = [item.context_expr for item in statement.items]
+            targets = [item.optional_vars for item in statement.items if item.optional_vars]
+        own = {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+        read = {name for one in given for name in _globals(_table(one))[0]}
+        inside = _names(statement.body)
+        return _Names(read | inside.needed - own, inside.bound | own | changed, inside.fresh | own)
+    read, stored = _globals(_table(statement))
+    if isinstance(statement, ast.AugAssign) and (owner := _owner(statement.target)):
+        read.add(owner)
+    certain = not isinstance(statement, ast.If | ast.Try | ast.While)
+    return _Names(read, stored | changed, stored - read if certain else set())
+
+
+def _table(node: ast.AST) -> symtable.SymbolTable:
+    return symtable.symtable(ast.unparse(node), "cell", "exec")
 
 
 def _globals(table: symtable.SymbolTable) -> tuple[set[str], set[str]]:
@@ -109,14 +136,12 @@ def _globals(table: symtable.SymbolTable) -> tuple[set[str], set[str]]:
     return read, stored
 
 
-def _globals_of_target(statement: ast.stmt) -> set[str]:
-    """The loop variables of a for statement."""
-    targets = ast.walk(statement.target) if isinstance(statement, ast.For) else ()
-    return {node.id for node in targets if isinstance(node, ast.Name)}
+# Calls that change nothing that they are given, and modules whose calls draw only.
+_HARMLESS = {"print", "display", "assert_close", "figures", "plt"}
 
 
 def _changed(statement: ast.stmt) -> Iterator[str]:
-    """The names whose items or attributes a statement sets, or whose method it calls for its effect."""
+    """The names whose items or attributes a statement sets, or that it hands to a call, or whose, for its effect."""
     for node in ast.walk(statement):
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):
@@ -124,30 +149,48 @@ def _changed(statement: ast.stmt) -> Iterator[str]:
         elif isinstance(node, ast.AugAssign):
             targets = [node.target]
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            targets = [node.value.func]
-        for target in targets:
-            owner = target
-            while isinstance(owner, ast.Subscript | ast.Attribute):
-                owner = owner.value
-            if isinstance(owner, ast.Name) and owner is not target:
-                yield owner.id
+            function = node.value.func
+            if {_last_name(function), _owner(function)} & _HARMLESS:
+                continue
+            targets = [function]
+            yield from (owner for given in node.value.args if (owner := _owner(given)))
+        elif isinstance(node, ast.Attribute) and node.attr == "backward":
+            # The gradient, and what an optimiser does with it, reaches everything.
+            yield from (other.id for other in ast.walk(statement) if isinstance(other, ast.Name))
+        yield from (owner for one in targets if not isinstance(one, ast.Name) and (owner := _owner(one)))
 
 
-def needed_cells(cells: list[str], last: int) -> list[int]:
-    """The indices of the cells that cell `last` needs, itself included: those that bind or change what it reads."""
-    names = [_names(source) for source in cells[: last + 1]]
-    # A cell of imports may set a default besides.
-    needed = {last} | {k for k in range(last) if cells[k].startswith(("import ", "from "))}
-    wanted = names[last].needed.copy()
-    for k in range(last - 1, -1, -1):
-        if k in needed or names[k].bound & wanted:
-            needed.add(k)
-            wanted = wanted - names[k].fresh | names[k].needed
+def _owner(expression: ast.expr) -> str | None:
+    """The name whose item or attribute this is, or that it is."""
+    while isinstance(expression, ast.Subscript | ast.Attribute):
+        expression = expression.value
+    return expression.id if isinstance(expression, ast.Name) else None
+
+
+def _last_name(function: ast.expr) -> str | None:
+    """What a function is called, without what it is an attribute of."""
+    return function.attr if isinstance(function, ast.Attribute) else _owner(function)
+
+
+def needed_pieces(pieces: list[str], last: int) -> list[int]:
+    """The indices of the pieces of source that the piece `last` needs, itself included: they bind what it reads."""
+    names = [_names(ast.parse(source).body) for source in pieces[: last + 1]]
+    needed = {last} | {k for k in range(last) if pieces[k].startswith(("import ", "from "))}
+    before: set[int] = set()
+    while needed != before:
+        before = needed.copy()
+        # A function may read what is bound after it, when it is called.
+        late = {name for k in needed if pieces[k].startswith("def ") for name in names[k].needed}
+        wanted = names[last].needed | late
+        for k in range(last - 1, -1, -1):
+            if k in needed or names[k].bound & wanted:
+                needed.add(k)
+                wanted = wanted - names[k].fresh | names[k].needed
     return sorted(needed)
 
 
 class Page:
-    """The cells that one check needs, run up to the one that holds the formula."""
+    """What one check needs, run up to the cell that holds the formula."""
 
     def __init__(self, check: PageCheck) -> None:
         cells = code_cells(check.page)
@@ -156,12 +199,17 @@ class Page:
         assert cells[holds[0]].count(check.formula) == 1, f"{check.label}: {check.formula!r} stands twice"
         checks = [k for k, source in enumerate(cells) if check.check and check.check in source] or holds
         assert len(checks) == 1, f"{check.label}: {len(checks)} cells of {check.page} hold {check.check!r}"
-        self.check, self.cells, self.holder = check, cells, holds[0]
-        needed = {*needed_cells(cells, checks[0]), *needed_cells(cells, holds[0])}
+        before = [piece for source in cells[: holds[0]] for piece in _statements(source)]
+        self.check, self.pieces, self.holder = check, before + cells[holds[0] :], len(before)
+        last = len(before) + checks[0] - holds[0]
+        needed = {*needed_pieces(self.pieces, last)}
+        for replacement in (check.formula, *check.mutants.values()):
+            source = self.pieces[self.holder].replace(check.formula, replacement)
+            needed |= {*needed_pieces([*before, source], self.holder)}
         self.rest = sorted(k for k in needed if k >= self.holder)
         self.namespace: dict[str, Any] = {"display": lambda *_: None, "__name__": "page"}
         for k in sorted(needed - set(self.rest)):
-            self._run(cells[k])
+            self._run(self.pieces[k])
 
     def _run(self, source: str) -> None:
         exec(compile(source, self.check.page, "exec"), self.namespace)
@@ -170,7 +218,7 @@ class Page:
     def run(self, replacement: str | None = None) -> None:
         """Run the formula, or what stands in its place, and the check. Raises AssertionError where it is rejected."""
         for k in self.rest:
-            source = self.cells[k]
+            source = self.pieces[k]
             if k == self.holder and replacement is not None:
                 source = source.replace(self.check.formula, replacement)
             self._run(source)

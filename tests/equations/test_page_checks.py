@@ -3,7 +3,7 @@
 import pytest
 
 from tests.equations.ledger import read_ledger
-from tests.equations.page_checks import CHAPTERS, PageCheck, needed_cells, page_checks, survivors
+from tests.equations.page_checks import CHAPTERS, PageCheck, needed_pieces, page_checks, survivors
 from tests.equations.test_ledger import stated_labels
 
 CHECKS, LEDGER = page_checks(), read_ledger()
@@ -29,7 +29,7 @@ def test_page_check_knows_every_mutant_of_the_ledger(label: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "needed"),
+    ("pieces", "needed"),
     [
         (
             ["import math", "a = 1", "b = []", "c = 3", "b.append(a)", "def f(): return b", "f()[0]"],
@@ -41,10 +41,16 @@ def test_page_check_knows_every_mutant_of_the_ledger(label: str) -> None:
         (["t = 1", "for t in range(3):\n    t"], [1]),
         (["x = 1", "def f(x):\n    y = x\n    return y", "f(2)"], [1, 2]),
         (["d = {}", "d['a'] = 1", "d"], [0, 1, 2]),
+        (["x = 1", "for t in range(3):\n    x = t\n    x"], [1]),
+        (["x = 1", "for t in range(3):\n    x += t", "x"], [0, 1, 2]),
+        (["def f(): return a", "a = 1", "f()"], [0, 1, 2]),
+        (["x = 1", "with a() as x:\n    y = x", "y"], [1, 2]),
+        (["net = Net()", "zero_(net.weight)", "print(net.weight)", "net"], [0, 1, 3]),
+        (["net = Net()", "for x in data:\n    net(x).backward()", "net"], [0, 1, 2]),
     ],
 )
-def test_needed_cells_follow_what_is_read_and_changed(cells: list[str], needed: list[int]) -> None:
-    assert needed_cells(cells, len(cells) - 1) == needed
+def test_needed_pieces_follow_what_is_read_and_changed(pieces: list[str], needed: list[int]) -> None:
+    assert needed_pieces(pieces, len(pieces) - 1) == needed
 
 
 def test_a_check_that_accepts_a_mutant_is_found() -> None:

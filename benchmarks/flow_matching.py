@@ -1,6 +1,6 @@
 """Does flow matching draw better digits than v-prediction after the same time? And EDM's loss? In one run.
 
-    OMP_NUM_THREADS=2 python -m benchmarks.flow_matching
+    OMP_NUM_THREADS=1 python -m benchmarks.flow_matching
 
 For every seed, `ddpm train digits` is run with its preset (v on the cosine schedule), with flow matching's target and
 schedule, and with EDM's weights on the preset. Nothing else differs: the same network, as many steps of as many images,

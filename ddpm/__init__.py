@@ -9,7 +9,7 @@ Everything plugs together through three small contracts.
    `self_condition` that is true, it also takes `x_self_cond`, its previous estimate of x_0. If it has
    `learned_variance`, its output has as many channels again, for the variance of the step back.
 3. **Diffusion.** `GaussianDiffusion(network, …)` joins a network, a schedule and an objective. Its
-   `predict(x_t, t)` returns noise, x0, v, flow and score, which always agree. Samplers and likelihoods use only
+   `predict(x_t, t)` returns noise, x0, v, flow and score, which always agree. Samplers and likelihoods need only
    `.schedule` and `.predict`, so an exact denoiser can stand where the network stands.
 
 Images handed to `diffusion(images)` or to the `Trainer`, and those that `diffusion.sample()` returns, are in [0, 1];

@@ -29,7 +29,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
     else. t holds one timestep per image, 1 … T, and labels one class per image, shape (B,), for a network that takes
     them, else None; with label dropout None stands for no label, and so does `null_label` in the place of a class.
     `x_self_cond` is the previous estimate of x_0, for a network with self-conditioning; None for none. What has another
-    shape, type or range is a ValueError.
+    shape, dtype or range is a ValueError; images that are no tensor are a TypeError.
 
     Attributes:
         schedule: the `NoiseSchedule`.
@@ -69,7 +69,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
                 T > 20 and "cosine" for a shorter chain: rescaled to that few steps (see `linear_betas`), the linear
                 variances would reach 1.
             loss_weighting: None (the paper's L_simple), `MinSNR()`, `P2()`, `EDM()` or a function like them; anything
-                else is a TypeError, as a configuration's goes through `weighting_from_config`.
+                else is a TypeError; `ddpm.weighting.weighting_from_config` makes one of what a configuration holds.
             ddim_sampling_eta: η of DDIM: 0 is deterministic, 1 has the noise of ancestral sampling.
             sampler: default sampler of `sample`; None is "ancestral" for T steps and "ddim" for fewer.
             spacing: default of `sample`, how fewer than T timesteps are spread (see `timestep_grid`).

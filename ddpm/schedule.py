@@ -23,11 +23,12 @@ SHORTEST_LINEAR = 21
 
 
 def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
-    """Variances that rise linearly (eq:linear-betas), rescaled so that any T destroys as much signal.
+    """Variances that rise linearly (eq:linear-betas), rescaled so that a short chain, too, ends in noise.
 
     `beta_start` and `beta_end` are β_1 and β_T for T = 1000 (Ho et al. 2020, section 4). For another T both are
-    multiplied by 1000/T, which keeps the sum of the β, and with it ᾱ_T, about the same; without it a short chain leaves
-    signal at its end. For T below about 20 the rescaled β reach 1, which `NoiseSchedule` refuses.
+    multiplied by 1000/T, which keeps the sum of the β. So ᾱ_T is about the same for all T of some hundred and more, and
+    smaller for fewer; without it a short chain leaves signal at its end. For T of 20 and less the rescaled β reach 1,
+    which `NoiseSchedule` refuses.
     """
     timesteps = check_whole("timesteps", timesteps)
     scale = LINEAR_SCALE_STEPS / timesteps

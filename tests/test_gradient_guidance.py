@@ -186,7 +186,7 @@ def samples(denoiser, count=4000):
 
 
 def test_how_far_reconstruction_guidance_is_from_the_exact_posterior():
-    """The exact oracle of the posterior reaches it; the guided one does not, and on the sides that its docstring says.
+    """The exact oracle of the posterior reaches it; the guided one lies where the comments say.
 
     Distances are in standard deviations of the posterior; five error bars of 4,000 samples are 0.08 of them.
     """

@@ -1,4 +1,4 @@
-"""Draw the picture of the front page and the README: eight digits forming out of noise.
+"""Draw the picture of the README: eight digits forming out of noise.
 
 python tools/draw_gallery.py
 """

@@ -1,4 +1,4 @@
-"""The picture of the rates on a CPU, which chapter 6 shows."""
+"""The picture of the rates on a CPU, which the README shows."""
 
 import itertools
 from collections.abc import Sequence

@@ -229,8 +229,17 @@ def take_weights(diffusion: GaussianDiffusion, name_or_folder: str | os.PathLike
 
     The networks must be alike, but for a variance that only the new one learns, and classes that only it takes: the
     weights for these are fresh.
+
+    Raises:
+        ValueError: if the networks are not alike.
     """
-    theirs = weights_of(load_pretrained(name_or_folder).network)
+    model = load_pretrained(name_or_folder)
+    if model.channels != diffusion.channels:
+        raise ValueError(
+            f"{name_or_folder} draws images of {model.channels} channel(s), and those of the data have"
+            f" {diffusion.channels}: give the data as many, in the command by --set data.channels={model.channels}"
+        )
+    theirs = weights_of(model.network)
     own = weights_of(diffusion.network)
     for name in ("last.weight", "last.bias"):
         there, more = theirs[name], own[name][len(theirs[name]) :]

@@ -44,8 +44,8 @@ def _(ask: Ask) -> None:
     for words, copies in (("copies", training), ("copies shifted to the left", training.roll(-1, 3))):
         reply = ask(copies, training, held_out)
         reply.must(reply.numbers().abs() < 0.01, f"gives {shown(reply.numbers())} for {words}")
-    # Squares of one brightness each, which no shift brings nearer. Per pixel, the nearest are apart by 0.15, 0.35 and
-    # 0.45, and by 0.3, 0.2 and 0.1.
+    # Squares of one brightness each, which no shift brings nearer. Per pixel, the nearest of one set are apart by 0.15,
+    # 0.35 and 0.45, of the other by 0.3, 0.2 and 0.1.
     squares = torch.nn.functional.pad(torch.ones(1, 1, 5, 5), (1, 1, 1, 1))
     shades = torch.tensor([0.0, 0.5, 0.6])[:, None, None, None]
     ask(shades * squares, 0.15 * squares, torch.cat([0.3 * squares, 0.7 * squares])).equals(0.95 / 0.6)
@@ -64,15 +64,15 @@ def _(ask: Ask) -> None:
     apart = ask(torch.randn(30, 4), torch.randn(30, 4) + 2)
     p = apart.numbers()
     apart.must(0 <= p < 0.05, f"gives {p:.3g} for two sets that lie far apart")
-    found, generator = [], torch.Generator().manual_seed(1)
+    found, generator = [], torch.Generator().manual_seed(3)
     for _ in range(24):
         reply = ask(*torch.randn(2, 25, 4, generator=generator))
         p = reply.numbers()
         reply.must(0 <= p <= 1, f"gives {p:.3g}, which is no probability")
         found.append(p)
     below = int((torch.stack(found) < 0.4).sum())
-    # 9.6 are expected, give or take 2.4. By very many shuffles it is 10 of these pairs.
+    # 9.6 are expected, give or take 2.4. Of these pairs 12 are below by thousands of shuffles, and none is near 0.4.
     apart.must(
-        4 <= below <= 16,
+        4 <= below <= 17,
         f"is right, but of 24 pairs of one distribution {below} have p < 0.4; expected are about 10",
     )

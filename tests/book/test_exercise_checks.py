@@ -1,4 +1,4 @@
-"""Each exercise has a check, which passes on the chapter's own solution and refuses wrong ones; or a reason."""
+"""Each exercise has a check, which passes on right answers, the chapter's own first, and refuses wrong ones."""
 
 import ast
 import math
@@ -22,6 +22,7 @@ from book_numbers import EXERCISE, ROOT, page_cells, page_files
 from ddpm.book import check
 from ddpm.book.exercises import EXERCISES
 from ddpm.book.exercises.answers import shown
+from tests.book.other_answers import OTHER
 from tests.equations.page_checks import needed_cells
 
 MUTANTS = tomllib.loads((Path(__file__).parent / "exercise_mutants.toml").read_text(encoding="utf-8"))
@@ -154,6 +155,7 @@ def test_every_exercise_has_a_check_or_a_reason_for_none() -> None:
     assert sorted(PAGES) == sorted({*EXERCISES, *WITHOUT})
     assert not set(EXERCISES) & set(WITHOUT)
     assert sorted(MUTANTS) == sorted(EXERCISES)
+    assert sorted(OTHER) == sorted(EXERCISES)
     assert all(len(mutants) >= 2 for mutants in MUTANTS.values())
 
 
@@ -189,6 +191,12 @@ def test_the_check_passes_on_the_solution_and_refuses_the_mutants(
             pytest.fail(f"the check accepts the mistake {mistake!r}")
         assert refusal.startswith(f"{name}: {EXERCISES[name].answer_name}")
         assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_check_takes_another_right_answer(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check(name, OTHER[name])
+    assert capsys.readouterr().out == f"{name}: right\n"
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -234,6 +242,40 @@ def test_a_reply_of_another_kind_is_refused(name: str, answer: Any, message: str
 def test_numbers_of_any_kind_are_taken(kind: Any) -> None:
     halves = [1 / 2, 1 / 4, 1 / 3, 2**0.5 / 3, 2**0.5 / 3]
     check("posterior-by-hand", halves if kind is list else tuple(map(kind, halves)))
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("how-many-rounds", lambda beta, limit: torch.floor(2 * limit.log() / (1 - beta).log()) + 1),
+        ("how-many-rounds", lambda beta, limit: int(np.ceil(2 * np.log(limit) / np.log1p(-beta)))),
+        (
+            "log-snr-density",
+            lambda limit: 2 * Fraction(round(math.atan(math.sinh(limit / 2)) * 1e9), 10**9) / math.pi,
+        ),
+        ("order-of-steps", lambda betas: ((1 - betas).prod().sqrt(), 1 - (1 - betas).prod())),
+        ("mutual-information", lambda snr: sympy.log(1 + sympy.Float(snr), 2) / 2),
+    ],
+)
+def test_a_function_of_numbers_or_of_tensors_is_taken(name: str, answer: Any) -> None:
+    check(name, answer)
+
+
+def test_an_answer_that_writes_into_its_inputs_changes_only_its_own() -> None:
+    with pytest.raises(AssertionError, match="gives 0 at"):
+        check("evaluation-rounding", lambda pictures, levels: pictures.zero_())  # noqa: ARG005
+
+
+def test_an_answer_that_seeds_torch_gets_other_inputs_all_the_same() -> None:
+    seen = []
+
+    def to_levels(pictures: torch.Tensor, levels: int) -> torch.Tensor:
+        torch.manual_seed(3)
+        seen.append(pictures.mean().item())
+        return (pictures * (levels - 1)).round() / (levels - 1)
+
+    check("evaluation-rounding", to_levels)
+    assert len(set(seen)) == 3
 
 
 def test_a_wrong_value_is_refused_without_the_right_one() -> None:

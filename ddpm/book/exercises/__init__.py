@@ -30,8 +30,8 @@ from ddpm.book.exercises.answers import Ask, UnwrittenError
 def check(name: str, answer: Any) -> None:
     """Try an answer to one of the book's exercises, and print that it is right, or that there is none yet.
 
-    The check hands inputs of its own to the answer and compares what comes back; it draws its random numbers apart, in
-    double precision, and leaves torch's generator and default as they were.
+    The check hands inputs of its own to the answer, numbers, lists and tensors, and compares what comes back; it draws
+    its random numbers apart, in double precision, and leaves torch's generator and default as they were.
 
     Args:
         name: the exercise, as its page calls it.

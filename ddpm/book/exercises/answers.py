@@ -11,6 +11,7 @@ in which the first word is the label on the page without its `ex-`, and the seco
 function, or, without brackets, a value. The module of a chapter is imported by `ddpm.book.exercises`.
 """
 
+import copy
 import inspect
 import re
 from collections.abc import Callable
@@ -99,16 +100,22 @@ class Ask:
     def __call__(self, *given: Any) -> "Reply":
         """The answer's reply. What the reader's function raises goes on, with a note on its arguments.
 
-        Real numbers are handed over as tensors, which the functions of `math` and those of torch take alike.
+        A function that cannot do with numbers and lists, because it asks them for what only tensors have, gets them as
+        tensors.
         """
-        given = tuple(torch.tensor(x) if isinstance(x, float) else x for x in given)
         value, words = self.answer, self.exercise.answer_name
         if self.exercise.is_function:
             named = zip(self.exercise.arguments, given, strict=True)
             words += f"({', '.join(f'{name}={shown(x)}' for name, x in named)})"
             self._check_arity(given)
             try:
-                value = self.answer(*given)
+                try:
+                    value = self._answered(given)
+                except (TypeError, AttributeError, ArithmeticError):
+                    tensors = tuple(map(_as_tensor, given))
+                    if all(one is other for one, other in zip(tensors, given, strict=True)):
+                        raise
+                    value = self._answered(tensors)
             except Exception as error:
                 error.add_note(f"raised by your {words}")
                 raise
@@ -118,6 +125,17 @@ class Ask:
             raise AssertionError(f"{self.exercise.name}: {words} gives nothing")
         self.replies += 1
         return Reply(value, f"{self.exercise.name}: {words}", self.exercise.is_function)
+
+    def _answered(self, given: tuple[Any, ...]) -> Any:
+        """What the function gives for copies of these arguments.
+
+        It may write into them, and seed torch: the check's own inputs and random numbers stay as they are.
+        """
+        given = tuple(copy.copy(x) if isinstance(x, list) else x for x in given)
+        given = tuple(x.contiguous().clone() if isinstance(x, Tensor) else x for x in given)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.replies + 1)
+            return self.answer(*given)
 
     def _check_arity(self, given: tuple[Any, ...]) -> None:
         """Refuse a function that cannot be called with these arguments."""
@@ -164,9 +182,19 @@ class Reply:
         return _numbers(self.value).reshape(shape)  # pyright: ignore[reportOptionalMemberAccess]
 
 
+def _as_tensor(given: Any) -> Any:
+    """Real numbers, and lists of numbers, as a tensor; anything else as it is."""
+    if isinstance(given, float):
+        return torch.tensor(given)
+    numbers = isinstance(given, list) and all(isinstance(x, int | float) for x in given)
+    return torch.tensor(given) if numbers else given
+
+
 def difference(value: Any, expected: Any, rtol: float, atol: float, *, told: bool = True) -> str | None:
     """Where a value differs from what is expected, in words; None where it does not."""
     if isinstance(expected, tuple):
+        if getattr(value, "ndim", 0) > 0:  # several values in one tensor or array
+            value = list(value)
         if not isinstance(value, tuple | list) or len(value) != len(expected):
             return f"gives {shown(value)}, but {len(expected)} values are asked for"
         for place, pair in enumerate(zip(value, expected, strict=True), start=1):

@@ -23,7 +23,7 @@ def _(ask: Ask) -> None:
     for k in (0.0, 0.05, 0.5, 4.0):
         # A posterior of variance 1 whose mean is off by √(2k), to either side, costs k.
         price = kl_divergence(Normal(0.0, 1.0), Normal(math.sqrt(2 * k), ratio.sqrt()))
-        ask(torch.tensor(k)).equals((ratio[price.argmin()], price.min()), rtol=1e-4, atol=1e-6)
+        ask(k).equals((ratio[price.argmin()], price.min()), rtol=1e-4, atol=1e-6)
 
 
 @exercise("elbo-memory", "remembered(x_t, alpha_bar, pictures)")

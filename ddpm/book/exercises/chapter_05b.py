@@ -16,7 +16,7 @@ def _(ask: Ask) -> None:
         left = (1 - reply.numbers()) ** k
         reply.must(
             torch.isclose(left, torch.tensor(1 - beta)),
-            f"leaves {left:.6g} of the power after {k} steps, but the one step leaves {1 - beta:.6g}",
+            f"leaves {left:.6g} of the power when its k steps are done, but the one step leaves {1 - beta:.6g}",
         )
 
 

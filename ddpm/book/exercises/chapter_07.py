@@ -15,7 +15,9 @@ from ddpm.schedule import NoiseSchedule, cosine_betas
 def _(ask: Ask) -> None:
     for steps, every in ((1000, 1), (1000, 10), (50, 25)):
         reply = ask(steps, every)
-        left = reply.numbers() ** (steps // every)
+        decay = reply.numbers()
+        reply.must(0 < decay < 1, f"gives {decay:.6g}, which does not lie between 0 and 1")
+        left = decay ** (steps // every)
         reply.must(
             torch.isclose(left, torch.tensor(0.5)),
             f"leaves {left:.6g} of the past after {steps} steps, but a half is asked for",
@@ -42,7 +44,7 @@ def _(ask: Ask) -> None:
 def _(ask: Ask) -> None:
     images, z = torch.rand(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
     for std in (0.0, 0.1, 0.8):
-        ask(images.clone(), std, z).equals(to_image_scale(to_model_scale(images) + std * z).clamp(0, 1))
+        ask(images, std, z).equals(to_image_scale(to_model_scale(images) + std * z).clamp(0, 1))
 
 
 @exercise("training-wrong-level", "loss_when_told(network, x_t, t, target, k)")

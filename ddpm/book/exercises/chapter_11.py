@@ -9,9 +9,11 @@ from ddpm.schedule import NoiseSchedule, cosine_betas, linear_betas
 @exercise("editing-three", "equal_parts(pieces)")
 def _(ask: Ask) -> None:
     for count in (3, 2, 7):
-        # A mix is a linear map: of the unit vectors it gives the weights.
-        reply = ask(torch.eye(count))
-        weights = reply.numbers(count)
+        # A mix is a linear map: of the unit vectors it gives the weights, of −2 times these too.
+        units = torch.eye(count)
+        reply = ask(torch.cat([units, -2 * units], 1))
+        weights, doubled = reply.numbers(2 * count).chunk(2)
+        reply.must((doubled + 2 * weights).abs().max() < 1e-6, "is not a sum of the pieces with weights")
         reply.must((weights - weights.mean()).abs().max() < 1e-6, f"weighs the {count} pieces unequally")
         power = weights.square().sum()
         reply.must((power - 1).abs() < 1e-5, f"makes of {count} pieces of snow one of variance {power:.4g}")
@@ -36,7 +38,8 @@ def _(ask: Ask) -> None:
         wanted = torch.stack([torch.where(upper, 5, 1), torch.where(upper, 1, 5)])
         for half, t in (found != wanted).nonzero().tolist():  # t = 0 is never taken
             reply.must(
-                t == 0, f"takes t = {t} {found[half, t]:g} times in plan {half + 1}, not {wanted[half, t]}"
+                t == 0,
+                f"has {found[half, t]:g} for t = {t} in plan {half + 1}, but should have {wanted[half, t]}",
             )
 
 

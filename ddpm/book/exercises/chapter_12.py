@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 from ddpm.book.exercises.answers import Ask, exercise
 from ddpm.flows import PATHS, Path
@@ -29,15 +30,20 @@ def _(ask: Ask) -> None:
     reply.must(isinstance(path, Path), "is no Path of ddpm.flows")
     tau = torch.linspace(0.1, 0.9, 9).requires_grad_()
     factors = path.factors(tau)
-    reply.must(torch.allclose(factors[0] + factors[1], torch.ones(9)), "has factors whose sum is not 1")
-    reply.must(torch.allclose(factors[1], tau**2), "does not have the factor τ² of the noise")
-    found = path.time(factors[1] / factors[0])
-    reply.must(torch.allclose(found, tau), "gives another time to b/a than the one at which it is b/a")
+
+    def same(words: str, found: Tensor, wanted: Tensor) -> None:
+        worst = int((found - wanted).abs().argmax())
+        reply.must(
+            torch.allclose(found, wanted),
+            f"at τ = {tau[worst]:g} has the {words} {found[worst]:g}, not that asked for",
+        )
+
+    for name, factor, wanted in zip("ab", factors, (1 - tau**2, tau**2), strict=True):
+        same(f"factor {name} =", factor, wanted)
+    same("time", path.time(tau**2 / (1 - tau**2)), tau)
     for name, factor, slope in zip("ab", factors, path.slopes(tau), strict=True):
         (wanted,) = torch.autograd.grad(factor.sum(), tau)
-        reply.must(
-            torch.allclose(slope, wanted), f"has a slope of {name} that is not the derivative of {name}"
-        )
+        same(f"slope of {name}", slope, wanted)
 
 
 @exercise("flows-forget", "arrives(eta, believed)")
@@ -49,7 +55,8 @@ def _(ask: Ask) -> None:
         m = half * V + 1 - half
         off = half * believed + 1 - half - m
         wanted = V + off * (V / m) ** (1 + eta**2) * half ** (eta**2)
-        ask(eta, believed).equals(wanted, rtol=0.0, atol=1e-3)
+        # On the linear schedule a thousand steps end within 0.0012 of this.
+        ask(eta, believed).equals(wanted, rtol=0.0, atol=4e-3)
 
 
 @exercise("flows-gaussian", "stretch(V, u_1, u_T)")
@@ -65,7 +72,7 @@ def _(ask: Ask) -> None:
         snow, pictures = torch.randn(count), torch.rand(count) ** 2 - 0.3
         reply = ask(snow, pictures)
         found = reply.numbers(count)
-        alike = torch.equal(found.sort().values, pictures.sort().values)
+        alike = torch.allclose(found.sort().values, pictures.sort().values)
         reply.must(alike, "does not hand out each of the pictures once")
         crossed = (snow[:, None] < snow) & (found[:, None] > found)
         reply.must(not crossed.any(), "lets curves cross")

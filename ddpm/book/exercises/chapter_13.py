@@ -55,7 +55,7 @@ def _(ask: Ask) -> None:
     for kappas, ends, kappa in (
         ([4.0, 9.0], [0.5, 1.0], 6.0),
         ([12.0], [1.0], 7.0),
-        ([3.0, 8.0], [0.7, 1.0], 5.0),
+        ([3.0, 8.0], [0.4, 0.7, 1.0], 5.0),
     ):
         kept = [(k, end) for k in kappas for end in ends]
         gram = torch.tensor([[product(one, two) for two in kept] for one in kept])

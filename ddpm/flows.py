@@ -148,7 +148,7 @@ def probability_flow(
 
     `path` is "vp", "edm", "flow" or a `Path`. On a path whose factors are straight lines, as those of the last two are,
     Euler's step is that of DDIM with η = 0, x̂_0 and ε̂ put together anew. Heun's method on "edm" is
-    algorithm 1 of Karras et al. 2022 without its fresh noise. The last step is Euler's.
+    algorithm 1 of Karras et al. 2022 with their σ(t) = t and s(t) = 1. The last step is Euler's.
 
     z is kept in float64, because u grows to thousands; states hold x_t, in the type of `x`, and the x̂_0 of their first
     call.

@@ -150,7 +150,7 @@ def test_euler_on_a_curved_path_is_not():
 
 
 def karras(diffusion, y, u):
-    """Algorithm 1 of Karras et al. 2022 without its fresh noise, with D(y; u) and the levels u_0 … u_N = 0."""
+    """Algorithm 1 of Karras et al. 2022, σ(t) = t and s(t) = 1, with D(y; u) and the levels u_0 … u_N = 0."""
     schedule = diffusion.schedule
     levels = (1 / schedule.exact_alpha_bar - 1).sqrt()
 

@@ -93,7 +93,7 @@ def measure_cost(
         training_flops=count_flops(lambda: step(1)),
         fixed_bytes=fixed_bytes,
         image_bytes=image_bytes,
-        seconds_per_image=_seconds(lambda: step(count), device) / count,
+        seconds_per_image=one if count == 1 else _seconds(lambda: step(count), device) / count,
     )
 
 

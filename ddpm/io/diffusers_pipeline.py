@@ -13,6 +13,7 @@ from ddpm.io.files import json_bytes, write_whole
 from ddpm.io.paths import CONFIG, check_folder_name, refuse_run
 from ddpm.io.pretrained import has_own_schedule, plain_diffusion
 from ddpm.io.weights import read_file, unwrapped
+from ddpm.latent import LatentDiffusion
 from ddpm.schedule import BETA_SCHEDULES, NoiseSchedule
 
 _INDEX = "model_index.json"
@@ -92,15 +93,16 @@ def save_diffusers_pipeline(diffusion: GaussianDiffusion, folder: str | os.PathL
 
     Raises:
         TypeError: if it is not a `GaussianDiffusion` of a `Unet`.
-        ValueError: if the network has an option that their layout does not have, or takes labels, which a
-            `DDPMPipeline` does not; `save_diffusers_unet` writes the network of such a model by itself.
+        ValueError: if the network has an option that their layout does not have; or if it takes labels, predicts the
+            velocity of flow matching or draws codes, which a `DDPMPipeline` does not; `save_diffusers_unet` writes the
+            network of such a model by itself.
         FileExistsError: if it is the folder of a run.
     """
     diffusion = plain_diffusion(diffusion, "save_diffusers_pipeline")
-    if getattr(diffusion.network, "num_classes", None) is not None:
+    refused = [why for why, found in _beyond_a_pipeline(diffusion).items() if found]
+    if refused:
         raise ValueError(
-            "a DDPMPipeline draws without labels, and this network takes some: save_diffusers_unet(diffusion.network,"
-            " folder) writes the network by itself"
+            f"{refused[0]}: save_diffusers_unet(diffusion.network, folder) writes the network by itself"
         )
     folder = check_folder_name(folder)
     refuse_run(folder)
@@ -112,6 +114,16 @@ def save_diffusers_pipeline(diffusion: GaussianDiffusion, folder: str | os.PathL
     parts = {"unet": "UNet2DModel", "scheduler": "DDPMScheduler"}
     index = {"_class_name": "DDPMPipeline"} | {part: ["diffusers", kind] for part, kind in parts.items()}
     write_whole(folder / _INDEX, json_bytes(index))
+
+
+def _beyond_a_pipeline(diffusion: GaussianDiffusion) -> dict[str, bool]:
+    """What a `DDPMPipeline` cannot be told, and whether the model has it."""
+    labelled = getattr(diffusion.network, "num_classes", None) is not None
+    return {
+        "a DDPMPipeline draws without labels, and this network takes some": labelled,
+        "a DDPMPipeline draws images, and this model draws codes": isinstance(diffusion, LatentDiffusion),
+        f"a DDPMScheduler has no {diffusion.objective!r}": diffusion.objective not in _OBJECTIVES.values(),
+    }
 
 
 def _scheduler_config(diffusion: GaussianDiffusion) -> dict[str, Any]:

@@ -12,7 +12,7 @@ class Averaging:
     """Takes a model's weights into their average; its buffers are copied, not averaged.
 
     `AveragedModel.update_parameters` does the same, but looks for every tensor anew at every step, which for a small
-    network takes ten times as long as the arithmetic. Here that is done once; to be made anew after a model has moved
+    network takes several times as long. Here that is done once; to be made anew after a model has moved
     to another device.
     """
 

@@ -86,6 +86,16 @@ def test_measure_cost_times_an_image_and_a_slow_network_on_few(monkeypatch, long
     assert max(count for count, _ in model.network.seen) in counts
 
 
+def test_measure_cost_does_not_time_a_single_image_twice():
+    calls = []
+    for batch_size in (1, 2):
+        model = make_model(CHANNELS, CHANNELS)
+        cost = measure_cost(model, batch_size=batch_size)
+        assert cost.seconds_per_image > 0
+        calls.append(len(model.network.seen))
+    assert calls[1] - calls[0] == 1 + costs._TIMED_STEPS
+
+
 def test_measure_cost_leaves_the_model_as_it_was():
     model = GaussianDiffusion(Unet(8, dim_mults=(1, 2), channels=1, num_classes=3), image_size=8)
     before = {name: value.clone() for name, value in model.state_dict().items()}

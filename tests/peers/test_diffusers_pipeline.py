@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from ddpm import (
     GaussianDiffusion,
+    LatentDiffusion,
     NoiseSchedule,
+    SmallAutoencoder,
     load_diffusers_pipeline,
     randomness,
     save_diffusers_pipeline,
@@ -173,10 +175,20 @@ def test_load_refuses_another_class_and_a_folder_without_scheduler(tmp_path):
         load_diffusers_pipeline(tmp_path)
 
 
-def test_save_refuses_labels_and_leaves_nothing(tmp_path):
-    labelled = GaussianDiffusion(small(), image_size=8, timesteps=T)
-    with pytest.raises(ValueError, match="draws without labels"):
-        save_diffusers_pipeline(labelled, tmp_path / "made")
+REFUSED = {
+    "labels": (lambda: GaussianDiffusion(small(), image_size=8), "draws without labels"),
+    "codes": (
+        lambda: LatentDiffusion(small(num_classes=None), SmallAutoencoder(1, 1), image_size=8),
+        "and this model draws codes",
+    ),
+    "flow": (lambda: model(objective="pred_flow"), "a DDPMScheduler has no 'pred_flow'"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
+def test_save_refuses_what_a_pipeline_is_not_and_leaves_nothing(make, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save_diffusers_pipeline(make(), tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
 

@@ -1,8 +1,12 @@
-"""Two photographs that come with scikit-image and scikit-learn, cut to a square of 300 pixels.
+"""Photographs, as float32 in [0, 1]: two that come with scikit-image and scikit-learn, and 64 of Fashion-MNIST.
 
-Each is resized to `size`, a whole number of at least 1, and returned as float32 of shape (3, size, size) in [0, 1].
+Of the two a square of 300 pixels is resized to `size`, a whole number of at least 1: the shape is (3, size, size).
 """
 
+from pathlib import Path
+
+import numpy as np
+import torch
 from PIL import Image
 from skimage.data import chelsea
 from sklearn.datasets import load_sample_image
@@ -23,3 +27,10 @@ def cat_photograph(size: int = 64) -> Tensor:
 def flower_photograph(size: int = 64) -> Tensor:
     """The dahlia from scikit-learn: its head."""
     return PrepareImage(size, 3)(Image.fromarray(load_sample_image("flower.jpg")).crop(FLOWER_HEAD))
+
+
+def fashion_test_images() -> Tensor:
+    """The first 64 test images of Fashion-MNIST; shape (64, 1, 28, 28)."""
+    with Image.open(Path(__file__).with_name("fashion-mnist-test.png")) as picture:
+        rows = torch.from_numpy(np.asarray(picture) / np.float32(255)).view(8, 28, 8, 28)
+    return rows.transpose(1, 2).reshape(64, 1, 28, 28)

@@ -1,7 +1,11 @@
 """The photographs of the chapters are squares of the pictures that they come from, resized with antialiasing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from skimage.data import chelsea
 from sklearn.datasets import load_sample_image
 
@@ -33,3 +37,14 @@ def test_photographs(photograph, source, left, upper):
 def test_photographs_refuse_a_size_that_is_none(size):
     with pytest.raises(ValueError, match="whole number >= 1"):
         photographs.cat_photograph(size)
+
+
+def test_fashion_test_images_are_one_by_one_as_on_the_sheet():
+    images = photographs.fashion_test_images()
+    sheet = np.asarray(Image.open(Path(photographs.__file__).with_name("fashion-mnist-test.png")))
+    assert (images.shape, images.dtype) == ((64, 1, 28, 28), torch.float32)
+    assert_eight_bit(images)
+    for number in (0, 9, 63):
+        row, column = divmod(number, 8)
+        cut = sheet[28 * row : 28 * row + 28, 28 * column : 28 * column + 28]
+        assert np.array_equal((images[number, 0] * 255).round().numpy(), cut)

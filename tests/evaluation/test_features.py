@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torchvision.io import ImageReadMode, read_image
 
+from ddpm.book.photographs import fashion_test_images
 from ddpm.data import digits
 from ddpm.evaluation.features import (
     DigitClassifier,
@@ -125,11 +125,7 @@ def test_inception_says_what_is_missing(monkeypatch):
 
 def test_fashion_classes_are_those_of_real_pictures():
     """At least 58 of the 64 test pictures of chapter 11, whose classes are known; the classifier knows 93 %."""
-    sheet = read_image(
-        str(FOLDER.parents[1] / "chapters" / "images" / "fashion-mnist-test.png"), ImageReadMode.GRAY
-    )
-    images = sheet.view(8, 28, 8, 28).transpose(1, 2).reshape(64, 1, 28, 28) / 255
-    found = fashion_classes(images)
+    found = fashion_classes(fashion_test_images())
     assert (found == torch.tensor([*map(int, CLASSES)])).sum() >= 58
     with pytest.raises(ValueError, match="1 × 28 × 28, but got 1 × 8 × 8"):
         fashion_classes(torch.zeros(2, 1, 8, 8))

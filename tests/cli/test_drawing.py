@@ -311,10 +311,10 @@ def test_sample_answers_sigterm_with_a_picture_of_what_there_is(tmp_path):
 
 
 def test_evaluate_goes_on_after_it_was_killed_outright(ddpm, run):
-    words = ["evaluate", str(run), "-n", "1797", "--steps", "20", "--batch-size", "8", "--bound-images", "0"]
+    words = ["evaluate", str(run), "-n", "600", "--steps", "20", "--batch-size", "8", "--bound-images", "0"]
     with subprocess.Popen([sys.executable, "-m", "ddpm", *words], env=ENVIRONMENT) as process:
         patience = time.monotonic() + 120
-        while len(there := list(run.glob("samples/*/0*.png"))) < 20:
+        while len(there := list(run.glob("samples/*/0*.png"))) < 10:
             assert process.poll() is None
             assert time.monotonic() < patience
             time.sleep(0.05)
@@ -322,5 +322,5 @@ def test_evaluate_goes_on_after_it_was_killed_outright(ddpm, run):
     out, _ = ddpm(*words)
     before, after = map(int, re.findall(r"^([\d,]+) images in", out.replace(",", ""), re.MULTILINE))
     assert before >= len(there)
-    assert before + after == 1797
+    assert before + after == 600
     assert ddpm(*words)[0].splitlines()[1:] == out.splitlines()[2:]

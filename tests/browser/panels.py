@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from book_numbers import ROOT
-from draw_live_still import STILLS
-from export_live_model import FRACTION_BITS, exported
-from live_tables import TABLES, tables_script
 from playwright.sync_api import Browser, Page
 
 PICTURES = """figure => [...figure.querySelectorAll("canvas")].map(canvas => {
@@ -32,6 +29,11 @@ DATA = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All scripts side by side, as the build puts them."""
+    # Here, for they load torch, which the tests of plain pages need not wait for.
+    from draw_live_still import STILLS
+    from export_live_model import FRACTION_BITS, exported
+    from live_tables import TABLES, tables_script
+
     folder = tmp_path_factory.mktemp("panel")
     shutil.copytree(ROOT / "_assets" / "live", folder, dirs_exist_ok=True)
     shutil.copy(STILLS / "live-digits.png", folder / "still.png")

@@ -25,8 +25,7 @@ def test_browser_is_required_on_a_server(ci, required, monkeypatch):
     assert module.required() == required
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-@pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
+@pytest.mark.parametrize(("ci", "status", "workers"), [("", 0, "0"), ("", 0, "2"), ("true", 1, "2")])
 def test_checks_are_left_out_with_one_plain_line_and_fail_on_a_server(ci, status, workers, tmp_path):
     """As in this folder, where the only Chromium is one that does not start."""
     stub = tmp_path / "bin" / "chromium"

@@ -12,7 +12,7 @@ from ddpm.grids import Spacing
 from ddpm.loss import LossType, Network, TrainingLoss
 from ddpm.prediction import Objective, Prediction, clipped, x0_from_output
 from ddpm.reverse_process import FixedVariance, learned_log_variance
-from ddpm.samplers import Sampler
+from ddpm.sampler_choice import Sampler
 from ddpm.sampling import Sampling
 from ddpm.scales import to_image_scale as to_image_scale
 from ddpm.scales import to_model_scale as to_model_scale

@@ -14,23 +14,21 @@ two, but for the last. Without noise, all go from t to s by the same formula (`W
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_choice, check_denoiser, check_generator, check_grid, check_unit, check_whole
+from ddpm.checks import check_denoiser, check_generator, check_grid, check_unit, check_whole
 from ddpm.grids import Spacing, timestep_grid
 from ddpm.prediction import Denoiser, Prediction, full_timesteps
 from ddpm.randomness import Generators, randn_like
 from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, draw, predict, variance_rule
 from ddpm.tensor_checks import check_images
-
-Sampler = Literal["ancestral", "ddim", "heun", "dpm++"]
 
 
 @dataclass(frozen=True)
@@ -180,50 +178,6 @@ def encode(
         scale = math.sqrt(then / now)
         x = scale * x + (math.sqrt(1 - then) - scale * math.sqrt(1 - now)) * prediction.noise
         yield State(s, x, prediction.x0)
-
-
-_SAMPLERS: dict[str, tuple[Callable[..., Iterator[State]], set[str]]] = {
-    "ancestral": (ancestral, {"variance"}),
-    "ddim": (ddim, {"spacing", "eta"}),
-    "heun": (heun, {"spacing"}),
-    "dpm++": (dpm_solver_pp, {"spacing"}),
-}
-
-
-def choose(
-    sampler: Sampler | None, steps: int, timesteps: int, own: Mapping[str, Any], **given: Any
-) -> partial[Iterator[State]]:
-    """The sampler of this name for this many steps, to be called with the model and x_T.
-
-    None takes "ancestral" for T steps, unless it is given an option of DDIM, and "ddim" for fewer. Options that are
-    None are not given; `own` are what then stands for them.
-
-    Raises:
-        ValueError: if the name or the number of steps is not possible, or an option is one of other samplers.
-    """
-    steps = check_whole("sampling_timesteps", steps, highest=timesteps)
-    given = {name: value for name, value in given.items() if value is not None}
-    if sampler is None:
-        sampler = "ancestral" if steps == timesteps and not given.keys() & _SAMPLERS["ddim"][1] else "ddim"
-    check_choice("sampler", sampler, get_args(Sampler))
-    walk, takes = _SAMPLERS[sampler]
-    for name in given.keys() - takes:
-        others = " or ".join(repr(other) for other, (_, taken) in _SAMPLERS.items() if name in taken)
-        raise ValueError(f"{name} is for sampler {others}, but the sampler is {sampler!r}")
-    options = {name: value for name, value in own.items() if name in takes} | given
-    if sampler != "ancestral":
-        return partial(walk, steps=steps, **options)
-    if steps != timesteps:
-        raise ValueError(
-            f"ancestral sampling takes all T = {timesteps} timesteps, but {steps} steps were asked for;"
-            ' use sampler="ddim" (eta=1 has the same noise)'
-        )
-    return partial(walk, **options)
-
-
-def sampler_name(chosen: partial[Iterator[State]]) -> str:
-    """The name of what `choose` gave; its options are `chosen.keywords`."""
-    return next(name for name, (walk, _) in _SAMPLERS.items() if walk is chosen.func)
 
 
 class Walk:

@@ -16,7 +16,7 @@ from ddpm.guidance import Guidance, guided
 from ddpm.prediction import evaluating
 from ddpm.randomness import image_generators, randn
 from ddpm.reverse_process import FixedVariance, Variance, VarianceRule
-from ddpm.samplers import Sampler
+from ddpm.sampler_choice import Sampler, choose
 from ddpm.scales import to_image_scale, to_model_scale
 from ddpm.schedule import NoiseSchedule
 from ddpm.tensor_checks import check_finite, check_labels
@@ -126,7 +126,7 @@ class Sampling:
         usual = self.schedule.timesteps if sampler == "ancestral" else self.sampling_timesteps
         steps = usual if sampling_timesteps is None else sampling_timesteps
         own = {"eta": self.ddim_sampling_eta, "spacing": self.spacing, "variance": self.variance}
-        return samplers.choose(sampler, steps, self.schedule.timesteps, own, **given)
+        return choose(sampler, steps, self.schedule.timesteps, own, **given)
 
     def interpolate(
         self, x1: Tensor, x2: Tensor, t: int | None = None, lam: float = 0.5, **options: Any

@@ -35,7 +35,7 @@ from ddpm.gaussians import condition, discretized_log_likelihood
 from ddpm.likelihood import vlb_terms
 from ddpm.randomness import image_generators
 from ddpm.reverse_process import variance_rule
-from ddpm.samplers import choose
+from ddpm.sampler_choice import choose
 from ddpm.schedule import default_schedule
 from ddpm.unet_blocks import SinusoidalEmbedding
 from ddpm.weighting import noise_level_density, weighting_from_config

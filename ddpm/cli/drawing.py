@@ -16,7 +16,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.files import json_bytes, sha256, tensor_bytes
 from ddpm.io.progress import Progress
 from ddpm.io.streams import is_terminal
-from ddpm.samplers import sampler_name
+from ddpm.sampler_choice import sampler_name
 from ddpm.training.config import MixedPrecision
 from ddpm.training.distributed import chosen_labels, drawn_batches, this_process
 from ddpm.training.signals import Interrupts

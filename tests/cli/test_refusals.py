@@ -42,12 +42,6 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("train {run}/run.json", 1, "run.json is a file; give the path of a folder that holds images"),
     ("train . --image-size 8", 1, "lies within the data, "),
     ("train digits --from nowhere", 1, "no model at 'nowhere' (no such folder): give a folder that holds"),
-    (
-        "train digits --from digits --set data.channels=3",
-        1,
-        "digits draws images of 1 channel(s), and those of the data have 3: give the data as many, in the command by"
-        " --set data.channels=1",
-    ),
     ("resume nowhere", 1, "error: nowhere is not a folder: give the folder of a run"),
     ("resume {run}/samples", 1, "samples holds no run.json: give the folder of a run that `ddpm tr"),
     ("sample nowhere", 1, "or one of the models that ship: digits"),
@@ -111,6 +105,12 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("info nowhere", 1, "error: nowhere is not the folder of a run"),
 ]
 REFUSED_BEFORE_WORK_STARTS = [
+    (
+        "train digits --from digits --set data.channels=3",
+        1,
+        "digits draws images of 1 channel(s), and those of the data have 3: give the data as many, in the command by"
+        " --set data.channels=1",
+    ),
     ("train digits --set network.dropout=2", 1, "dropout must lie in [0, 1), but got 2"),
     ("train digits --set network.dim=12", 1, "every width must be a multiple of resnet_block_groups=8"),
     ("train digits --set diffusion.loss_weighting=MaxSNR", 1, "its name must be one of MinSNR, P2"),

@@ -5,7 +5,6 @@ import math
 import subprocess
 import sys
 import tomllib
-from contextlib import chdir
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -17,13 +16,13 @@ import numpy as np
 import pytest
 import sympy
 import torch
-from book_numbers import EXERCISE, ROOT, page_cells, page_files
+from book_numbers import EXERCISE, page_cells, page_files
 
 from ddpm.book import check
 from ddpm.book.exercises import EXERCISES
 from ddpm.book.exercises.answers import shown
 from tests.book.other_answers import OTHER
-from tests.equations.page_checks import needed_cells
+from tests.equations.page_checks import needed_pieces
 
 MUTANTS = tomllib.loads((Path(__file__).parent / "exercise_mutants.toml").read_text(encoding="utf-8"))
 WITHOUT = {
@@ -142,10 +141,9 @@ def value_of(name: str, call: str, solved: Solved) -> Any:
     namespace: dict[str, Any] = {"__name__": "page"}
     dtype = torch.get_default_dtype()
     try:
-        with chdir(ROOT / "chapters"):
-            for k in needed_cells(cells, last):
-                exec(compile(cells[k], solved.page, "exec"), namespace)
-                plt.close("all")
+        for k in needed_pieces(cells, last):
+            exec(compile(cells[k], solved.page, "exec"), namespace)
+            plt.close("all")
     finally:
         torch.set_default_dtype(dtype)
     return namespace[name]

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
+import ddpm
 from ddpm.data.batches import SeededBatches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import Checkpoint
@@ -81,7 +82,7 @@ def _described(training: Training) -> dict[str, Any]:
         "data": {"source": name, "images": len(training.data)},
         "processes": training.accelerator.num_processes,
         "device": str(training.accelerator.device),
-        "versions": {"ddpm": version("out-of-the-snow")} | others,
+        "versions": {"ddpm": ddpm.__version__} | others,
     }
 
 

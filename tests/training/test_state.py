@@ -5,12 +5,14 @@ import random
 import shutil
 import warnings
 from dataclasses import fields
+from importlib import metadata
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+import ddpm
 from ddpm import GaussianDiffusion, MinSNR, Unet
 from ddpm.io.checkpoint import list_checkpoints
 from ddpm.training.config import TrainingConfig
@@ -124,6 +126,20 @@ def test_checkpoint_holds_the_whole_configuration(tmp_path):
     assert config["data"] == {"source": "TensorDataset", "images": 1797}
     assert (config["processes"], config["device"]) == (1, str(ours.accelerator.device))
     assert torch.__version__.startswith(config["versions"]["torch"])
+
+
+def test_a_clone_on_the_path_trains_without_being_installed(tmp_path, monkeypatch):
+    known = metadata.Distribution.from_name
+
+    def found(name: str) -> metadata.Distribution:
+        if name == "out-of-the-snow":
+            raise metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", found)
+    trained(tmp_path, model(), num_threads=1)
+    config = json.loads((list_checkpoints(tmp_path)[-1] / "config.json").read_text())
+    assert config["versions"]["ddpm"] == ddpm.__version__
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def choose(
 ) -> partial[Iterator[State]]:
     """The sampler of this name for this many steps, to be called with the model and x_T.
 
-    None takes "ancestral" for T steps, unless it is given an option of DDIM, and "ddim" for fewer. Options that are
+    None takes "ancestral" for T steps, unless it is given an option of DDIM, and "ddim" otherwise. Options that are
     None are not given; `own` are what then stands for them.
 
     Raises:
@@ -49,5 +49,5 @@ def choose(
 
 
 def sampler_name(chosen: partial[Iterator[State]]) -> str:
-    """The name of what `choose` gave; its options are `chosen.keywords`."""
+    """The name of what `choose` gave; `chosen.keywords` are its options, and its steps but for "ancestral"."""
     return next(name for name, (walk, _) in _SAMPLERS.items() if walk is chosen.func)

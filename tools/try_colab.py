@@ -4,8 +4,9 @@
     PYTHON tools/try_colab.py [NAME ...]
 
 PYTHON stands for the environment that is tried. It has what Colab ships (torch, the requirements of the package and of
-its extra `book`) but not the package itself, which the first cell installs; that is taken off again at the end. Only
-two things differ from Colab: the folder is not /content, and the module by which a cell knows Colab is empty.
+its extra `book`) but not the package itself, which the first code cell installs and which is taken off again after each
+notebook. What differs from Colab is that the folder is not /content, and that the module by which a cell knows Colab is
+empty.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ COLAB = """import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 sys.modules["google.colab"] = module_from_spec(ModuleSpec("google.colab", None))"""
+UNINSTALL = [sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes"]
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 TIME_LIMIT = 600  # seconds for one cell
 LINES = 15  # of an error
@@ -69,18 +71,16 @@ def main() -> None:
         )
     print(sys.version.split()[0], *(f"{name} {metadata.version(name)}" for name in PACKAGES), flush=True)
     failed = []
-    with tempfile.TemporaryDirectory() as content:
-        (Path(content) / wheel.name).symlink_to(wheel)
-        for path in notebooks:
-            if names and path.stem not in names:
-                continue
-            start = time.perf_counter()
+    for path in notebooks:
+        if names and path.stem not in names:
+            continue
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as content:
+            (Path(content) / wheel.name).symlink_to(wheel)
             problem = execute(path, Path(content))
-            print(f"{path.stem:<24} {time.perf_counter() - start:6.1f} s  {problem or 'ok'}", flush=True)
-            failed += [path.stem] if problem else []
-    subprocess.run(
-        [sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes", "out-of-the-snow"], check=True
-    )
+        print(f"{path.stem:<24} {time.perf_counter() - start:6.1f} s  {problem or 'ok'}", flush=True)
+        failed += [path.stem] if problem else []
+        subprocess.run([*UNINSTALL, "out-of-the-snow"], check=True)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 

@@ -10,5 +10,5 @@ def describe() -> str:
     limit = f"every chapter takes at most {LIMIT} minutes on the two CPU cores with which the book is tested"
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        return f"GPU: {name}. Chapters that train or draw much take it by themselves; {limit}."
+        return f"GPU: {name}. Some chapters that train or draw much take it by themselves; {limit}."
     return f"No GPU: {limit}. To choose one: Runtime, Change runtime type."

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ddpm import __version__, data, grids, load_pretrained, samplers
+from ddpm import __version__, data, grids, load_pretrained, sampler_choice
 from ddpm.cli import commands
 from ddpm.evaluation.features import extractor
 from ddpm.evaluation.metrics import frechet_distance
@@ -94,7 +94,7 @@ def test_sample_follows_its_options_into_a_folder(ddpm, finished, tmp_path, opti
 def test_sample_offers_all_that_the_library_has():
     """The command line does not import it before the arguments are read, and so has the words of its own."""
     hints = get_type_hints(commands.sample)
-    assert hints["sampler"] == samplers.Sampler | None
+    assert hints["sampler"] == sampler_choice.Sampler | None
     assert hints["spacing"] == grids.Spacing | None
     assert set(get_args(get_args(hints["variance"])[0])) == {*get_args(FixedVariance), "learned"}
 

@@ -20,6 +20,6 @@ The public names stand in `__init__.pyi`; each is imported when it is first used
 
 import lazy_loader
 
-__version__ = "0.1.0"
+from ddpm.version import __version__ as __version__
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
-import ddpm
 from ddpm.data.batches import SeededBatches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import Checkpoint
@@ -21,6 +20,7 @@ from ddpm.io.weights import load_weights, weights_of
 from ddpm.training.average import Averages
 from ddpm.training.config import FREE_TO_CHANGE, TrainingConfig
 from ddpm.training.sampler import Purpose, mixed_seed
+from ddpm.version import __version__
 
 COUNTERS = ("step", "images_seen", "seconds")
 # Training does not depend on them.
@@ -82,7 +82,7 @@ def _described(training: Training) -> dict[str, Any]:
         "data": {"source": name, "images": len(training.data)},
         "processes": training.accelerator.num_processes,
         "device": str(training.accelerator.device),
-        "versions": {"ddpm": ddpm.__version__} | others,
+        "versions": {"ddpm": __version__} | others,
     }
 
 

@@ -33,7 +33,8 @@
         text(`${value}`.replace("-", "−"), LEFT - 5, down(value) + 4, "end"));
     }
     for (const share of [0, 0.5, 1]) made.push(text(`${share}`, across(share), HEIGHT - BOTTOM + 14, "middle"));
-    return [...made, text("t/T", across(0.5), HEIGHT - 4, "middle"), text("log SNR", across(0.02), TOP + 8, "start")];
+    // The name of the height stands at the upper right: all lines fall from the left.
+    return [...made, text("t/T", across(0.5), HEIGHT - 4, "middle"), text("log SNR", across(0.99), down(10) + 14, "end")];
   }
 
   class SchedulePanel {

@@ -40,11 +40,13 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
     return Accelerator(mixed_precision=mixed_precision, cpu=str(this_process().device) == "cpu")
 
 
-def make_optimizer(network: torch.nn.Module, accelerator: Accelerator, config: TrainingConfig) -> Any:
-    """Adam, with decoupled weight decay."""
-    fused = machine.fuses_optimizer(accelerator.device.type)
+def make_optimizer(network: torch.nn.Module, kind: str, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay, for a `kind` of device.
+
+    It is torch's own: accelerate's looks for a package on the disk at every step, which a small network feels.
+    """
     options = {"lr": config.train_lr, "betas": config.adam_betas, "weight_decay": config.weight_decay}
-    return accelerator.prepare(torch.optim.AdamW(network.parameters(), fused=fused, **options))
+    return torch.optim.AdamW(network.parameters(), fused=machine.fuses_optimizer(kind), **options)
 
 
 @contextlib.contextmanager

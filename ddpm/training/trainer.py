@@ -75,7 +75,7 @@ class Trainer(Configured):
         diffusion.network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
         distributed.try_network(diffusion, self.config)
         self.averages = Averages(diffusion, self.config.extra_ema_decays)
-        self.optimizer = distributed.make_optimizer(diffusion.network, self.accelerator, self.config)
+        self.optimizer = distributed.make_optimizer(diffusion.network, kind, self.config)
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
         self._last_save = 0.0  # by time.monotonic
         self._owns_checkpoints = False  # whether it wrote or loaded those in its folder
@@ -124,11 +124,16 @@ class Trainer(Configured):
                 loss = self.diffusion.loss(x0, t, noise, labels, network=network, **masks)
                 accelerator.backward(loss / count)
             losses.append(loss.detach())
-        accelerator.unscale_gradients()
+        if accelerator.scaler is not None:
+            accelerator.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.step)
-        self.optimizer.step()
+        if accelerator.scaler is None:
+            self.optimizer.step()
+        else:  # in fp16, which leaves out a step whose gradients overflowed
+            accelerator.scaler.step(self.optimizer)
+            accelerator.scaler.update()
         return torch.stack(losses).mean(), torch.as_tensor(norm).detach()
 
     def batches(self) -> Batches:

@@ -166,5 +166,5 @@ def test_trainer_asks_the_machine(tmp_path, monkeypatch):
 def test_make_optimizer_is_fused_on_this_device(tmp_path):
     ours = spied(tmp_path)
     kind = ours.accelerator.device.type
-    optimizer = distributed.make_optimizer(ours.diffusion.network, ours.accelerator, TrainingConfig())
+    optimizer = distributed.make_optimizer(ours.diffusion.network, kind, TrainingConfig())
     assert optimizer.param_groups[0]["fused"] is fuses_optimizer(kind)

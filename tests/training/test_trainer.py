@@ -1,6 +1,7 @@
 """The trainer: its step against one written by hand, what it keeps, and what it refuses."""
 
 import copy
+import math
 from itertools import islice
 from pathlib import Path
 
@@ -370,3 +371,19 @@ def test_trainer_leaves_broken_and_small_pictures_to_a_warning(tmp_path):
         ours = trainer(tmp_path / "run", diffusion, folder)
     ours.train()
     assert ours.step == 4
+
+
+@pytest.mark.parametrize(("scale", "overflows"), [(None, False), (2.0**10, False), (math.inf, True)])
+def test_a_loss_scaler_changes_no_update_but_leaves_out_one_that_overflows(tmp_path, scale, overflows):
+    ours, plain = trainer(tmp_path / "scaled"), trainer(tmp_path / "plain")
+    before = weights(ours.diffusion)
+    if scale is not None:
+        ours.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # where fp16 has one
+    with ours.running() as network, plain.running() as other:
+        (loss, norm), (plain_loss, plain_norm) = (
+            one.training_step(net, one.batches()) for one, net in ((ours, network), (plain, other))
+        )
+    assert loss == plain_loss
+    assert norm.isfinite() == (not overflows)
+    assert overflows or norm == plain_norm
+    assert torch.equal(weights(ours.diffusion), before if overflows else weights(plain.diffusion))

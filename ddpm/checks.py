@@ -80,6 +80,13 @@ def check_number(
     return number
 
 
+def check_numbers(name: str, values: Any, **limits: float) -> list[float]:
+    """The numbers of a list, a tuple, an array or a tensor, as Python's own, each within the limits."""
+    if not hasattr(values, "__len__") or len(values) != len(given := plain_numbers(values)):
+        raise ValueError(f"{name} must be a list of numbers, such as [0.9, 0.99], but got {shown(values)}")
+    return [check_number(f"each of {name}", number, **limits) for number in given]
+
+
 def check_unit(name: str, value: Any, meaning: str) -> float:
     """The number, as Python's own; refused outside [0, 1]; `meaning` says what the ends stand for."""
     number = plain_number(value)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from ddpm import samplers
-from ddpm.checks import check_choice, check_class_names, check_image_size, check_whole
+from ddpm.checks import check_choice, check_class_names, check_image_size, check_whole, plain_number
 from ddpm.grids import Spacing
 from ddpm.loss import LossType, Network, TrainingLoss
 from ddpm.prediction import Objective, Prediction, clipped, x0_from_output
@@ -136,12 +136,12 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         return {
             "image_size": list(self.image_size),
             "timesteps": self.schedule.timesteps,
-            "sampling_timesteps": self.sampling_timesteps,
+            "sampling_timesteps": plain_number(self.sampling_timesteps),
             "loss_type": self.loss_type,
             "objective": self.objective,
             "beta_schedule": self.beta_schedule,
             "loss_weighting": weighting_config(self.loss_weighting),
-            "ddim_sampling_eta": self.ddim_sampling_eta,
+            "ddim_sampling_eta": plain_number(self.ddim_sampling_eta),
             "sampler": self.sampler,
             "spacing": self.spacing,
             "class_names": self.class_names,
@@ -184,7 +184,9 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         check_images("images", images, self.image_shape, self.device)
         if len(images) == 0:
             raise ValueError("images must hold at least one image, but got an empty batch")
-        check_within("images", images, 0, 1, "`loss` takes images that are already scaled to [-1, 1]")
+        check_within(
+            "images", images, 0, 1, "8-bit pixels are divided by 255, and `loss` takes images in [-1, 1]"
+        )
         return self.loss(self.to_x0(images), labels=labels)
 
     def _network_output(

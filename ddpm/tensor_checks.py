@@ -35,6 +35,8 @@ def check_tensor(name: str, x: Any, *, floating: bool = False) -> None:
 def as_table(name: str, values: Any) -> Tensor:
     """Numbers as a tensor in float64, out of a tensor, an array or lists of them."""
     try:
+        if hasattr(values, "astype"):  # torch takes no array that is reversed, or of the other byte order
+            values = values.astype("float64", order="C", copy=True)
         return torch.as_tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(

@@ -52,6 +52,7 @@ def test_config_builds_a_twin(name):
     options |= {"sampler": "dpm++", "spacing": "quadratic", "variance": "fixed_large"}
     config = {**options, "loss_weighting": {"name": "MinSNR", "gamma": 2.0}, "class_names": None}
     diffusion = GaussianDiffusion(Pointwise(), **options, loss_weighting=MinSNR(2.0))
+    diffusion.sampling_timesteps, diffusion.ddim_sampling_eta = np.int64(3), torch.tensor(0.5)
     assert diffusion.config == json.loads(json.dumps(diffusion.config)) == config
     assert torch.equal(diffusion.schedule.beta[1:], BETAS[name](30).float())
     assert diffusion.image_shape == (1, 4, 6)

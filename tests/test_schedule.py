@@ -67,7 +67,11 @@ def test_options_reach_the_formula():
 
 
 @pytest.mark.parametrize(
-    "betas", [[0.1, 0.2], np.array([0.1, 0.2]), torch.tensor([0.1, 0.2], dtype=torch.float64)]
+    "betas",
+    [
+        *([0.1, 0.2], np.array([0.1, 0.2]), torch.tensor([0.1, 0.2], dtype=torch.float64)),
+        *(np.array([0.2, 0.1])[::-1], np.array([0.1, 0.2], dtype=">f8"), [np.float64(0.1), 0.2]),
+    ],
 )
 def test_betas_may_be_any_sequence_of_numbers(betas):
     schedule = NoiseSchedule(betas)

@@ -67,12 +67,9 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
         if not _is_unit(images):
             pairs = zip(batch.indices, images, strict=True)
             index, image = next((i, image) for i, image in pairs if not _is_unit(image))
-            what = (
-                "is not; a transform such as Normalize has to go, since the trainer scales the images itself"
-                if image.isfinite().all()
-                else "has pixels that are no finite numbers (NaN); mend it, or leave it out"
+            raise ValueError(
+                f"images must be in [0, 1], but the data set's image number {index} {_about_values(image)}"
             )
-            raise ValueError(f"images must be in [0, 1], but the data set's image number {index} {what}")
         return images, labels
 
     def check_batch_size(self, batch_size: int, processes: int) -> None:
@@ -140,6 +137,15 @@ def open_batches(
         )
     classes = getattr(diffusion.network, "num_classes", None)
     return SeededBatches(data, diffusion.image_shape, num_classes=classes)
+
+
+def _about_values(image: Tensor) -> str:
+    """What is wrong with an image that is not in [0, 1], and what to do."""
+    if not image.isfinite().all():
+        return "has pixels that are no finite numbers (NaN); mend it, or leave it out"
+    if image.max() > 2 and image.min() >= 0:
+        return f"reaches {image.max():g}; divide by the largest value there can be, such as 255"
+    return "is not; a transform such as Normalize has to go, since the trainer scales the images itself"
 
 
 def _is_unit(images: Tensor) -> bool:

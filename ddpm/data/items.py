@@ -24,10 +24,11 @@ def unpacked(item: Any, index: int) -> tuple[Any, Sequence[Any]]:
         image = next(
             (name for name in ("image", "img", "pixel_values") if name in item), next(iter(item), "image")
         )
+        label = next((name for name in item if "label" in str(name)), "label")
         raise ValueError(
             f"item {index} of the data set is a {type(item).__name__} with {names}, but {_WANTED}; pick"
             f" them out by a data set of your own, whose __getitem__ returns item[{image!r}], or"
-            f" (item[{image!r}], item['label'])"
+            f" (item[{image!r}], item[{label!r}])"
         )
     if isinstance(item, tuple | list):
         if not item:

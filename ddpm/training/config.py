@@ -1,5 +1,6 @@
 """What a training run can be told, and the checks that come before it starts."""
 
+import difflib
 import math
 import os
 import warnings
@@ -8,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ddpm.checks import check_choice, check_flag, check_number, check_whole, plain_numbers
+from ddpm.checks import check_choice, check_flag, check_number, check_numbers, check_whole
 
 MixedPrecision = Literal["no", "fp16", "bf16", "auto"]
 LearningRateSchedule = Literal["constant", "cosine"]
@@ -25,13 +26,23 @@ _LIMITS: dict[str, dict[str, float]] = {
     "save_every_minutes": {"above": 0},
 }
 _MAY_BE_NONE = {"ema_halflife", "ema_rampup", "save_every_minutes"}
-# What the MindSpore port took, and what to write here.
+# What goes into the optimiser or the data when a trainer is made.
+_TAKEN_AT_ONCE = {"adam_betas", "augment_horizontal_flip", "channels_last", "weight_decay"}
+# What the MindSpore port and denoising-diffusion-pytorch took, and what to write here.
 PORT_KEYWORDS = {
+    "amp": "write mixed_precision='fp16' (on a GPU), 'bf16', 'auto' or 'no' instead",
     "amp_level": "write mixed_precision='fp16' (on a GPU), 'bf16' or 'no' instead",
     "dynamic_loss_scale": "with mixed_precision='fp16' the loss scale is always dynamic; leave it out",
     "jit": "write compile=True to run the network through torch.compile",
     "akg": "write compile=True to run the network through torch.compile",
     "distributed": "start the program with `accelerate launch` or `torchrun`, and leave it out",
+    "split_batches": "train_batch_size is what each process takes; leave it out",
+    "calculate_fid": "leave it out, and judge the run with `ddpm evaluate` when it is done",
+    "num_fid_samples": "leave it out, and judge the run with `ddpm evaluate -n` when it is done",
+    "save_best_and_latest_only": "checkpoints_to_keep says how many of the newest stay; leave it out",
+    "convert_image_to": "the model's channels decide how images are read; leave it out",
+    "diffusion_model": "give the model first, Trainer(diffusion, …)",
+    "folder": "give it second, Trainer(diffusion, folder, …)",
 }
 # These may differ between a run and its continuation without a word: what is computed stays the same.
 FREE_TO_CHANGE = {
@@ -139,11 +150,10 @@ class TrainingConfig:
         self._keep_numbers()
         check_choice("mixed_precision", self.mixed_precision, get_args(MixedPrecision))
         check_choice("lr_schedule", self.lr_schedule, get_args(LearningRateSchedule))
-        betas = plain_numbers(self.adam_betas)
+        betas = check_numbers("adam_betas", self.adam_betas, at_least=0, below=1)
         if len(betas) != 2:
             raise ValueError(f"adam_betas must be a pair such as (0.9, 0.99), but got {self.adam_betas!r}")
-        first, second = (check_number("each of adam_betas", beta, at_least=0, below=1) for beta in betas)
-        self.adam_betas = (first, second)
+        self.adam_betas = (betas[0], betas[1])
         self.extra_ema_decays = self._checked_decays()
         if not isinstance(self.results_folder, str | os.PathLike) or not os.fspath(self.results_folder):
             raise ValueError(f"results_folder must be a path, but got {self.results_folder!r}")
@@ -159,8 +169,7 @@ class TrainingConfig:
 
     def _checked_decays(self) -> tuple[float, ...]:
         """The decays of further averages, all different."""
-        given = plain_numbers(self.extra_ema_decays)
-        decays = tuple(check_number("each of extra_ema_decays", m, at_least=0, below=1) for m in given)
+        decays = tuple(check_numbers("extra_ema_decays", self.extra_ema_decays, at_least=0, below=1))
         if len({self.ema_decay, *decays}) <= len(decays):
             raise ValueError(
                 f"extra_ema_decays must differ from each other and from ema_decay={self.ema_decay}, but got {decays}"
@@ -230,12 +239,22 @@ class Configured:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A value of the config is checked, and set there."""
+        if name in _TAKEN_AT_ONCE:
+            raise AttributeError(
+                f"{name} is taken up when the trainer is made: make another, Trainer(…, {name}={value!r}), which can"
+                " go on with the run"
+            )
         if hasattr(TrainingConfig, name):
             name, value = "config", self.adopted(replace(self.config, **{name: value}))
         super().__setattr__(name, value)
 
 
-def refuse_port_keywords(config: Mapping[str, Any]) -> None:
-    """A TypeError for a keyword of the port says what to write."""
-    for word in config.keys() & PORT_KEYWORDS.keys():
-        raise TypeError(f"Trainer has no {word!r}: {PORT_KEYWORDS[word]}")
+def refuse_unknown_keywords(config: Mapping[str, Any]) -> None:
+    """A TypeError says what to write in place of a keyword of the port, or of a misspelt one."""
+    known = [field.name for field in fields(TrainingConfig)]
+    for word in [word for word in config if word not in known]:
+        like = difflib.get_close_matches(word, known, n=1)
+        usual = (
+            f"did you mean {like[0]}?" if like else "ddpm.training.config.TrainingConfig lists what it has"
+        )
+        raise TypeError(f"Trainer has no {word!r}: {PORT_KEYWORDS.get(word, usual)}")

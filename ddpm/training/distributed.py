@@ -33,8 +33,8 @@ def make_accelerator(mixed_precision: str) -> Accelerator:
     """An accelerator for one trainer, whatever the precision of those before it in the same program."""
     if mixed_precision == "fp16" and not torch.cuda.is_available():
         raise ValueError(
-            "mixed_precision='fp16' needs an NVIDIA or AMD GPU, and there is none here; choose 'bf16' or 'no', which on"
-            " the CPU is the fastest"
+            "mixed_precision='fp16' needs an NVIDIA or AMD GPU, and there is none here; choose 'bf16', 'no', or"
+            " 'auto', which is what this machine multiplies natively"
         )
     AcceleratorState._reset_state()  # it refuses a second precision
     return Accelerator(mixed_precision=mixed_precision, cpu=str(this_process().device) == "cpu")
@@ -53,6 +53,8 @@ def make_optimizer(network: torch.nn.Module, kind: str, config: TrainingConfig) 
 def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: TrainingConfig) -> Iterator[Any]:
     """The network as it is trained: in training mode, distributed, in its precision, compiled; put back afterwards."""
     network, threads = diffusion.network, torch.get_num_threads()
+    if config.mixed_precision == "fp16" and accelerator.scaler is None:
+        raise ValueError("mixed_precision='fp16' needs a loss scaler: give it when the trainer is made")
     # accelerate keeps one precision for the whole program, that of the accelerator made last.
     accelerator.state._mixed_precision = config.mixed_precision
     with (

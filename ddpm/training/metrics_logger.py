@@ -97,9 +97,10 @@ class MetricsLogger:
             if not math.isfinite(loss) or not (may_overflow or math.isfinite(norm)):
                 self.close()
                 what = f"the gradient's length is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+                other = ", or bf16 in place of fp16" if self._config.mixed_precision == "fp16" else ""
                 raise FloatingPointError(
                     f"{what} at step {step}: the weights are of no use from there on, and are not saved. Try a lower"
-                    " train_lr, a longer warm-up, or bf16 in place of fp16"
+                    f" train_lr or a longer warm-up{other}"
                 )
 
     def show_images(self, grid: Tensor, step: int) -> None:

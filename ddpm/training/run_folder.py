@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from ddpm.checks import check_whole
 from ddpm.io import checkpoint as checkpoints
 from ddpm.io.paths import check_folder_name
 from ddpm.training import spawning
@@ -98,6 +99,7 @@ def find_checkpoint(folder: Path, step: int | None) -> checkpoints.Checkpoint:
     """The run's checkpoint of this step, or the newest that is whole."""
     if step is None:
         return checkpoints.newest_checkpoint(folder)
+    step = check_whole("step", step, lowest=0)
     there = {checkpoints.step_of(path): path for path in checkpoints.list_checkpoints(folder)}
     if step not in there:
         raise FileNotFoundError(

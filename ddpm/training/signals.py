@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -47,6 +48,17 @@ class Interrupts:
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
         self._handlers_before = {}
+
+    @contextlib.contextmanager
+    def let_through(self) -> Iterator[None]:
+        """Within it a signal does at once what it would have done, unless one was received before."""
+        listening = bool(self._handlers_before)
+        self.__exit__()
+        try:
+            yield
+        finally:
+            if listening:
+                self.__enter__()
 
     def deliver(self) -> None:
         """Do what the signal would have done: KeyboardInterrupt for Ctrl-C, the end of the process for the others."""

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +20,11 @@ from torchvision.utils import make_grid, save_image
 from ddpm.data.batches import loader, open_batches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io import checkpoint as checkpoints
-from ddpm.io.streams import say
+from ddpm.io.streams import is_terminal, say
 from ddpm.randomness import rand
 from ddpm.training import distributed, machine, run_folder, spawning
 from ddpm.training.average import Averages
-from ddpm.training.config import Configured, TrainingConfig, refuse_port_keywords
+from ddpm.training.config import Configured, TrainingConfig, refuse_unknown_keywords
 from ddpm.training.memory import keep_freed_memory
 from ddpm.training.metrics_logger import MetricsLogger
 from ddpm.training.precision import trainable, with_precision
@@ -55,13 +56,13 @@ class Trainer(Configured):
     Raises:
         ValueError: if a value is out of range, the data do not fit the model, or a batch is larger than the data.
         NotADirectoryError: if the path is not a folder.
-        TypeError: if a keyword is unknown; for those of the MindSpore port the message says what to write.
+        TypeError: if a keyword is unknown; for those of the ports the message says what to write.
     """
 
     def __init__(
         self, diffusion: GaussianDiffusion, folder_or_dataset: str | Path | Dataset[Any], **config: Any
     ) -> None:
-        refuse_port_keywords(config)
+        refuse_unknown_keywords(config)
         self.config = self.adopted(TrainingConfig(**config))
         keep_freed_memory()
         diffusion = trainable(diffusion)
@@ -215,10 +216,13 @@ class Trainer(Configured):
     def _loop(self, network: torch.nn.Module, logger: MetricsLogger, interrupts: Interrupts) -> None:
         """Step after step, with a line of metrics, a checkpoint and samples when they are due."""
         batches, stopping, self._last_save = self.batches(), False, time.monotonic()
+        if self.step and self._samples_are_due() and not self._grid_path().exists():
+            self._show_samples(
+                logger, interrupts
+            )  # the run was ended between this checkpoint and its samples
         while self.step < self.config.train_num_steps and not stopping:
             self._update(network, batches, logger, interrupts)
-            finished = self.step == self.config.train_num_steps
-            sampling = finished or self.step % self.config.save_and_sample_every == 0
+            sampling = self._samples_are_due()
             reporting = sampling or self.step % self.config.log_every == 0
             wishes = interrupts.received is not None, self._overdue()
             stopping, overdue = distributed.agreed(self.accelerator, *wishes, meeting=reporting)
@@ -227,10 +231,10 @@ class Trainer(Configured):
             if sampling or stopping or overdue:
                 self.save()
                 if sampling and not stopping:
-                    logger.show_images(self.draw_samples(), self.step)
+                    self._show_samples(logger, interrupts)
                 logger.restart_clock()
-        if self.accelerator.is_main_process and (stopping or interrupts.received is not None):
-            say(f"Saved at step {self.step}. {how_to_resume(self.results_folder)}")
+        if stopping or interrupts.received is not None:
+            self._say_saved()
 
     def _update(
         self, network: torch.nn.Module, batches: Batches, logger: MetricsLogger, interrupts: Interrupts
@@ -245,6 +249,29 @@ class Trainer(Configured):
             loading = line_broke or run_folder.WORKER_DIED.search(str(error))
             if interrupts.received is None or self.accelerator.num_processes > 1 or not loading:
                 raise
+
+    def _samples_are_due(self) -> bool:
+        """Whether the step at which the trainer stands ends with samples."""
+        last = self.step == self.config.train_num_steps
+        return last or self.step % self.config.save_and_sample_every == 0
+
+    def _show_samples(self, logger: MetricsLogger, interrupts: Interrupts) -> None:
+        """Draw the samples of the checkpoint that was just written, with which a signal may end the run at once."""
+        try:
+            with interrupts.let_through():
+                logger.show_images(self.draw_samples(), self.step)
+        except KeyboardInterrupt:
+            self._say_saved()
+            raise
+
+    def _say_saved(self) -> None:
+        """Say how the run goes on."""
+        if self.accelerator.is_main_process:
+            say(f"Saved at step {self.step}. {how_to_resume(self.results_folder)}")
+
+    def _grid_path(self) -> Path:
+        """Where the samples of this step are kept."""
+        return self.results_folder / "samples" / f"step-{self.step:08d}.png"
 
     def _overdue(self) -> bool:
         """Whether a checkpoint is due by the clock."""
@@ -278,13 +305,17 @@ class Trainer(Configured):
     def draw_samples(self) -> Tensor:
         """Draw images with the averaged weights, write them to `samples/`, return their grid of shape (C, H, W)."""
         count, accelerator = self.config.num_samples, self.accelerator
+        told = self.config.progress and accelerator.is_main_process
+        shown = told and is_terminal(sys.stderr)
+        if told and not shown:
+            say(f"drawing {count} samples of step {self.step:,}", sys.stderr)
         ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         images = distributed.draw_images(
-            self.ema_model, range(count), batch_size=self.config.train_batch_size, **ranks
+            self.ema_model, range(count), batch_size=self.config.train_batch_size, progress=shown, **ranks
         )
         grid = make_grid(images, nrow=math.ceil(math.sqrt(count)), padding=1, pad_value=1.0)
         if accelerator.is_main_process:
-            save_image(grid, self.results_folder / "samples" / f"step-{self.step:08d}.png")
+            save_image(grid, self._grid_path())
         return grid
 
     # Checkpoints

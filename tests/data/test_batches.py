@@ -159,6 +159,7 @@ def test_a_dict_may_number_its_items():
     [
         (-1.0, "is not; a transform such as Normalize has to go"),
         (1.5, "is not; a transform such as Normalize has to go"),
+        (255.0, "reaches 255; divide by the largest value there can be, such as 255"),
         (float("nan"), r"has pixels that are no finite numbers \(NaN\); mend it"),
         (float("inf"), "has pixels that are no finite numbers"),
     ],

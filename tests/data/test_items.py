@@ -78,6 +78,7 @@ IMAGES = [  # item, what the message says
         r"item 0 .* is a dict with 'image', 'label', .*returns item\['image'\], or",
     ),
     ({"img": FIFTH}, r"is a dict with 'img', .*item\['img'\]"),
+    ({"img": FIFTH, "fine_label": 3}, r"\(item\['img'\], item\['fine_label'\]\)"),
     ({"pixel_values": FIFTH, "y": 1}, r"item\['pixel_values'\]"),
     ({}, "item 0 of the data set is a dict"),
     ((), "item 0 of the data set is empty"),

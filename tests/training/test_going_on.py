@@ -90,6 +90,31 @@ def test_resume_takes_a_run_that_was_begun(tmp_path, untouched, state):
     assert saved_files(tmp_path / "run") == untouched
 
 
+@pytest.mark.parametrize("step", [4, 6])
+def test_resume_draws_the_samples_that_a_broken_off_run_lacks(tmp_path, step):
+    make(tmp_path, train_num_steps=step).train()
+    grid = tmp_path / "samples" / f"step-{step:08d}.png"
+    drawn = grid.read_bytes()
+    grid.unlink()
+    make(tmp_path, train_num_steps=6).train(resume=True)
+    assert grid.read_bytes() == drawn
+
+
+def test_a_signal_ends_the_drawing_of_samples_at_once(tmp_path, capsys):
+    ours, drawn = make(tmp_path, train_num_steps=6), []
+
+    def draws():
+        drawn.append(ours.step)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it goes on drawing")
+
+    ours.draw_samples = draws
+    with pytest.raises(KeyboardInterrupt):
+        ours.train()
+    assert drawn == [2] == [step_of(path) for path in list_checkpoints(tmp_path)]
+    assert "Saved at step 2. " in capsys.readouterr().out
+
+
 def test_resume_refuses_a_folder_without_a_run(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"there is no run to resume; trainer\.train\(resume=True\) begins one"

@@ -76,6 +76,8 @@ def test_load_by_step(tmp_path):
     ours.load()
     assert ours.step == 4
     assert torch.equal(weights(ours.diffusion), end)
+    with pytest.raises(ValueError, match="step must be a whole number of at least 0, but got '2'"):
+        ours.load("2")
     with pytest.raises(FileNotFoundError, match=r"has no checkpoint of step 3; it has those of \[2, 4\]"):
         ours.load(3)
     damaged = list_checkpoints(tmp_path)[-1] / "optimizer.safetensors"

@@ -47,6 +47,24 @@ def test_trainer_reads_and_sets_its_config(tmp_path):
         ours.train_num_steps = 0
     with pytest.raises(AttributeError, match="a Trainer has no attribute 'batch'"):
         _ = ours.batch
+    fixed = {"adam_betas": (0.8, 0.9), "augment_horizontal_flip": False, "channels_last": False}
+    for name, value in (fixed | {"weight_decay": 0.1}).items():
+        with pytest.raises(AttributeError, match=rf"make another, Trainer\(…, {name}="):
+            setattr(ours, name, value)
+    ours.mixed_precision = "fp16"
+    with pytest.raises(ValueError, match="'fp16' needs a loss scaler"):
+        ours.train()
+
+
+@pytest.mark.parametrize(
+    ("draws_over", "said"), [(True, "sampling: 100%"), (False, "drawing 4 samples of step 2\n")]
+)
+def test_trainer_says_that_it_draws_samples(tmp_path, monkeypatch, capsys, draws_over, said):
+    monkeypatch.setattr("ddpm.training.trainer.is_terminal", lambda stream: draws_over)  # noqa: ARG005
+    trained(tmp_path, train_num_steps=2)
+    assert capsys.readouterr().err == ""
+    trained(tmp_path / "told", train_num_steps=2, progress=True)
+    assert said in capsys.readouterr().err
 
 
 # The step
@@ -304,7 +322,11 @@ SEVENS = TensorDataset(torch.zeros(20, 1, 7, 7))
         ({}, None, {"jit": True}, TypeError, "no 'jit': write compile=True"),
         ({}, None, {"akg": True}, TypeError, "no 'akg': write compile=True"),
         ({}, None, {"distributed": True}, TypeError, "no 'distributed': start the program with"),
-        ({}, None, {"train_speed": 1}, TypeError, "unexpected keyword argument 'train_speed'"),
+        ({}, None, {"zeal": 1}, TypeError, "no 'zeal': .*TrainingConfig lists what it has"),
+        ({}, None, {"train_batchsize": 1}, TypeError, "no 'train_batchsize': did you mean train_batch_size?"),
+        ({}, None, {"amp": True}, TypeError, "no 'amp': write mixed_precision='fp16'"),
+        ({}, None, {"calculate_fid": True}, TypeError, "no 'calculate_fid': .* `ddpm evaluate`"),
+        ({}, None, {"split_batches": True}, TypeError, "no 'split_batches': train_batch_size is what each"),
         ({}, None, {"mixed_precision": "fp16"}, ValueError, "needs an NVIDIA or AMD GPU, and there is none"),
         ({}, FEW, {}, ValueError, r"=8 on 1 process\(es\) takes .* than the 5 there are; lower it to 5"),
         ({}, "nowhere", {}, NotADirectoryError, "does not exist"),

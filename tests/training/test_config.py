@@ -6,6 +6,7 @@ import math
 from dataclasses import fields
 
 import pytest
+import torch
 
 from ddpm.training.config import TrainingConfig
 
@@ -33,7 +34,14 @@ def test_training_config_refuses_all_but_whole_numbers(name):
         ("weight_decay", (-1, math.inf), "weight_decay must be a number at least 0"),
         ("adam_betas", ((0.9, 1.0), (-0.1, 0.9)), "each of adam_betas must be a number at least 0 and below"),
         ("adam_betas", (0.9, (0.9,), (0.9, 0.9, 0.9)), r"adam_betas must be a pair such as \(0.9, 0.99\)"),
-        ("mixed_precision", ("O1",), "unknown mixed_precision 'O1'; choose one of 'no', 'fp16', 'bf16'"),
+        (
+            "mixed_precision",
+            ("O1", torch.bfloat16),
+            "unknown mixed_precision .*; choose one of 'no', 'fp16', 'bf16'",
+        ),
+        ("save_every_minutes", (0, -1.0, math.nan, "10"), "save_every_minutes must be a number above 0"),
+        ("compile", ("no",), "compile must be True or False, but got 'no'"),
+        ("results_folder", (None, ""), "results_folder must be a path, but got"),
         ("lr_schedule", ("linear",), "unknown lr_schedule 'linear'; choose one of 'constant', 'cosine'"),
     ],
 )

@@ -4,13 +4,15 @@ For x_0 ~ N(mean, variance) in every pixel, x_t is Gaussian as well, and E[x_0 |
 sampler is then an affine map of its noise, so that the distribution of its output can be computed without sampling.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from ddpm import GaussianDiffusion, NoiseSchedule, Prediction
+from ddpm import GaussianDiffusion, NoiseSchedule, Prediction, State
 from ddpm.schedule import BETA_SCHEDULES as BETAS
 
 # A U-Net that is quick, and every option that changes what it computes.
@@ -50,6 +52,12 @@ def drawn(network: nn.Module, std: float, seed: int = 0) -> nn.Module:
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=std, generator=generator)
     return network.eval()
+
+
+def last_of(chain: Iterable[State]) -> Tensor:
+    """The picture in which a walk ends."""
+    *_, state = chain
+    return state.x
 
 
 def pixel(value: float) -> Tensor:
@@ -164,6 +172,18 @@ def diffusion_of(
 ) -> GaussianDiffusion:
     """A small diffusion, if nothing else is said around `Pointwise`."""
     return GaussianDiffusion(network or Pointwise(), image_size=image_size, timesteps=timesteps, **options)
+
+
+def labels_told(monkeypatch: pytest.MonkeyPatch, diffusion: GaussianDiffusion) -> list[Tensor | None]:
+    """The labels of every call of `diffusion.predict` from now on."""
+    predict, told = diffusion.predict, []
+
+    def noted(x_t: Tensor, t: Tensor, labels: Tensor | None = None, **options: Any) -> Prediction:
+        told.append(labels)
+        return predict(x_t, t, labels, **options)
+
+    monkeypatch.setattr(diffusion, "predict", noted)
+    return told
 
 
 def exact_diffusion_of(

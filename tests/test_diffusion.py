@@ -24,7 +24,17 @@ from ddpm import (
     to_model_scale,
 )
 from ddpm.grids import Spacing
-from tests.networks import BETAS, Constant, Pointwise, SelfConditioned, diffusion_of, drawn, randn, seeded
+from tests.networks import (
+    BETAS,
+    Constant,
+    Pointwise,
+    SelfConditioned,
+    diffusion_of,
+    drawn,
+    labels_told,
+    randn,
+    seeded,
+)
 
 approx = pytest.approx
 SMALL = {"dim": 8, "dim_mults": (1, 2), "channels": 1, "resnet_block_groups": 4}
@@ -283,14 +293,8 @@ def test_sample_depends_on_an_images_own_seed_and_label_alone(steps, kind):
 @pytest.mark.parametrize("given", [[2, 0, 1], np.array([2, 0, 1], dtype=np.uint8), torch.tensor([2, 0, 1])])
 def test_sample_converts_labels_once(monkeypatch, sampler, steps, given):
     """All steps get one and the same tensor: on an accelerator, a list at every step would be a copy at every step."""
-    diffusion, told = diffusion_of(timesteps=30, beta_schedule="cosine"), []
-    predict = diffusion.predict
-
-    def noted(x_t, t, labels=None, **options):
-        told.append(labels)
-        return predict(x_t, t, labels, **options)
-
-    monkeypatch.setattr(diffusion, "predict", noted)
+    diffusion = diffusion_of(timesteps=30, beta_schedule="cosine")
+    told = labels_told(monkeypatch, diffusion)
     diffusion.sample(3, steps, sampler=sampler, labels=given)
     assert len(told) == steps
     assert all(labels is told[0] for labels in told)

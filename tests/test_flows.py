@@ -28,6 +28,7 @@ from tests.networks import (
     GaussianDenoiser,
     diffusion_of,
     exact_diffusion_of,
+    last_of,
     randn,
     schedule_64,
     seeded,
@@ -38,23 +39,13 @@ DOUBLE = torch.float64
 LOG_SNR = Path(
     lambda u: -2 * u.log(),
     lambda tau: (tau.sigmoid().sqrt(), (-tau).sigmoid().sqrt()),
-    lambda tau: (
-        tau.sigmoid().sqrt() * (-tau).sigmoid() / 2,
-        -(-tau).sigmoid().sqrt() * tau.sigmoid() / 2,
-    ),
+    lambda tau: (tau.sigmoid().sqrt() * (-tau).sigmoid() / 2, -(-tau).sigmoid().sqrt() * tau.sigmoid() / 2),
 )
 CURVED = Path(
-    lambda u: torch.sqrt(u / (1 + u)),
-    lambda tau: (1 - tau**2, tau**2),
-    lambda tau: (-2 * tau, 2 * tau),
+    lambda u: torch.sqrt(u / (1 + u)), lambda tau: (1 - tau**2, tau**2), lambda tau: (-2 * tau, 2 * tau)
 )
 EVERY = {**PATHS, "curved": CURVED, "log-snr": LOG_SNR}
 STRAIGHT = ("edm", "flow")
-
-
-def last_of(chain):
-    *_, state = chain
-    return state.x
 
 
 def close(found, wanted, tolerance=1e-9):

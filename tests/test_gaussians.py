@@ -16,7 +16,6 @@ from ddpm.gaussians import (
     discretized_log_likelihood,
     kl_divergence,
     log_density,
-    measured,
     product,
 )
 from tests.networks import randn
@@ -45,10 +44,8 @@ def test_elementwise_functions_broadcast():
 def test_condition_agrees_with_the_precision_matrix(observed):
     """With Λ = Σ⁻¹ the conditional of a given b is N(μ_a − Λ_aa⁻¹ Λ_ab (b − μ_b), Λ_aa⁻¹)."""
     dimensions, observed = len(observed), torch.tensor(observed)
-    root, mean = (
-        randn(dimensions, dimensions + 2, dtype=GREY.dtype),
-        randn(dimensions, seed=1, dtype=GREY.dtype),
-    )
+    root = randn(dimensions, dimensions + 2, dtype=GREY.dtype)
+    mean = randn(dimensions, seed=1, dtype=GREY.dtype)
     value = randn(int(observed.sum()), seed=2, dtype=GREY.dtype)
     precision = (root @ root.T).inverse()
     inner = precision[~observed][:, ~observed].inverse()
@@ -140,20 +137,3 @@ def test_8_bit_images_survive_the_way_through_float32():
     pixels = to_model_scale(torch.arange(256, dtype=torch.uint8).float() / 255)
     assert discretized_log_likelihood(pixels, pixels, torch.tensor(-4.0)).isfinite().all()
     assert discretized_log_likelihood(pixels[:0], pixels[:0], torch.tensor(-4.0)).shape == (0,)
-
-
-def test_a_measurement_is_a_condition_on_the_joint_of_both():
-    """(x, y) with y = A x + noise, conditioned on y; two Gaussians at once, and log p(y) by torch."""
-    matrix, value = randn(2, 4, seed=1, dtype=torch.float64), randn(2, seed=2, dtype=torch.float64)
-    means, roots = randn(2, 4, seed=3, dtype=torch.float64), randn(2, 4, 4, seed=4, dtype=torch.float64)
-    covariances = roots @ roots.mT + 0.1 * torch.eye(4, dtype=torch.float64)
-    mean, covariance, evidence = measured(means, covariances, matrix, value, 0.3)
-    for k in range(2):
-        cross = covariances[k] @ matrix.T
-        spread = matrix @ cross + 0.3 * torch.eye(2, dtype=torch.float64)
-        joint = torch.cat([torch.cat([covariances[k], cross], 1), torch.cat([cross.T, spread], 1)])
-        both = torch.cat([means[k], matrix @ means[k]])
-        wanted = condition(both, joint, torch.arange(6) > 3, value)
-        torch.testing.assert_close((mean[k], covariance[k]), wanted)
-        density = torch.distributions.MultivariateNormal(both[4:], spread).log_prob(value)
-        torch.testing.assert_close(evidence[k], density)

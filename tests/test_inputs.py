@@ -1,6 +1,6 @@
 """What the numerical ecosystem passes in and means something: numbers of NumPy, lists and arrays, in place of ours.
 
-What cannot be meant is in `test_bad_inputs`.
+What cannot be meant is in `test_refusals`.
 """
 
 import json
@@ -114,10 +114,8 @@ def test_real_numbers_and_truth_values_of_numpy_are_those_of_python():
     assert (type(config.train_lr), type(config.compile)) == (float, bool)
     unet = Unet(**SMALL_UNET, dropout=np.float32(0.5), self_condition=np.True_)
     assert json.loads(json.dumps(unet.config))["dropout"] == 0.5
-    assert (
-        json.loads(json.dumps(diffusion_of(ddim_sampling_eta=np.float16(0.5)).config))["ddim_sampling_eta"]
-        == 0.5
-    )
+    saved = json.dumps(diffusion_of(ddim_sampling_eta=np.float16(0.5)).config)
+    assert json.loads(saved)["ddim_sampling_eta"] == 0.5
 
 
 # One number per image may come as a list, a tuple, a range, or an array, read-only, reversed or of any whole type.

@@ -61,8 +61,18 @@ def test_no_cycle_among_modules():
     assert {module for module in lower if "ddpm" in GRAPH[module]} == {ALLOWED_ROOT_IMPORT}
 
 
-@pytest.mark.parametrize(("names", "absent"), [(["ddpm"], ["torch", *HEAVY]), (sorted(METHOD), list(HEAVY))])
-def test_imports_load_nothing_heavy(names, absent):
-    code = f"import sys, {', '.join(names)}; print([name for name in {absent} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("imports", "absent"),
+    [
+        ("import ddpm", ["torch", *HEAVY]),
+        (f"import {', '.join(sorted(METHOD))}", HEAVY),
+        ("from ddpm.data import image_folder, load_dataset", ["sklearn", "torchvision"]),
+        # To import it takes a second; the network calls of a few pictures take no longer.
+        ("import ddpm.cli.drawing", ["torchvision", "torch._dynamo"]),
+        ("from ddpm.book import check", ["matplotlib", "skimage"]),
+    ],
+)
+def test_imports_load_nothing_heavy(imports, absent):
+    code = f"import sys; {imports}; print([name for name in {absent} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

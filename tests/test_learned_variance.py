@@ -135,11 +135,8 @@ def test_the_bound_teaches_the_second_head_and_the_first_one_nothing(objective):
     """The first learns what it learns without the second, which learns along the slope of the loss."""
     diffusion = model(objective=objective).double().eval()
     last = diffusion.network.last
-    x0, t, noise = (
-        pictures(4, 2, 8, 8).double(),
-        torch.tensor([1, 5, 9, T]),
-        randn(4, 2, 8, 8, seed=2).double(),
-    )
+    x0, noise = pictures(4, 2, 8, 8).double(), randn(4, 2, 8, 8, seed=2).double()
+    t = torch.tensor([1, 5, 9, T])
     diffusion.loss(x0, t, noise).backward()
     hybrid, slope = last.weight.grad.clone(), last.bias.grad[2:].clone()
     diffusion.zero_grad()

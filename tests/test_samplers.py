@@ -14,17 +14,14 @@ from tests.networks import (
     GaussianDenoiser,
     SelfConditioned,
     diffusion_of,
+    labels_told,
+    last_of,
     randn,
     schedule_64,
     seeded,
 )
 
 approx = pytest.approx
-
-
-def last_of(chain):
-    *_, state = chain
-    return state.x
 
 
 # The distribution of a sampler's output, exactly
@@ -245,14 +242,8 @@ def test_clipping_is_done_unless_turned_off(name):
 
 @pytest.mark.parametrize("name", BOTH_WAYS)
 def test_the_labels_reach_every_call(monkeypatch, name):
-    diffusion, given, told = small(), torch.tensor([0, 1]), []
-    predict = diffusion.predict
-
-    def noted(x_t, t, labels=None, **options):
-        told.append(labels)
-        return predict(x_t, t, labels, **options)
-
-    monkeypatch.setattr(diffusion, "predict", noted)
+    diffusion, given = small(), torch.tensor([0, 1])
+    told = labels_told(monkeypatch, diffusion)
     list(BOTH_WAYS[name](diffusion, randn(2, 1, 4, 4), labels=given))
     assert len(told) == len(diffusion.network.calls) > 3
     assert all(labels is given for labels in told)

@@ -179,12 +179,8 @@ def test_dropout_works_in_training_only():
 def test_config_builds_a_twin():
     """Every argument, through JSON; with the weights, which are all that is saved, the twin says the same."""
     options = {"init_dim": 12, "dim_mults": [1, 2], "attention_resolutions": [1], "num_classes": 3}
-    options |= {
-        "dropout": 0.1,
-        "self_condition": True,
-        "learned_variance": True,
-        "random_fourier_features": True,
-    }
+    options |= dict.fromkeys(("self_condition", "learned_variance", "random_fourier_features"), True)
+    options |= {"dropout": 0.1}
     first = small(**{**options, "attention_resolutions": (1,), "dim_mults": (1, 2)})
     assert set(first.config) == set(inspect.signature(Unet).parameters)
     assert first.config | options == first.config

@@ -8,7 +8,6 @@ from collections import UserDict
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 from ddpm.data.batches import Batch, SeededBatches, loader, open_batches, seeded
@@ -92,29 +91,10 @@ def test_open_batches_flips_a_folder_if_asked(tmp_path, flip):
 
 def test_batches_keep_images_and_labels_together():
     images = torch.arange(20).view(-1, 1, 1, 1).expand(-1, 1, 2, 2) / 255
-    for x, labels in load(
-        SeededBatches(TensorDataset(images, torch.arange(20)), (1, 2, 2), num_classes=20), 7
-    ):
+    data = SeededBatches(TensorDataset(images, torch.arange(20)), (1, 2, 2), num_classes=20)
+    for x, labels in load(data, 7):
         assert labels.dtype == torch.int64
         assert torch.equal(x[:, 0, 0, 0] * 255, labels.float())
-
-
-@pytest.mark.parametrize(
-    "item",
-    [
-        torch.full((3, 4, 4), 51, dtype=torch.uint8),
-        torch.full((3, 4, 4), 0.2),
-        torch.full((3, 4, 4), 0.2, dtype=torch.float64),
-        (torch.full((3, 4, 4), 0.2), 7),
-        [torch.full((3, 4, 4), 0.2), 7, "more"],
-        Image.new("RGB", (9, 6), (51, 51, 51)),
-        Image.new("L", (4, 4), 51),
-    ],
-)
-def test_batches_take_every_usual_kind_of_image(item):
-    x, labels = SeededBatches(Items(item), (3, 4, 4), num_classes=None)[Batch((0, 0), 0)]
-    assert labels is None
-    torch.testing.assert_close(x, torch.full((2, 3, 4, 4), 0.2))
 
 
 GOOD = torch.zeros(3, 4, 4)
@@ -123,15 +103,7 @@ GOOD = torch.zeros(3, 4, 4)
 @pytest.mark.parametrize(
     ("data", "classes", "error", "message"),
     [
-        (Items(GOOD[:1]), None, ValueError, r"of shape \(3, 4, 4\), but .* image number 0 is \(1, 4, 4\)"),
         (Items(GOOD), 20, ValueError, r"takes class labels \(num_classes\), so the data set must give pairs"),
-        (
-            Items((GOOD, -1)),
-            3,
-            ValueError,
-            r"classes 0 … 2 \(num_classes=3\), but item 0 .* has the label -1",
-        ),
-        (Items((GOOD, 3)), 3, ValueError, r"classes 0 … 2 \(num_classes=3\), but item 0 .* has the label 3"),
         (Items(), None, ValueError, "the data set is empty: give one that holds at least one image"),
         ({}, None, ValueError, "the data set is empty"),
         ((x for x in []), None, TypeError, "a map-style data set, .* and numbered items, but got generator"),
@@ -157,8 +129,8 @@ def test_a_dict_may_number_its_items():
 @pytest.mark.parametrize(
     ("value", "what"),
     [
-        (-1.0, "is not; a transform such as Normalize has to go"),
-        (1.5, "is not; a transform such as Normalize has to go"),
+        (-0.01, "is not; a transform such as Normalize has to go"),
+        (1.01, "is not; a transform such as Normalize has to go"),
         (255.0, "reaches 255; divide by the largest value there can be, such as 255"),
         (float("nan"), r"has pixels that are no finite numbers \(NaN\); mend it"),
         (float("inf"), "has pixels that are no finite numbers"),

@@ -100,11 +100,6 @@ def spoil(folder):
     (folder / "sub/c.png").write_bytes(b"no picture")
 
 
-def mend(folder):
-    """A file that could not be read can be, and looks unchanged."""
-    write_images(folder, ["d.png"])
-
-
 CHANGES = [  # what happens, the files that are decoded again
     (lambda _: None, []),
     (change, ["a.png"]),

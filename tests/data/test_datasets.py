@@ -99,12 +99,7 @@ NO_FILES = {"download": False}
         ("emnist", {}, ValueError, r"EMNIST needs split as well: use torchvision_dataset\(…, split=…\)"),
         ("country211", {"split": "tset"}, ValueError, r"'tset'.*valid"),
         ("fake-data", {"train": False}, ValueError, "FakeData has no test part"),
-        (
-            "lfw-people",
-            {},
-            ValueError,
-            "the parts of LFWPeople are not training and test: say which by split=",
-        ),
+        ("lfw-people", {}, ValueError, "parts of LFWPeople are not training and test: say which by split="),
         (
             "fashion-mnits",
             {},
@@ -113,12 +108,7 @@ NO_FILES = {"download": False}
         ),
         ("digits", {}, ValueError, "torchvision has no data set 'digits'"),
         ("cifar10", NO_FILES, RuntimeError, "could not load CIFAR10 from '{folder}'"),
-        (
-            "lfwpeople",
-            NO_FILES | {"split": "train"},
-            RuntimeError,
-            "could not load LFWPeople from '{folder}'",
-        ),
+        ("lfwpeople", NO_FILES | {"split": "train"}, RuntimeError, "not load LFWPeople from '{folder}'"),
     ],
 )
 def test_torchvision_dataset_refuses(tmp_path, name, options, error, message):
@@ -133,12 +123,7 @@ def test_torchvision_dataset_refuses(tmp_path, name, options, error, message):
         (".", {}, ValueError, "give an image_size, such as 32, for ."),
         (Path("nowhere"), {"image_size": 8}, NotADirectoryError, "nowhere does not exist"),
         ("digits", {"train": False}, ValueError, "digits has no test part"),
-        (
-            Path(),
-            {"train": False},
-            ValueError,
-            "has no test part: train=False is only for data sets of torch",
-        ),
+        (Path(), {"train": False}, ValueError, "no test part: train=False is only for data sets of torch"),
         ("digits", {"augment_horizontal_flip": True}, ValueError, "a mirrored digit is none"),
     ],
 )

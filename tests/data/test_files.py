@@ -198,9 +198,8 @@ WRITTEN = [
     "tga",
     "sgi",
     "ico",
-    "icns",
 ]
-WRITTEN += ["jp2", "dds", "dib", "qoi", "apng", "avif", "mpo", "pjpeg"]
+WRITTEN += ["icns", "jp2", "dds", "dib", "qoi", "apng", "avif", "mpo", "pjpeg"]
 
 
 @pytest.mark.parametrize("ending", WRITTEN)

@@ -12,7 +12,6 @@ from tests.data.pictures import assert_eight_bit, write_images
 
 
 def cut_short(path):
-    """Throw the end of a file away."""
     path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from ddpm.data import items
 from ddpm.data.batches import Batch, SeededBatches
 from tests.data.test_batches import Items
+from tests.networks import seeded
 
 SHAPE = (3, 4, 5)
 FIFTH = np.full(SHAPE, 51, np.uint8)
@@ -29,9 +30,12 @@ READ_ONLY.flags.writeable = False
         (FIFTH / 255).astype(np.float16),
         FIFTH[:, ::-1],
         FIFTH.transpose(1, 2, 0).transpose(2, 0, 1),
+        torch.from_numpy(FIFTH),
+        torch.from_numpy(FIFTH / 255).float(),
         torch.from_numpy(FIFTH / 255).bfloat16(),
         torch.from_numpy(FIFTH / 255).requires_grad_(),
         Image.fromarray(FIFTH[0]),
+        Image.new("RGB", (9, 6), (51, 51, 51)),
         Image.new("RGBA", (50, 40), (51, 51, 51, 255)),
     ],
 )
@@ -41,20 +45,13 @@ def test_items_of_each_usual_kind_are_taken(image, form):
     assert labels is None
     assert images.dtype == torch.float32
     assert not images.requires_grad
-    torch.testing.assert_close(images, torch.full((2, *SHAPE), 0.2), rtol=4e-3, atol=0)  # bfloat16
+    rounded = "float16" in str(getattr(image, "dtype", ""))  # bfloat16 as well
+    torch.testing.assert_close(images, torch.full((2, *SHAPE), 0.2), rtol=4e-3 if rounded else 1e-6, atol=0)
 
 
 @pytest.mark.parametrize(
     "label",
-    [
-        3,
-        np.int64(3),
-        np.uint8(3),
-        np.array(3),
-        torch.tensor(3),
-        torch.tensor(3, dtype=torch.uint8),
-        torch.tensor([3]),
-    ],
+    [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3).byte(), torch.tensor([3])],
 )
 def test_labels_of_each_usual_kind_are_taken(label):
     _, labels = SeededBatches(Items((FIFTH, label)), SHAPE, num_classes=4)[Batch((0,), 0)]
@@ -73,10 +70,7 @@ class Record:
 
 
 IMAGES = [  # item, what the message says
-    (
-        {"image": FIFTH, "label": 1},
-        r"item 0 .* is a dict with 'image', 'label', .*returns item\['image'\], or",
-    ),
+    ({"image": FIFTH, "label": 1}, r"item 0 .* is a dict with 'image', 'label', .*returns item\['image'\]"),
     ({"img": FIFTH}, r"is a dict with 'img', .*item\['img'\]"),
     ({"img": FIFTH, "fine_label": 3}, r"\(item\['img'\], item\['fine_label'\]\)"),
     ({"pixel_values": FIFTH, "y": 1}, r"item\['pixel_values'\]"),
@@ -104,13 +98,8 @@ IMAGES = [  # item, what the message says
     (torch.zeros(1, *SHAPE), r"is \(1, 3, 4, 5\); resize"),
     (torch.tensor(0.5), r"is \(\); resize"),
     (torch.full(SHAPE, 1.01), r"must be in \[0, 1\], but .* number 0 is not; a transform such as Normalize"),
-    (torch.full(SHAPE, -0.01), r"must be in \[0, 1\]"),
-    (torch.full(SHAPE, torch.nan), r"must be in \[0, 1\]"),
     (np.full(SHAPE, 255.0), r"must be in \[0, 1\]"),
-    (
-        Image.new("F", (5, 4), 0.5),
-        "image number 0 cannot be taken: pixels of mode F from 0.5 to 0.5 have no known",
-    ),
+    (Image.new("F", (5, 4), 0.5), "number 0 cannot be taken: pixels of mode F from 0.5 to 0.5 have no"),
 ]
 
 
@@ -128,17 +117,11 @@ def test_a_grey_image_without_an_axis_for_its_channel_is_told_so():
 
 
 LABELS = [  # label, what the message says
-    (
-        torch.eye(4)[2],
-        r"the label a Tensor of shape \(4,\); of a one-hot vector give its place, int\(label.argmax\(\)",
-    ),
+    (torch.eye(4)[2], r"a Tensor of shape \(4,\); of a one-hot vector give its place, int\(label.argmax\(\)"),
     (np.eye(4)[2], r"a ndarray of shape \(4,\); of a one-hot vector"),
     ("cat", r"the label 'cat' \(str\); number the classes, such as by sorted\(set\(labels\)\)"),
     ("3", r"the label '3' \(str\)"),
-    (
-        None,
-        r"the label None \(NoneType\); number the classes from 0, or build the network without num_classes",
-    ),
+    (None, r"label None \(NoneType\); number the classes from 0, or build the network without num_class"),
     (3.7, r"the label 3\.7 \(float\); if it is the number of a class, give int\(label\)"),
     (3.0, r"the label 3\.0 \(float\)"),
     (np.float32(3), r"; if it is the number of a class"),
@@ -200,17 +183,14 @@ class Slow(TensorDataset):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
 @pytest.mark.parametrize("classes", [None, 20])
 def test_tensors_give_what_their_items_give(monkeypatch, dtype, classes):
-    images = torch.randint(
-        0, 256, (20, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randint(0, 256, (20, 1, 2, 2), dtype=torch.uint8, generator=seeded(0))
     images = images if dtype == torch.uint8 else images.to(dtype) / 255
     tensors, batch = (images, torch.arange(20)), Batch((4, 19, 0, 4), 0)
-    one_by_one = SeededBatches(Slow(*tensors), (1, 2, 2), num_classes=classes)[batch]
-    by_subset = SeededBatches(Subset(TensorDataset(*tensors), range(20)), (1, 2, 2), num_classes=classes)[
-        batch
-    ]
+    whole, shape = TensorDataset(*tensors), (1, 2, 2)
+    one_by_one = SeededBatches(Slow(*tensors), shape, num_classes=classes)[batch]
+    by_subset = SeededBatches(Subset(whole, range(20)), shape, num_classes=classes)[batch]
     monkeypatch.setattr(items, "to_image", None)  # so that no item is looked at
-    at_once = SeededBatches(TensorDataset(*tensors), (1, 2, 2), num_classes=classes)[batch]
+    at_once = SeededBatches(whole, shape, num_classes=classes)[batch]
     for images, labels in (one_by_one, by_subset):
         assert torch.equal(images, at_once[0])
         assert images.dtype == at_once[0].dtype == torch.float32
@@ -224,9 +204,8 @@ class Mirrored(TensorDataset):
 
 def test_a_data_set_made_of_tensors_with_items_of_its_own_keeps_them():
     images = torch.arange(8.0).view(2, 1, 2, 2) / 8
-    assert torch.equal(
-        SeededBatches(Mirrored(images), (1, 2, 2), num_classes=None)[Batch((0, 1), 0)][0], images.flip(-1)
-    )
+    found, _ = SeededBatches(Mirrored(images), (1, 2, 2), num_classes=None)[Batch((0, 1), 0)]
+    assert torch.equal(found, images.flip(-1))
 
 
 WRONG_TENSORS = [
@@ -248,8 +227,6 @@ def test_wrong_tensors_are_refused_like_items(tensors, classes, message):
 
 
 def test_narrow_whole_labels_of_tensors_are_taken():
-    tensors = (torch.zeros(4, 1, 2, 2), torch.arange(4, dtype=torch.uint8))
-    assert SeededBatches(TensorDataset(*tensors), (1, 2, 2), num_classes=4)[Batch((2, 1), 0)][1].tolist() == [
-        2,
-        1,
-    ]
+    tensors = TensorDataset(torch.zeros(4, 1, 2, 2), torch.arange(4, dtype=torch.uint8))
+    _, labels = SeededBatches(tensors, (1, 2, 2), num_classes=4)[Batch((2, 1), 0)]
+    assert labels.tolist() == [2, 1]

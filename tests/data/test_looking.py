@@ -1,7 +1,6 @@
 """While files are read something is said, once; and what Pillow says has the file's name, once."""
 
 import errno
-import io
 import os
 import sys
 import threading
@@ -16,6 +15,7 @@ from ddpm import data
 from ddpm.data import looking
 from ddpm.data.looking import look_at, told
 from tests.data.pictures import write_images
+from tests.io.test_streams import Broken
 
 CUT_OFF = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"
 
@@ -139,14 +139,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     assert "looking at x:" in capsys.readouterr().err
 
 
-class Gone(io.StringIO):
-    """A terminal that was closed."""
-
-    def write(self, _):
-        raise OSError(errno.EIO, "Input/output error")
-
-
-@pytest.mark.parametrize("stream", [None, Gone()])
+@pytest.mark.parametrize("stream", [None, Broken(OSError(errno.EIO, "Input/output error"))])
 def test_files_are_read_where_nobody_listens(monkeypatch, stream):
     monkeypatch.setattr(looking, "_PATIENCE", 0.0)
     monkeypatch.setattr(sys, "stderr", stream)

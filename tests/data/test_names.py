@@ -2,8 +2,6 @@
 
 import inspect
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from ddpm.data.names import (
 
 # Bases to derive from, and videos: their items are no images, or their constructors take no name of a data set.
 NOT_BY_NAME = {"VisionDataset", "DatasetFolder", "ImageFolder", "LSUNClass", "Kinetics", "HMDB51", "UCF101"}
+EMPTY = inspect.Parameter.empty
 
 
 def defaults(cls):
@@ -42,13 +41,8 @@ def test_torchvision_table_is_what_the_classes_say():
     images = {name: defaults(cls) for name, cls in classes.items() if isinstance(cls, type)}
     images = {name: given for name, given in images.items() if "transform" in given}
     assert {name: part(given) for name, given in images.items()} == TORCHVISION
-    needs = {
-        (name, key)
-        for name, given in images.items()
-        for key in given
-        if given[key] is inspect.Parameter.empty
-    }
-    assert {(name, key) for name, key in needs if key != "root"} == set(NEEDS.items())
+    every = {(name, key) for name, given in images.items() for key, value in given.items() if value is EMPTY}
+    assert {(name, key) for name, key in every if key != "root"} == set(NEEDS.items())
     assert {name for name, given in images.items() if "download" not in given} == NO_DOWNLOAD
     assert {name for name, given in images.items() if "root" not in given} == NO_ROOT
 
@@ -70,6 +64,7 @@ def test_known_name(word, name):
     assert known_name(word) == name
 
 
+TAKEN = "is taken for"
 CHECKED = [  # word, what lies here, what a warning or an error says
     ("digits", [], None),
     ("cifar-10", [], None),
@@ -82,12 +77,12 @@ CHECKED = [  # word, what lies here, what a warning or an error says
     (
         "celeba",
         ["celeba"],
-        "'celeba' is taken for torchvision's data set CelebA, not .*; for the folder write ./celeba$",
+        f"'celeba' {TAKEN} torchvision's data set CelebA, not .*; for the folder write ./celeba$",
     ),
     (
         "digits",
         ["digits"],
-        "'digits' is taken for the digits of scikit-learn, not for the folder of that name here",
+        f"'digits' {TAKEN} the digits of scikit-learn, not for the folder of that name here",
     ),
     ("Fashion-MNIST", ["Fashion-MNIST"], r"data set FashionMNIST, not for .* write \./Fashion-MNIST$"),
     ("digits", ["digits/run.json"], None),  # a run that learns from them
@@ -137,13 +132,3 @@ def test_other_words_are_refused(tmp_path, monkeypatch, word, message):
 def test_described(monkeypatch, tmp_path, word, root, words):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert described(word, root) == words.format(home=tmp_path)
-
-
-def test_data_do_without_scikit_learn_and_torchvision():
-    script = """
-import sys
-from ddpm.data import image_folder, load_dataset
-print([name for name in ("sklearn", "torchvision") if name in sys.modules])
-"""
-    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert printed.stdout.strip() == "[]"

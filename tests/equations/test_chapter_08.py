@@ -15,14 +15,9 @@ from ddpm.reverse_process import learned_log_variance
 from ddpm.samplers import Walk
 from ddpm.schedule import log_snr_betas
 from tests.equations.ledger import equation, exact, quadrature
-from tests.networks import GaussianDenoiser, randn, schedule_64, seeded
+from tests.networks import GaussianDenoiser, last_of, randn, schedule_64, seeded
 
 approx = pytest.approx
-
-
-def last_of(chain):
-    *_, state = chain
-    return state.x
 
 
 # eq:learned-variance

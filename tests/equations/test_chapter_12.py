@@ -17,7 +17,6 @@ from tests.networks import GaussianDenoiser, randn, schedule_64, seeded
 approx = pytest.approx
 DOUBLE = torch.float64
 SCHEDULE = schedule_64("cosine", 1000)
-X = torch.linspace(-3, 3, 61, dtype=DOUBLE)
 
 
 def close(found, wanted, **bounds):

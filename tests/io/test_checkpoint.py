@@ -19,10 +19,8 @@ from ddpm.io.checkpoint import (
 )
 from ddpm.io.files import write_synced
 
-TENSORS = {
-    "model": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)},
-    "ema": {"a": torch.zeros(2, 3)},
-}
+TENSORS = {"model": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}}
+TENSORS |= {"ema": {"a": torch.zeros(2, 3)}}
 DOCUMENTS = {"state": {"step": 3, "numbers": [1, 2.5, None]}, "config": {"network": {}}}
 
 
@@ -102,15 +100,17 @@ def test_read_checkpoint_sees_a_flipped_bit_anywhere(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "state.json", "checksums.json"])
-@pytest.mark.parametrize("damage", ["cut", "empty", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "{}", "gone"])
 def test_newest_checkpoint_passes_over_a_damaged_one(tmp_path, name, damage):
     write(tmp_path, 1, value=1.0)
     broken = write(tmp_path, 2, value=2.0)
     content = (broken / name).read_bytes()
     (broken / name).unlink()
     if damage != "gone":
-        (broken / name).write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
-    message = r"step-00000002 is damaged: .*; step-00000001, the one before it, is used"
+        spoilt = {"cut": content[: len(content) // 2], "empty": b"", "{}": b"{}"}
+        (broken / name).write_bytes(spoilt[damage])
+    why = "lists no file" if (name, damage) == ("checksums.json", "{}") else ""
+    message = rf"step-00000002 is damaged: .*{why}.*; step-00000001, the one before it, is used"
     with pytest.warns(UserWarning, match=message) as caught:
         saved = newest_checkpoint(tmp_path)
     assert caught[0].filename == __file__

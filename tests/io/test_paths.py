@@ -10,7 +10,7 @@ import pytest
 
 from ddpm import GaussianDiffusion, load_pretrained, save_pretrained
 from ddpm.io import paths
-from ddpm.io.paths import find_model, is_path, locate_model
+from ddpm.io.paths import find_model, is_file_name, is_path, locate_model
 from tests import runs
 
 
@@ -61,11 +61,8 @@ def test_a_folder_here_goes_before_the_model_that_ships(tmp_path, monkeypatch, m
     assert found.folder.resolve() == tmp_path / "digits" / within
     assert found.said == said.format(path=Path(word).expanduser())
     assert found.folder == find_model(Path(word))
-    assert (
-        loaded.config
-        == load_pretrained(tmp_path / "digits").config
-        != load_pretrained(SHIPPED / "digits").config
-    )
+    ours, shipped = (load_pretrained(place / "digits").config for place in (tmp_path, SHIPPED))
+    assert loaded.config == ours != shipped
     assert len(warned) == (2 if word == "digits" else 0)
     for warning in warned:
         assert str(warning.message) == (
@@ -101,11 +98,7 @@ REFUSED = [  # word, what lies here, what the message says
         [],
         r"'digit' \(no such folder\): .* \(did you mean digits\?\): digits, fashion-mnist, fashion-mnist-classes$",
     ),
-    (
-        "nowhere",
-        [],
-        rf"\(no such folder\): give a folder that holds config.json and model.safetensors, .* {SHIP}$",
-    ),
+    ("nowhere", [], rf"give a folder that holds config.json and model.safetensors, .* {SHIP}$"),
     ("", ["config.json", "model.safetensors"], r"no model at '' \(no such folder\)"),
     ("", ["checkpoints/step-00000004/x"], r"no model at '' \(no such folder\)"),
     ("a.png", ["a.png"], r"'a.png' \(a file\)"),
@@ -113,11 +106,7 @@ REFUSED = [  # word, what lies here, what the message says
     ("../checkpoints/digits", [], "no such folder"),
     # Begun, so it is meant, and the model that ships does not stand in for it.
     ("digits", ["digits/run.json"], r"'digits' \(a run without a checkpoint yet\)"),
-    (
-        "digits",
-        ["digits/run.json", "digits/checkpoints/.step-00000004.part/x"],
-        "a run without a checkpoint yet",
-    ),
+    ("digits", ["digits/run.json", "digits/checkpoints/.step-4.part/x"], "a run without a checkpoint yet"),
     ("digits", ["digits/config.json"], r"'digits' \(it holds config.json alone\)"),
     ("digits", ["digits/model.safetensors"], r"'digits' \(it holds model.safetensors alone\)"),
     ("digits", ["digits/checkpoints/x"], r"'digits' \(it holds neither\)"),
@@ -135,17 +124,6 @@ def test_what_is_no_model_is_refused_with_what_is_missing(tmp_path, monkeypatch,
             look(word)
 
 
-def test_find_model_wants_both_files(tmp_path):
-    save_pretrained(runs.model(), tmp_path)
-    assert find_model(tmp_path) == find_model(str(tmp_path)) == tmp_path
-    for name in ("config.json", "model.safetensors"):
-        content = (tmp_path / name).read_bytes()
-        (tmp_path / name).unlink()
-        with pytest.raises(FileNotFoundError, match=r"no model at .* alone\): .*: digits, fashion-mnist"):
-            find_model(tmp_path)
-        (tmp_path / name).write_bytes(content)
-
-
 def test_an_installed_package_has_its_models_inside(tmp_path, monkeypatch):
     """There goes before the checkout, whose folder of that name may be anybody's."""
     inside, beside = tmp_path / "pretrained", tmp_path / "checkpoints"
@@ -157,3 +135,16 @@ def test_an_installed_package_has_its_models_inside(tmp_path, monkeypatch):
     assert find_model("digits") == inside / "digits"
     with pytest.raises(FileNotFoundError, match=re.escape("models that ship: digits") + "$"):
         find_model("half" + os.sep)
+
+
+FILES = "x.gif X.GIF .gif a/.jpg x.jpeg x.jfif x.heic x.avif x.tiff x.mp4 x.webm x.webp x.pdf x.npz x.npy x.pt x.zip"
+FILES += " x.txt .json v1.5/x.svg run.png deep/er/model.safetensors model.CKPT"
+FOLDERS = ["run", "v1.5", "run.1", "a.b", ".hidden", "my run", "epoch.final", "x.v2", "2026.11.28"]
+
+
+def test_the_name_of_a_file_is_told_by_its_ending_unless_a_folder_has_it(tmp_path):
+    assert [name for name in FOLDERS if is_file_name(Path(name))] == []
+    for name in FILES.split():
+        assert is_file_name(tmp_path / name), name
+        (tmp_path / name).mkdir(parents=True)
+        assert not is_file_name(tmp_path / name), name

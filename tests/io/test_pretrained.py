@@ -1,6 +1,5 @@
 """Models on disk: what is loaded is what was saved, and bad folders are refused clearly."""
 
-import json
 import math
 import re
 import shutil
@@ -82,21 +81,11 @@ def test_save_pretrained_refuses_before_it_writes(tmp_path, network, bias, dtype
     ("name", "error", "message"),
     [
         ("", ValueError, "the name of the folder is empty, as an unset variable"),
-        *[
-            (
-                name,
-                ValueError,
-                f"{name} is the name of a file, and a folder is wanted: give one without the .",
-            )
-            for name in (
-                "model.safetensors",
-                "model.pt",
-                "deep/er/model.CKPT",
-                "digits.png",
-                "all.zip",
-                ".json",
-            )
-        ],
+        (
+            "deep/er/model.CKPT",
+            ValueError,
+            "is the name of a file, and a folder is wanted: give one without the .CKPT",
+        ),
         (
             "run",
             FileExistsError,
@@ -138,22 +127,6 @@ def test_load_pretrained_takes_floats_of_any_size_and_no_nan(tmp_path, kind, val
             load_pretrained(tmp_path)
     else:
         assert load_pretrained(tmp_path).network.last.bias.tolist() == [0.25]
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"dim": 32}, ValueError, r"has shape \(.*\) where the network has"),
-        ({"class": "MyNetwork"}, ValueError, "a network of class MyNetwork, which only your own program"),
-    ],
-)
-def test_load_pretrained_refuses_another_network(tmp_path, options, error, message):
-    save_pretrained(small_model(), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["network"] |= options
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(error, match=message):
-        load_pretrained(tmp_path)
 
 
 # Out of checkpoints

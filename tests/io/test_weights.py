@@ -19,7 +19,6 @@ from ddpm import (
     save_pretrained,
     to_diffusers,
 )
-from ddpm.io.checkpoint import list_checkpoints
 from ddpm.io.weights import plain_name, unwrapped
 from tests.runs import model, saved_files, trained, trainer, weights
 
@@ -28,6 +27,10 @@ def spoiled(folder, change):
     """The tensors of a model's file changed."""
     tensors = load_file(folder / "model.safetensors")
     save_file({name: x.contiguous() for name, x in change(tensors).items()}, folder / "model.safetensors")
+
+
+def renamed(prefix):
+    return lambda tensors: {prefix + name: x for name, x in tensors.items()}
 
 
 # Compiled networks
@@ -41,9 +44,9 @@ COMPILED = {
 }
 
 
-def compiled(how: str) -> GaussianDiffusion:
-    """The model of `runs.model`, compiled."""
-    ours = model()
+def compiled(how: str, ours: GaussianDiffusion | None = None) -> GaussianDiffusion:
+    """The model of `runs.model`, or another, compiled."""
+    ours = ours or model()
     COMPILED[how](ours)
     return ours
 
@@ -77,7 +80,7 @@ def test_files_that_were_written_with_the_names_of_a_compiled_or_distributed_net
     ours = model()
     for prefix in ("_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module.module."):
         save_pretrained(ours, tmp_path)
-        spoiled(tmp_path, lambda tensors, prefix=prefix: {prefix + name: x for name, x in tensors.items()})
+        spoiled(tmp_path, renamed(prefix))
         assert torch.equal(weights(load_pretrained(tmp_path)), weights(ours))
     tensors, config = to_diffusers(ours.network)
     again = load_diffusers_unet({f"_orig_mod.{name}": x for name, x in tensors.items()}, config)
@@ -126,50 +129,37 @@ class Other(GaussianDiffusion):
     pass
 
 
-def own_schedule(ours):
+def own_schedule():
+    ours = model()
     ours.schedule = NoiseSchedule(torch.linspace(1e-3, 0.5, 50))
     return ours
 
 
-def loud(**options):
-    ours = model(**options)
+def loud():
+    ours = model()
     ours.network.__class__ = Louder
     return ours
 
 
-def other(**options):
-    ours = model(**options)
+def other():
+    ours = model()
     ours.__class__ = Other
     return ours
 
 
-def widened(ours):
+def widened():
+    ours = model()
     ours.network.last = nn.Conv2d(8, 1, 5, padding=2)
     return ours
 
 
+AS_PARENT = "is a subclass of {}, as which it would be loaded, without its own code; save"
 OWN = {
-    "network": (
-        loud,
-        TypeError,
-        "Louder is a subclass of Unet, as which it would be loaded, without its own code; save",
-    ),
-    "compiled": (
-        lambda: (ours := loud(), setattr(ours, "network", torch.compile(ours.network)), ours)[-1],
-        TypeError,
-        "Louder is a subclass of Unet",
-    ),
-    "model": (other, TypeError, "Other is a subclass of GaussianDiffusion, as which it would be loaded"),
-    "schedule": (
-        lambda: own_schedule(model()),
-        ValueError,
-        "schedule is not the 'cosine' one that its configuration",
-    ),
-    "layer": (
-        lambda: widened(model()),
-        ValueError,
-        r"no longer the Unet .* last.weight has shape \(1, 8, 5, 5\)",
-    ),
+    "network": (loud, TypeError, f"Louder {AS_PARENT.format('Unet')}"),
+    "compiled": (lambda: compiled("whole", loud()), TypeError, "Louder is a subclass of Unet"),
+    "model": (other, TypeError, f"Other {AS_PARENT.format('GaussianDiffusion')}"),
+    "schedule": (own_schedule, ValueError, "schedule is not the 'cosine' one that its configuration"),
+    "layer": (widened, ValueError, r"no longer the Unet .* last.weight has shape \(1, 8, 5, 5\)"),
 }
 
 
@@ -182,22 +172,19 @@ def test_what_would_be_loaded_as_something_else_is_not_saved(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "what"),
     [
-        (loud, "trained with a network of class Louder, which only your own program can build"),
-        (other, "trained with a model of class Other, which only your own program can build"),
-        (
-            lambda: own_schedule(model()),
-            "trained with a schedule of your own, which only your own program can build",
-        ),
+        (loud, "network of class Louder"),
+        (other, "model of class Other"),
+        (own_schedule, "schedule of your own"),
     ],
 )
-def test_a_run_with_a_class_of_ones_own_is_resumed_by_its_program_alone(tmp_path, make, message):
+def test_a_run_with_a_class_of_ones_own_is_resumed_by_its_program_alone(tmp_path, make, what):
     ours = trained(tmp_path, make())
     again = trainer(tmp_path, make())
     again.load()
     assert torch.equal(weights(again.diffusion), weights(ours.diffusion))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"trained with a {what}, which only your own program can build"):
         load_pretrained(tmp_path)
 
 
@@ -223,41 +210,24 @@ def test_from_pretrained_of_a_subclass_gives_the_subclass(tmp_path):
 # Files that are not what they should be
 
 
-def without(tensors, part):
-    return {name: x for name, x in tensors.items() if part not in name}
+def without(part):
+    return lambda tensors: {name: x for name, x in tensors.items() if part not in name}
 
 
-def with_nan(tensors):
-    tensors["last.weight"][0, 0, 0, 0] = torch.nan
-    return tensors
+def replaced(name, tensor):
+    return lambda tensors: tensors | {name: tensor}
 
 
-def renamed(prefix):
-    return lambda tensors: {prefix + name: x for name, x in tensors.items()}
-
-
+MORE = "Give the configuration that came"
+INTEGERS = replaced("last.bias", torch.ones(1, dtype=torch.int8))
+SHAPES = r"last.weight has shape \(1, 8, 1, 1\) where the network has \(1, 8, 3, 3\)"
 FOREIGN = {
-    "half": (
-        lambda tensors: without(tensors, "up."),
-        r"up\.0.* is missing.*; and \d+ more\. Give the configuration",
-    ),
-    "one": (
-        lambda tensors: without(tensors, "last.bias"),
-        "last.bias is missing. Give the configuration that came",
-    ),
-    "more": (
-        lambda tensors: tensors | {"extra": torch.ones(1)},
-        "extra is not expected. Give the configuration",
-    ),
-    "shape": (
-        lambda tensors: tensors | {"last.weight": torch.ones(1, 8, 1, 1)},
-        r"last.weight has shape \(1, 8, 1, 1\) where the network has \(1, 8, 3, 3\)",
-    ),
-    "whole numbers": (
-        lambda tensors: tensors | {"last.bias": torch.ones(1, dtype=torch.int8)},
-        "last.bias holds torch.int8 where the network has torch.float32",
-    ),
-    "NaN": (with_nan, r"some weights are not finite \(NaN\): last.weight; the model diverged in training"),
+    "half": (without("up."), rf"up\.0.* is missing.*; and \d+ more\. {MORE}"),
+    "one": (without("last.bias"), f"last.bias is missing. {MORE}"),
+    "more": (replaced("extra", torch.ones(1)), f"extra is not expected. {MORE}"),
+    "shape": (replaced("last.weight", torch.ones(1, 8, 1, 1)), SHAPES),
+    "whole numbers": (INTEGERS, "last.bias holds torch.int8 where the network has torch.float32"),
+    "NaN": (replaced("last.bias", torch.tensor([torch.nan])), "last.bias; the model diverged in training"),
     "whole model": (renamed("network."), "By their names they are those of a whole GaussianDiffusion"),
     "lucidrains": (lambda _: {"model.init_conv.weight": torch.ones(1)}, "denoising-diffusion-pytorch"),
     "diffusers": (lambda _: to_diffusers(model().network)[0], "which ddpm.load_diffusers_unet reads"),
@@ -275,73 +245,42 @@ def test_weights_of_another_network_are_refused_with_what_they_are(tmp_path, nam
     assert len(str(caught.value)) < 1000
 
 
-DAMAGED = {
-    "cut": (
-        lambda content: content[: len(content) // 2],
-        "model.safetensors",
-        "model.safetensors is damaged: ",
-    ),
-    "cut in the header": (
-        lambda content: content[:100],
-        "model.safetensors",
-        "is damaged: .*; fetch it again",
-    ),
-    "empty": (lambda _: b"", "model.safetensors", "is damaged: "),
-    "a pickle": (lambda _: b"PK\x03\x04" * 40, "model.safetensors", "is damaged: "),
-    "no JSON": (lambda _: b"{", "config.json", "config.json is damaged: .*; fetch it again"),
-    "no text": (lambda _: b"\xff\xfe", "config.json", "config.json is damaged: "),
-    "a list": (
-        lambda _: b"[]",
-        "config.json",
-        "not the configuration of a model of this package; give a folder that",
-    ),
-    "another's": (lambda _: b'{"model_type": "bert"}', "config.json", "not the configuration of a model"),
-    "diffusers'": (
-        lambda _: json.dumps(to_diffusers(model().network)[1]).encode(),
-        "config.json",
-        "it is one of diffusers: load_diffusers_unet reads",
-    ),
-    "half": (
-        lambda content: json.dumps({"network": json.loads(content)["network"]}).encode(),
-        "config.json",
-        "not the",
-    ),
-    "newer": (
-        lambda content: content.replace(b'"dim"', b'"heads": 4, "dim"'),
-        "config.json",
-        "gives Unet the options heads, which it does not have: was it written by a newer version",
-    ),
-    "newer model": (
-        lambda content: content.replace(b'"timesteps"', b'"flow": true, "timesteps"'),
-        "config.json",
-        "gives GaussianDiffusion the options flow, which",
-    ),
-    "wrong": (
-        lambda content: content.replace(b'"dim": 8', b'"dim": "8"'),
-        "config.json",
-        "dim must be a whole number",
-    ),
-}
+def instead(old, new):
+    return lambda content: content.replace(old, new)
 
 
-@pytest.mark.parametrize("name", DAMAGED)
-def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, name):
-    change, file, message = DAMAGED[name]
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+NO_CONFIG = "not the configuration of a model of this package; give a folder that"
+NEWER = "gives {} the options {}, which it does not have: was it written by a newer version"
+THEIRS = json.dumps({"_class_name": "UNet2DModel"}).encode()
+DAMAGED = [  # the file, what becomes of it, what is said
+    (WEIGHTS, lambda content: content[: len(content) // 2], f"{WEIGHTS} is damaged: "),
+    (WEIGHTS, lambda content: content[:100], "is damaged: .*; fetch it again"),
+    (WEIGHTS, lambda _: b"", "is damaged: "),
+    (WEIGHTS, lambda _: b"PK\x03\x04" * 40, "is damaged: "),  # a pickle
+    (CONFIG, lambda _: b"{", "config.json is damaged: .*; fetch it again"),
+    (CONFIG, lambda _: b"\xff\xfe", "config.json is damaged: "),
+    (CONFIG, lambda _: b"[]", NO_CONFIG),
+    (CONFIG, lambda _: b'{"model_type": "bert"}', NO_CONFIG),
+    (CONFIG, lambda content: json.dumps({"network": json.loads(content)["network"]}).encode(), NO_CONFIG),
+    (CONFIG, lambda _: THEIRS, "it is one of diffusers: load_diffusers_unet reads"),
+    (CONFIG, instead(b'"dim"', b'"heads": 4, "dim"'), NEWER.format("Unet", "heads")),
+    (
+        CONFIG,
+        instead(b'"timesteps"', b'"flow": true, "timesteps"'),
+        NEWER.format("GaussianDiffusion", "flow"),
+    ),
+    (CONFIG, instead(b'"dim": 8', b'"dim": "8"'), "dim must be a whole number"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "message"), DAMAGED)
+def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, file, change, message):
     save_pretrained(model(), tmp_path)
     content = (tmp_path / file).read_bytes()
     (tmp_path / file).write_bytes(change(content))
     assert change(content) != content
     with pytest.raises(ValueError, match=message):
-        load_pretrained(tmp_path)
-
-
-def test_an_empty_list_of_checksums_is_no_whole_checkpoint(tmp_path):
-    trained(tmp_path)
-    newest = list_checkpoints(tmp_path)[-1]
-    (newest / "checksums.json").write_text("{}")
-    with pytest.warns(
-        UserWarning, match="is damaged: .* lists no file.*step-00000002, the one before it, is used"
-    ):
         load_pretrained(tmp_path)
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import fields
 
 import pytest
+import torch
 
 from ddpm.training.config import TrainingConfig
 
@@ -40,7 +41,14 @@ def test_training_config_refuses_all_but_whole_numbers(name):
         ),
         ("extra_ema_decays", (0.9999, "0.99", {0.9}, None), "extra_ema_decays must be a list of numbers"),
         ("extra_ema_decays", ((1.0,), ("0.9",)), "each of extra_ema_decays must be a number at least 0 and"),
-        ("mixed_precision", ("O1",), "unknown mixed_precision 'O1'; choose one of 'no', 'fp16', 'bf16'"),
+        (
+            "mixed_precision",
+            ("O1", torch.bfloat16),
+            "unknown mixed_precision .*; choose one of 'no', 'fp16', 'bf16'",
+        ),
+        ("save_every_minutes", (0, -1.0, math.nan, "10"), "save_every_minutes must be a number above 0"),
+        ("compile", ("no",), "compile must be True or False, but got 'no'"),
+        ("results_folder", (None, ""), "results_folder must be a path, but got"),
         ("lr_schedule", ("linear",), "unknown lr_schedule 'linear'; choose one of 'constant', 'cosine'"),
     ],
 )

@@ -24,7 +24,7 @@ html { font-size: 12px; scroll-behavior: auto !important; }
   .skip-link, .toggle-button, #pst-skip-link, #pst-back-to-top { display: none !important; }
 ul.chapter-map { grid-template-columns: repeat(3, 1fr) !important; }
 ul.chapter-map > li { break-inside: avoid; }
-figure, table, div.math, .sd-card { break-inside: avoid; }
+figure, table, div.math, .sd-card, .cell_input { break-inside: avoid; }
 h1, h2, h3 { break-after: avoid; }
 h1 { break-before: page; }
 #jb-print-docs-body h1 { break-before: auto; }

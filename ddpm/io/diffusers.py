@@ -36,7 +36,7 @@ from torch import Tensor
 from ddpm.checks import shown
 from ddpm.io.diffusers_config import diffusers_config, unet_arguments
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
-from ddpm.io.paths import CONFIG
+from ddpm.io.paths import CONFIG, check_folder_name, expanded
 from ddpm.io.weights import check_weights, plain_name, read_file, unwrapped, weights_of
 from ddpm.unet import SinusoidalEmbedding, Stage, Unet
 
@@ -135,7 +135,7 @@ def save_diffusers_unet(
     """
     tensors, config = to_diffusers(unet)
     config["sample_size"] = sample_size
-    folder = Path(folder)
+    folder = check_folder_name(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / _WEIGHTS, tensor_bytes(tensors))
     write_whole(folder / CONFIG, json_bytes(config))
@@ -238,7 +238,7 @@ def find_files(
             "a network is loaded from a folder, a name on the Hugging Face Hub or a mapping of tensors, but got"
             f" {shown(source)}"
         )
-    folder, wanted = Path(source), " and ".join(names)
+    folder, wanted = expanded(source), " and ".join(names)
     if folder.is_dir():
         pickled = any((folder / place / _PICKLE).is_file() for place in places)
         return _in_folder(folder, names, places, f"the folder {folder}", pickled=pickled)

@@ -47,6 +47,12 @@ def is_path(word: str | os.PathLike[str]) -> bool:
     return not isinstance(word, str) or "/" in word or os.sep in word or word.startswith("~")
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the home directory for "~", and for "~name" where there is such a user."""
+    # `Path.expanduser` fails where there is none, although a folder may be called so.
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def canonical(name: str) -> str:
     """Lower case without punctuation: "fashionmnist" for "Fashion-MNIST"."""
     return "".join(character for character in name.lower() if character.isalnum())
@@ -79,7 +85,7 @@ def check_folder_name(folder: str | os.PathLike[str]) -> Path:
     """A folder that is to be written to; refused if it is empty or the name of a file."""
     if os.fspath(folder) == "":
         raise ValueError("the name of the folder is empty, as an unset variable of a script would be")
-    path = Path(folder)
+    path = expanded(folder)
     if is_file_name(path):
         ending = path.suffix or path.name
         raise ValueError(
@@ -127,7 +133,7 @@ def locate_model(name_or_folder: str | os.PathLike[str]) -> FoundModel:
         DamagedCheckpointError: if it is a run without a whole checkpoint.
     """
     word, ships = os.fspath(name_or_folder), shipped_model(name_or_folder)
-    folder = Path(word).expanduser()
+    folder = expanded(word)
     begun = any((folder / name).exists() for name in (MODEL, CONFIG, RUN, CHECKPOINTS))
     if ships is not None and not begun:
         return FoundModel(ships, f"the model {ships.name} that ships, in {ships}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ddpm.data.batches import SeededBatches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import Checkpoint
+from ddpm.io.paths import expanded
 from ddpm.io.pretrained import model_config
 from ddpm.io.weights import load_weights, weights_of
 from ddpm.training.average import Averages
@@ -75,7 +76,7 @@ def _averaged(training: Training) -> list[tuple[str, Any]]:
 def _described(training: Training) -> dict[str, Any]:
     """The whole configuration, and the versions of what it ran on."""
     source = training.folder_or_dataset
-    name = str(Path(source).absolute()) if isinstance(source, str | Path) else type(source).__name__
+    name = str(expanded(source).absolute()) if isinstance(source, str | Path) else type(source).__name__
     others = {package: version(package) for package in ("torch", "accelerate", "numpy")}
     return model_config(training.diffusion) | {
         "training": training.config.to_json(),
@@ -129,7 +130,7 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
         said["training"] | {key: said[key] for key in ("processes", "data")} for said in (before, now)
     )
     source = old["data"]["source"]
-    if str(Path(source).absolute()) == new["data"]["source"]:  # earlier versions kept it as it was given
+    if str(expanded(source).absolute()) == new["data"]["source"]:  # earlier versions kept it as it was given
         old["data"] = old["data"] | {"source": new["data"]["source"]}
     if changes := _differences(old, new, free):
         warnings.warn(f"the run goes on with other settings: {'; '.join(changes)}", stacklevel=4)

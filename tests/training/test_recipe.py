@@ -78,6 +78,15 @@ def test_recipe_holds_all_arguments(of_folder, tmp_path):
     assert run_config.training_config.lr_warmup_steps == 2
 
 
+def test_images_in_the_home_folder_are_found_again(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = pictures(tmp_path / "photos", 9)
+    trained(tmp_path / "run", model(**COLOUR), "~/photos")
+    assert recipe(tmp_path / "run")["data"]["name_or_path"] == str(data)
+    trainer(tmp_path / "run", model(**COLOUR), data).resume()
+    assert not [said for said in recwarn if "other settings" in str(said.message)]
+
+
 def half_weight(schedule, t, objective):  # noqa: ARG001 (the interface of weightings)
     return torch.full_like(schedule.snr[t], 0.5)
 

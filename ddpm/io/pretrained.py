@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddpm.checks import check_choice
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.io.checkpoint import CHECKSUMS, verify
+from ddpm.io.checkpoint import CHECKSUMS, own_parts, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
 from ddpm.io.paths import CONFIG, MODEL, check_folder_name, find_model, refuse_run, weights_file
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
@@ -209,10 +209,7 @@ def build_diffusion(config: Mapping[str, Any], autoencoder: Autoencoder | None =
         )
     if latent:
         del diffusion["class"]
-    own = [f"a network of class {network['class']}"] if "class" in network else []
-    own += [f"a model of class {diffusion['class']}"] if "class" in diffusion else []
-    own += ["a schedule of your own"] if diffusion.get("own_schedule") else []
-    if own:
+    if own := own_parts({"network": network, "diffusion": diffusion}):
         raise ValueError(
             f"the model was trained with {' and '.join(own)}, which only your own program can build: build it there and"
             " use Trainer.load"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm import MinSNR
+from ddpm import GaussianDiffusion, LatentDiffusion, MinSNR, NoiseSchedule, SmallAutoencoder
 from ddpm.cli import commands
 from ddpm.cli.run_config import RunConfig
 from ddpm.io.checkpoint import list_checkpoints
@@ -99,6 +99,28 @@ def by_network(folder: Path, _) -> None:
     spied(folder).train()
 
 
+class Other(GaussianDiffusion):
+    pass
+
+
+def by_subclass(folder: Path, images: Path) -> None:
+    ours = model(**COLOUR)
+    ours.__class__ = Other
+    trained(folder, ours, images)
+
+
+def by_codes(folder: Path, images: Path) -> None:
+    trained(
+        folder, LatentDiffusion(model(**COLOUR).network, SmallAutoencoder(3, 3, dim=4), image_size=8), images
+    )
+
+
+def by_schedule(folder: Path, images: Path) -> None:
+    ours = model(**COLOUR)
+    ours.schedule = NoiseSchedule(torch.linspace(1e-3, 0.5, 50))
+    trained(folder, ours, images)
+
+
 def by_weighting(folder: Path, images: Path) -> None:
     trained(folder, model(**COLOUR, loss_weighting=half_weight), images)
 
@@ -129,8 +151,11 @@ def with_spoilt_words(folder: Path, images: Path) -> None:
         (
             by_network,
             ValueError,
-            r"trains a network of class Spy, so only the program that began it can go on",
+            r"trained with a network of class Spy, so only the program that began it can go on",
         ),
+        (by_subclass, ValueError, "trained with a model of class Other, so only the program that began it"),
+        (by_codes, ValueError, "trained with a model of class LatentDiffusion, so only the program that beg"),
+        (by_schedule, ValueError, "trained with a schedule of your own, so only the program that began it"),
         (by_weighting, ValueError, "has a loss weighting of its program's own, so only the program"),
         (
             by_folder_that_is_gone,

@@ -21,6 +21,11 @@ from ddpm.unet import Unet
 from ddpm.weighting import weighting_from_config
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Their `save_file` refuses the tensors of a `Unet`, whose channels are last in memory.
+_BY_HAND = (
+    "save the weights by safetensors.torch.save_model(model.network, file), and load them by"
+    " safetensors.torch.load_model(model.network, file)"
+)
 
 
 def save_pretrained(
@@ -78,8 +83,8 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
         if type(part) is not kind:
             name = type(part).__name__
             raise TypeError(
-                f"{name} is a subclass of {kind.__name__}, as which it would be loaded, without its own code; save"
-                f" model.network.state_dict() with safetensors, build the {name} in your program and load them there"
+                f"{name} is a subclass of {kind.__name__}, as which it would be loaded, without its own code;"
+                f" {_BY_HAND}, once your program has built the {name}"
             )
     with torch.device("meta"):
         twin = Unet(**network.config)
@@ -92,7 +97,7 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
     if has_own_schedule(diffusion):
         raise ValueError(
             f"the model's schedule is not the {diffusion.beta_schedule!r} one that its configuration names, and with"
-            " which it would be loaded; keep its betas along with model.network.state_dict(), and build it anew"
+            f" which it would be loaded; {_BY_HAND}, once your program has built the model and given it its schedule"
         )
 
 

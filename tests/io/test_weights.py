@@ -2,9 +2,11 @@
 
 import copy
 import json
+import re
 import shutil
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -152,7 +154,7 @@ OWN = {
     "network": (
         loud,
         TypeError,
-        "Louder is a subclass of Unet, as which it would be loaded, without its own code; save",
+        "Louder is a subclass of Unet, as which it would be loaded, without its own code; save the",
     ),
     "compiled": (
         lambda: (ours := loud(), setattr(ours, "network", torch.compile(ours.network)), ours)[-1],
@@ -163,7 +165,7 @@ OWN = {
     "schedule": (
         lambda: own_schedule(model()),
         ValueError,
-        "schedule is not the 'cosine' one that its configuration",
+        r"schedule is not the 'cosine' one that its configuration .* save the weights by safetensors",
     ),
     "layer": (
         lambda: widened(model()),
@@ -179,6 +181,16 @@ def test_what_would_be_loaded_as_something_else_is_not_saved(tmp_path, name):
     with pytest.raises(error, match=message):
         save_pretrained(make(), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_weights_of_ones_own_class_go_the_way_that_is_advised(tmp_path):
+    saved, loaded = loud(), loud(seed=1)
+    with pytest.raises(TypeError) as refused:
+        save_pretrained(saved, tmp_path)
+    words = re.findall(r"safetensors\.torch\.(\w+)\(model\.network, file\)", str(refused.value))
+    for function, ours in zip(words, (saved, loaded), strict=True):
+        getattr(safetensors.torch, function)(ours.network, tmp_path / "file")
+    assert torch.equal(weights(loaded), weights(saved))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from ddpm import samplers
-from ddpm.checks import check_choice, check_class_names, check_image_size, check_whole
+from ddpm.checks import check_choice, check_class_names, check_image_size, check_whole, how_to_unwrap
 from ddpm.grids import Spacing
 from ddpm.loss import LossType, Network, TrainingLoss
 from ddpm.prediction import Objective, Prediction, clipped, x0_from_output
@@ -96,8 +96,13 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         self.image_size = check_image_size(image_size)
         self.channels = int(getattr(network, "channels", 0))
         if self.channels < 1:
+            kind, advice = (
+                type(network).__name__,
+                how_to_unwrap(network, lambda held: hasattr(held, "channels")),
+            )
             raise ValueError(
                 "the network must say in an attribute `channels` how many image channels it takes"
+                + (advice and f"; for a {kind}, {advice}, and train on several GPUs by `accelerate launch`")
             )
         steps = timesteps if sampling_timesteps is None else sampling_timesteps
         self.sampling_timesteps = check_whole("sampling_timesteps", steps, highest=self.schedule.timesteps)

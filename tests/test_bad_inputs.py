@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from ddpm import (
     P2,
+    ClassifierFreeGuidance,
     EmpiricalOracle,
     GaussianDiffusion,
     GaussianMixtureOracle,
@@ -23,6 +26,7 @@ from ddpm import (
     heun,
     load_diffusers_unet,
     load_pretrained,
+    save_diffusers_pipeline,
     save_pretrained,
     stratified_timesteps,
     to_diffusers,
@@ -50,6 +54,16 @@ SCHEDULE = NoiseSchedule([0.1, 0.2])
 ORACLE = EmpiricalOracle(SCHEDULE, X)
 MIXTURE = {"means": [[0.0], [1.0]], "covariances": [0.1, 0.1]}
 
+
+class EMA(nn.Module):
+    """As that of ema-pytorch holds its average."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.ema_model = model
+
+
+WRAPPERS = [(nn.DataParallel, "module"), (AveragedModel, "module"), (EMA, "ema_model")]
 TYPE_ERRORS = [
     (lambda: PLAIN(ARRAY), r"images must be a tensor, but got numpy.ndarray of float32 and shape"),
     (lambda: PLAIN(ROWS), r"images must be a tensor, .*torch.as_tensor\(…, dtype=torch.float32\)"),
@@ -110,12 +124,31 @@ TYPE_ERRORS = [
     (lambda: vlb_terms(CLASSED.network, X), r"got a Unet; .* GaussianDiffusion\(network"),
     (lambda: save_pretrained(CLASSED.network, "there"), r"takes a GaussianDiffusion, but got a Unet"),
     (lambda: trainer("there", CLASSED.network), "Trainer takes a GaussianDiffusion, but got a Unet"),
+    *[
+        (lambda call=call, wrap=wrap: call(wrap(CLASSED)), f"but got a {wrap.__name__}; give its `.{name}`")
+        for wrap, name in WRAPPERS
+        for call in (
+            lambda wrapped: trainer("there", wrapped),
+            lambda wrapped: save_pretrained(wrapped, "there"),
+            lambda wrapped: save_diffusers_pipeline(wrapped, "there"),
+            lambda wrapped: next(ddim(wrapped, X, 3)),
+            lambda wrapped: ClassifierFreeGuidance(wrapped, 2.0),
+        )
+    ],
     (lambda: load_pretrained(None), "by its name or its folder, but got a NoneType; .*'digits'"),
     (lambda: load_pretrained(CLASSED), "by its name or its folder, but got a GaussianDiffusion"),
     (lambda: to_diffusers(CLASSED), "only a Unet has a counterpart in diffusers"),
+    (lambda: to_diffusers(nn.DataParallel(CLASSED.network)), "but got a DataParallel; give its `.module`"),
     (lambda: load_diffusers_unet(5), "a folder, a name on the .* Hub or a mapping of tensors, but got 5"),
 ]
 VALUE_ERRORS = [
+    *[
+        (
+            lambda wrap=wrap: diffusion_of(wrap(Pointwise())),
+            f"`channels` .* a {wrap.__name__}, give its `.{name}`, and train on several GPUs by `accelerate launch`",
+        )
+        for wrap, name in WRAPPERS
+    ],
     (lambda: PLAIN(X.byte()), r"got torch.uint8 .*; 8-bit pixels are images.float\(\) / 255"),
     (lambda: PLAIN(X[0]), r"; a single image is a batch of one, images\[None\]"),
     (lambda: PLAIN(X.permute(0, 2, 3, 1)), r"channels come first, images.permute\(0, 3, 1, 2\)"),

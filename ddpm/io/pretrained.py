@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_choice
+from ddpm.checks import check_choice, how_to_model
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import CHECKSUMS, own_parts, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
@@ -67,8 +67,8 @@ def plain_diffusion(diffusion: Any, taker: str) -> GaussianDiffusion:
     diffusion = unwrapped(diffusion)
     if not isinstance(diffusion, GaussianDiffusion):
         raise TypeError(
-            f"{taker} takes a GaussianDiffusion, but got a {type(diffusion).__name__}; around a network that is"
-            " GaussianDiffusion(network, image_size=…)"
+            f"{taker} takes a GaussianDiffusion, but got a {type(diffusion).__name__};"
+            f" {how_to_model(diffusion, lambda held: isinstance(held, GaussianDiffusion))}"
         )
     return diffusion
 

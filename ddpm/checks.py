@@ -4,6 +4,7 @@ Those of numbers give them back as Python's own, whatever they came as, so that 
 in `ddpm.tensor_checks`. Importing this does not import torch: the command line needs it earlier.
 """
 
+import inspect
 import math
 import reprlib
 from collections.abc import Callable, Sequence
@@ -177,6 +178,21 @@ def check_denoiser(model: object) -> None:
 def _is_denoiser(model: object) -> bool:
     """Whether it has what samplers ask for."""
     return hasattr(model, "schedule") and hasattr(model, "predict")
+
+
+def check_call(network: Any) -> None:
+    """Refuse a network whose `forward` does not take images, timesteps and labels."""
+    try:
+        signature = inspect.signature(network.forward)
+    except ValueError:  # of a traced one, which has none
+        return
+    try:
+        signature.bind("x_t", "t", "labels")
+    except TypeError as error:
+        raise TypeError(
+            "a network is called as network(x_t, t, labels), where labels are None if there are no classes, but the"
+            f" forward of this {type(network).__name__} takes {signature}; add an argument labels=None"
+        ) from error
 
 
 def check_generator(generator: Any) -> None:

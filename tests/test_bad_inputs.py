@@ -16,6 +16,7 @@ from ddpm import (
     EmpiricalOracle,
     GaussianDiffusion,
     GaussianMixtureOracle,
+    LatentDiffusion,
     MinSNR,
     NoiseSchedule,
     Unet,
@@ -24,6 +25,7 @@ from ddpm import (
     dpm_solver_pp,
     encode,
     heun,
+    latent_scale,
     load_diffusers_unet,
     load_pretrained,
     save_diffusers_pipeline,
@@ -61,6 +63,16 @@ class EMA(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.ema_model = model
+
+
+class Unlabelled(Pointwise):
+    def forward(self, x_t, t):
+        return super().forward(x_t, t)
+
+
+class Listing(Pointwise):
+    def forward(self, x_t, t, labels=None):
+        return [super().forward(x_t, t, labels)]
 
 
 WRAPPERS = [(nn.DataParallel, "module"), (AveragedModel, "module"), (EMA, "ema_model")]
@@ -122,6 +134,11 @@ TYPE_ERRORS = [
     (lambda: next(ancestral(CLASSED.network, X)), r"got a Unet; .* GaussianDiffusion\(network"),
     (lambda: next(ddim(CLASSED.network, X, 3)), r"got a Unet; .* GaussianDiffusion\(network"),
     (lambda: vlb_terms(CLASSED.network, X), r"got a Unet; .* GaussianDiffusion\(network"),
+    (lambda: diffusion_of(Unlabelled()), r"this Unlabelled takes \(x_t, t\); add an argument labels=None"),
+    (lambda: diffusion_of(Listing()).predict(X, T), "a tensor, but returned a list; load_diffusers_unet"),
+    (lambda: diffusion_of(Listing()).loss(X, T), "a tensor, but returned a list; load_diffusers_unet"),
+    (lambda: LatentDiffusion(Pointwise(), PLAIN, image_size=4), "a GaussianDiffusion; .* load_autoencoder"),
+    (lambda: latent_scale(nn.Identity(), X + 1), "`encode` and `decode`, but got a Identity"),
     (lambda: save_pretrained(CLASSED.network, "there"), r"takes a GaussianDiffusion, but got a Unet"),
     (lambda: trainer("there", CLASSED.network), "Trainer takes a GaussianDiffusion, but got a Unet"),
     *[

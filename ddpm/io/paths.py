@@ -25,6 +25,8 @@ MODEL = "model.safetensors"
 EMA = "ema.safetensors"
 CONFIG = "config.json"
 RUN = "run.json"
+DIFFUSERS_INDEX = "model_index.json"
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # The models that ship with the project: inside the package once it is installed, next to it in a checkout.
 _SHIPPED = [Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] / "checkpoints"]
 
@@ -165,9 +167,20 @@ def _in_folder(folder: Path, word: str) -> FoundModel:
     else:
         what = "a run without a checkpoint yet" if (folder / RUN).is_file() else "it holds neither"
     raise FileNotFoundError(
-        f"no model at {word!r} ({what}): give a folder that holds {CONFIG} and {MODEL}, the folder of a run, or one of"
-        f" the models that ship{_suggestion(folder.name)}: {', '.join(_names()) or 'none'}"
+        f"no model at {word!r} ({what}{_reader_of(folder, word)}): give a folder that holds {CONFIG} and {MODEL}, the"
+        f" folder of a run, or one of the models that ship{_suggestion(folder.name)}: {', '.join(_names()) or 'none'}"
     )
+
+
+def _reader_of(folder: Path, word: str) -> str:
+    """For a message: what reads the model of diffusers that is there, or may have this name on the Hub."""
+    if (folder / DIFFUSERS_INDEX).is_file():
+        return "; load_diffusers_pipeline reads the model of diffusers there"
+    weights = "diffusion_pytorch_model.*"
+    if [*folder.glob(weights), *folder.glob(f"unet*/{weights}")]:
+        return "; load_diffusers_unet reads the network of diffusers there"
+    on_hub = HUB_NAME.fullmatch(word) and not folder.exists()
+    return "; if it is a name on the Hugging Face Hub, load_diffusers_pipeline fetches it" if on_hub else ""
 
 
 def _suggestion(word: str) -> str:

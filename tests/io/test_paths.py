@@ -151,6 +151,23 @@ REFUSED = [  # word, what lies here, what the message says
     ("digits", ["digits/config.json"], r"'digits' \(it holds config.json alone\)"),
     ("digits", ["digits/model.safetensors"], r"'digits' \(it holds model.safetensors alone\)"),
     ("digits", ["digits/checkpoints/x"], r"'digits' \(it holds neither\)"),
+    (
+        "google/ddpm-cifar10-32",
+        [],
+        r"\(no such folder; if it is a name on the Hugging Face Hub, load_diffusers_pipeline fetches it\)",
+    ),
+    ("google/a", ["google/a/x"], r"\(it holds neither\)"),
+    (
+        "a",
+        ["a/model_index.json"],
+        r"\(it holds neither; load_diffusers_pipeline reads the model of diffusers",
+    ),
+    (
+        "a",
+        ["a/config.json", "a/diffusion_pytorch_model.fp16.safetensors"],
+        r"\(it holds config.json alone; load_diffusers_unet reads the network of diffusers there\)",
+    ),
+    ("a", ["a/unet_ema/diffusion_pytorch_model.bin"], "neither; load_diffusers_unet reads the network"),
 ]
 
 

@@ -91,7 +91,7 @@ class RunConfig:
         """The data set, its training part or its test part; test images are never mirrored."""
         from ddpm.data.datasets import load_dataset
 
-        options = self.data if train else {**self.data, "augment_horizontal_flip": False}
+        options: Options = self.data if train else {**self.data, "augment_horizontal_flip": False}
         if options.get("cache") is not None:
             options = options | {"cache": self.training_config.results_folder / expanded(options["cache"])}
         return load_dataset(**options, train=train)

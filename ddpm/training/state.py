@@ -15,9 +15,11 @@ from torch import Tensor
 from ddpm.data.batches import SeededBatches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import Checkpoint
+from ddpm.io.files import sha256
 from ddpm.io.paths import expanded
 from ddpm.io.pretrained import model_config
 from ddpm.io.weights import load_weights, weights_of
+from ddpm.schedule import NoiseSchedule
 from ddpm.training.average import Averages
 from ddpm.training.config import FREE_TO_CHANGE, TrainingConfig
 from ddpm.training.sampler import Purpose, mixed_seed
@@ -62,6 +64,7 @@ def gather_state(training: Training) -> tuple[dict[str, dict[str, Tensor]], dict
     }
     state = {name: getattr(training, name) for name in COUNTERS} | {
         "averaged": int(training.averages.first.n_averaged),
+        "schedule": _checksum(training.diffusion.schedule),
         "scaler": None if scaler is None else scaler.state_dict(),
         "random": [others for _, others in generators],
     }
@@ -115,11 +118,20 @@ def _check_same_model(saved: Checkpoint, diffusion: GaussianDiffusion) -> None:
     """Refuse the checkpoint of another model, naming the differences."""
     before, now = saved.documents["config"], model_config(diffusion)
     differences = [line for part in now for line in _differences(before[part], now[part], SAMPLING_ONLY)]
+    schedule = _checksum(diffusion.schedule)
+    # Earlier versions kept none.
+    if saved.documents["state"].get("schedule", schedule) != schedule:
+        differences.append("its schedule had another table alpha_bar")
     if differences:
         raise ValueError(
             f"{saved.folder} is the checkpoint of another model: {'; '.join(differences)}. Build the model as it was,"
             " or choose another results_folder"
         )
+
+
+def _checksum(schedule: NoiseSchedule) -> str:
+    """What tells a schedule from any other, but for rounding."""
+    return sha256(" ".join(f"{alpha_bar:.8g}" for alpha_bar in schedule.exact_alpha_bar.tolist()).encode())
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:

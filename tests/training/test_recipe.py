@@ -12,6 +12,7 @@ from ddpm import GaussianDiffusion, LatentDiffusion, MinSNR, NoiseSchedule, Smal
 from ddpm.cli import commands
 from ddpm.cli.run_config import RunConfig
 from ddpm.io.checkpoint import list_checkpoints
+from ddpm.io.files import sha256
 from ddpm.training.recipe import goes_on_by_command, how_to_resume, recipe
 from tests.runs import model, pictures, saved_files, spied, trained, trainer
 
@@ -183,17 +184,17 @@ def test_recipe_passes_over_a_checkpoint_whose_words_are_spoilt(of_folder, tmp_p
 
 
 def test_a_run_of_an_earlier_version_goes_on_without_a_word(of_folder, tmp_path, monkeypatch, recwarn):
-    """They kept the folder's path as the program had it, which may be relative."""
+    """They kept the folder's path as the program had it, which may be relative, and no checksum of the schedule."""
     monkeypatch.chdir(tmp_path)
     of_folder("run", 2).train()
     for path in list_checkpoints(tmp_path / "run"):
-        config = json.loads((path / "config.json").read_text())
-        config["data"]["source"] = "some pictures"
-        (path / "config.json").write_text(json.dumps(config))
+        documents = {name: json.loads((path / name).read_text()) for name in ("config.json", "state.json")}
+        documents["config.json"]["data"]["source"] = "some pictures"
+        del documents["state.json"]["schedule"]
         sums = json.loads((path / "checksums.json").read_text())
-        from ddpm.io.files import sha256
-
-        sums["config.json"] = sha256((path / "config.json").read_bytes())
+        for name, document in documents.items():
+            (path / name).write_text(json.dumps(document))
+            sums[name] = sha256((path / name).read_bytes())
         (path / "checksums.json").write_text(json.dumps(sums))
     recwarn.clear()
     of_folder("run", 3).resume()

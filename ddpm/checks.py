@@ -4,9 +4,10 @@ Those of numbers give them back as Python's own, whatever they came as, so that 
 in `ddpm.tensor_checks`. Importing this does not import torch: the command line needs it earlier.
 """
 
+import inspect
 import math
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -159,13 +160,46 @@ def check_grid(grid: Any, timesteps: int) -> list[int]:
 # Models and sources of noise
 
 
+def how_to_unwrap(given: object, is_wanted: Callable[[Any], bool]) -> str:
+    """For a message: what to give in place of a wrapper, such as DataParallel or an average; "" where it is none."""
+    held = [name for name in ("module", "ema_model") if is_wanted(getattr(given, name, None))]
+    return f"give its `.{held[0]}`" if held else ""
+
+
+def how_to_model(given: object, is_wanted: Callable[[Any], bool]) -> str:
+    """For a message: what to give as a model, of a wrapper or of a network."""
+    return (
+        how_to_unwrap(given, is_wanted) or "around a network that is GaussianDiffusion(network, image_size=…)"
+    )
+
+
 def check_denoiser(model: object) -> None:
     """Refuse what is no model to sample with, such as a bare network."""
-    if not (hasattr(model, "schedule") and hasattr(model, "predict")):
+    if not _is_denoiser(model):
         raise TypeError(
-            f"a model with `schedule` and `predict` is needed, but got a {type(model).__name__}; around a network that"
-            " is GaussianDiffusion(network, image_size=…)"
+            f"a model with `schedule` and `predict` is needed, but got a {type(model).__name__};"
+            f" {how_to_model(model, _is_denoiser)}"
         )
+
+
+def _is_denoiser(model: object) -> bool:
+    """Whether it has what samplers ask for."""
+    return hasattr(model, "schedule") and hasattr(model, "predict")
+
+
+def check_call(network: Any) -> None:
+    """Refuse a network whose `forward` does not take images, timesteps and labels."""
+    try:
+        signature = inspect.signature(network.forward)
+    except ValueError:  # of a traced one, which has none
+        return
+    try:
+        signature.bind("x_t", "t", "labels")
+    except TypeError as error:
+        raise TypeError(
+            "a network is called as network(x_t, t, labels), where labels are None if there are no classes, but the"
+            f" forward of this {type(network).__name__} takes {signature}; add an argument labels=None"
+        ) from error
 
 
 def check_generator(generator: Any) -> None:

@@ -7,7 +7,15 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from ddpm import samplers
-from ddpm.checks import check_choice, check_class_names, check_image_size, check_whole, plain_number
+from ddpm.checks import (
+    check_call,
+    check_choice,
+    check_class_names,
+    check_image_size,
+    check_whole,
+    how_to_unwrap,
+    plain_number,
+)
 from ddpm.grids import Spacing
 from ddpm.loss import LossType, Network, TrainingLoss
 from ddpm.prediction import Objective, Prediction, clipped, x0_from_output
@@ -96,9 +104,13 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         self.image_size = check_image_size(image_size)
         self.channels = int(getattr(network, "channels", 0))
         if self.channels < 1:
+            advice = how_to_unwrap(network, lambda held: hasattr(held, "channels"))
+            about = f"; for a {type(network).__name__}, {advice}, and train on several GPUs by `accelerate launch`"
             raise ValueError(
                 "the network must say in an attribute `channels` how many image channels it takes"
+                f"{about if advice else ''}"
             )
+        check_call(network)
         steps = timesteps if sampling_timesteps is None else sampling_timesteps
         self.sampling_timesteps = check_whole("sampling_timesteps", steps, highest=self.schedule.timesteps)
         self.ddim_sampling_eta = samplers.check_eta(ddim_sampling_eta)
@@ -202,6 +214,11 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
             raise ValueError("x_self_cond is for a network with self-conditioning, and this one has none")
         told = {} if x_self_cond is None else {"x_self_cond": x_self_cond}
         output = (self.network if network is None else network)(x_t, t, labels, **told)
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"the network must return a tensor, but returned a {type(output).__name__}; load_diffusers_unet makes a"
+                " Unet of a UNet2DModel of diffusers"
+            )
         heads = 2 if self.learned_variance else 1
         wanted = (len(x_t), heads * x_t.shape[1], *x_t.shape[2:])
         if tuple(output.shape) != wanted:

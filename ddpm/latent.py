@@ -87,6 +87,7 @@ class LatentDiffusion(GaussianDiffusion):
         if self.learned_variance:
             raise ValueError("learned_variance is for images of 8 bits; a code has no steps: leave it out")
         codes = self.channels
+        _check_autoencoder(autoencoder)
         self._frozen = _Frozen(autoencoder)
         # From here on these are what images have: data are prepared by them.
         self.channels = int(autoencoder.channels)
@@ -139,6 +140,7 @@ def latent_scale(autoencoder: Autoencoder, images: Tensor) -> tuple[Tensor, Tens
     Raises:
         ValueError: if the images are not in [0, 1], or a channel of the code does not vary.
     """
+    _check_autoencoder(autoencoder)
     check_images("images", images)
     check_within("images", images, 0, 1, "as they are at the door of a model")
     with evaluating(autoencoder):
@@ -149,6 +151,17 @@ def latent_scale(autoencoder: Autoencoder, images: Tensor) -> tuple[Tensor, Tens
             f"a channel of the code is the same for all images: the deviations are {deviation.flatten().tolist()}"
         )
     return mean, deviation
+
+
+def _check_autoencoder(autoencoder: object) -> None:
+    """Refuse what is no autoencoder, before anything is done to it."""
+    wanted = all(hasattr(autoencoder, name) for name in ("channels", "encode", "decode"))
+    if not (wanted and isinstance(autoencoder, nn.Module)):
+        raise TypeError(
+            "an autoencoder must be a torch.nn.Module with `channels`, `encode` and `decode`, but got a"
+            f" {type(autoencoder).__name__}; of an AutoencoderKL of diffusers load_autoencoder makes one, or"
+            " ddpm.io.autoencoders.PublishedAutoencoder(model)"
+        )
 
 
 def _per_channel(name: str, value: Tensor | float, channels: int) -> Tensor:

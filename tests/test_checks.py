@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from ddpm import checks, tensor_checks
 
@@ -89,3 +90,15 @@ def test_check_t_returns_int64():
         assert got.tolist() == [1, 50]
     assert tensor_checks.check_t(T - 1, IMAGES, 50, lowest=0).tolist() == [0, 49]
     assert tensor_checks.check_t(T[:0], IMAGES[:0], 50).shape == (0,)
+
+
+class Any(nn.Module):
+    def forward(self, *given, **named):
+        return given, named
+
+
+def test_a_network_may_take_anything_or_not_say_what():
+    traced = nn.Identity()
+    traced.forward = max  # it has no signature either
+    for network in (Any(), torch.compile(Any()), nn.DataParallel(Any()), traced):
+        checks.check_call(network)

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 from ddpm import GaussianDiffusion, LatentDiffusion, SmallAutoencoder, Unet, latent_scale, load_pretrained
 from ddpm.io.checkpoint import list_checkpoints, read_checkpoint
 from ddpm.samplers import ddim
+from tests import runs
 from tests.networks import SMALL_UNET, randn, seeded
 from tests.runs import pictures, saved_files, trained, trainer, weights
 
@@ -183,6 +184,13 @@ def test_what_does_not_fit_is_refused():
         LatentDiffusion(unet(4, learned_variance=True), Folded(), image_size=8)
     with pytest.raises(ValueError, match="deviation must be above 0"):
         latent(deviation=0.0)
+    for other in (nn.Linear(1, 1), runs.model()):
+        with pytest.raises(
+            TypeError, match=r"`channels`, `encode` and `decode`, but got a .* load_autoencoder"
+        ):
+            LatentDiffusion(unet(4), other, image_size=8)
+        assert other.training
+        assert all(weight.requires_grad for weight in other.parameters())
     with pytest.raises(ValueError, match="mean must be one finite number, or 4"):
         latent(mean=torch.zeros(3))
 

@@ -11,12 +11,12 @@ from ddpm.cli.checks import check_data
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import TORCHVISION, known_name
 from ddpm.io.checkpoint import list_checkpoints
-from ddpm.io.paths import RUN, locate_model
+from ddpm.io.paths import RUN, expanded, locate_model
 
 
 def path(text: str | Path) -> Path:
     """A path, "~" being the home directory, also where the shell did not see it, as in --out=~/run."""
-    return Path(word(text)).expanduser()
+    return expanded(word(text))
 
 
 def word(text: str | Path) -> str:
@@ -37,7 +37,7 @@ DataRoot = Annotated[Path | None, typer.Option(parser=path, help="For torchvisio
 
 def absolute(place: str | Path) -> str:
     """A path that means the same in any working directory; ".." goes, as the folder before it might."""
-    given = Path(place).expanduser()
+    given = expanded(place)
     return str(given.resolve() if os.pardir in given.parts else given.absolute())
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from ddpm.cli.places import absolute
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import canonical, is_path, known_name
+from ddpm.io.paths import expanded
 
 PRESETS = {
     name: RunConfig(**parts)
@@ -35,6 +36,6 @@ def choose_preset(data: str, preset: str | None = None) -> tuple[str, RunConfig]
     run_config = PRESETS[name]
     if by_name and word not in _MIRRORED:
         run_config = run_config.changed("data", augment_horizontal_flip=False)
-    path = Path(data).expanduser()
+    path = expanded(data)
     source = absolute(path) if not by_name and data and (is_path(data) or path.is_dir()) else data
     return name, run_config.changed("data", name_or_path=source)

@@ -10,7 +10,7 @@ from ddpm.checks import check_image_size
 from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, TORCHVISION, known_name
 from ddpm.io.files import json_bytes, read_json, write_whole
-from ddpm.io.paths import CONFIG, RUN, holds_run, locate_model, shipped_model
+from ddpm.io.paths import CONFIG, RUN, expanded, holds_run, locate_model, shipped_model
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 
@@ -67,7 +67,7 @@ class RunConfig:
         """A run that begins with the weights of a model, and has its network and diffusion; and the model in words."""
         found = locate_model(model)
         config = read_json(found.folder / CONFIG)
-        start = model if shipped_model(model) == found.folder else str(Path(model).expanduser().absolute())
+        start = model if shipped_model(model) == found.folder else str(expanded(model).absolute())
         config["diffusion"].pop("class_names", None)  # of other data
         parts = {part: getattr(self, part) | config[part] for part in ("network", "diffusion")}
         return replace(self, start=start, **parts), found.said
@@ -91,9 +91,9 @@ class RunConfig:
         """The data set, its training part or its test part; test images are never mirrored."""
         from ddpm.data.datasets import load_dataset
 
-        options = self.data if train else {**self.data, "augment_horizontal_flip": False}
+        options: Options = self.data if train else {**self.data, "augment_horizontal_flip": False}
         if options.get("cache") is not None:
-            options = options | {"cache": self.training_config.results_folder / options["cache"]}
+            options = options | {"cache": self.training_config.results_folder / expanded(options["cache"])}
         return load_dataset(**options, train=train)
 
     def local_data(self) -> Any:

@@ -16,6 +16,7 @@ from ddpm.data import names
 from ddpm.data.folder import image_folder
 from ddpm.data.images import PrepareImage
 from ddpm.data.names import DIGITS, TORCHVISION, known_name
+from ddpm.io.paths import expanded
 
 _DIGITS_SIZE = 8
 
@@ -69,7 +70,7 @@ def torchvision_dataset(
     if found not in TORCHVISION:
         raise ValueError(f"torchvision has no data set {name!r}{names.suggestion(name, TORCHVISION)}")
     arguments = {"transform": PrepareImage(image_size, channels, augment_horizontal_flip)}
-    arguments |= {} if found in names.NO_ROOT else {"root": str(root)}
+    arguments |= {} if found in names.NO_ROOT else {"root": str(expanded(root))}
     arguments |= {} if found in names.NO_DOWNLOAD else {"download": download}
     arguments |= _part_arguments(found, train, options) | options
     needs = names.NEEDS.get(found)

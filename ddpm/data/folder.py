@@ -15,6 +15,7 @@ from ddpm.data.cache import PreparedImages, prepare_all
 from ddpm.data.images import PrepareImage, read_sized
 from ddpm.data.looking import Look, look_at, quietly, reason
 from ddpm.data.names import described, known_name
+from ddpm.io.paths import expanded
 
 _NAMED = 10  # files in one message; `FolderDataset.unreadable` holds all
 
@@ -122,14 +123,14 @@ def image_folder(
         NotADirectoryError: if the path is not a folder.
         OSError: if the folder cannot be read, or the cache not be written.
     """
-    prepare, folder = PrepareImage(image_size, channels, augment_horizontal_flip), Path(path).expanduser()
+    prepare, folder = PrepareImage(image_size, channels, augment_horizontal_flip), expanded(path)
     found = _found(folder, path)
     if classes is not None:
         check_choice("classes", classes, ["folders"])
         files.class_folders(folder, found.images)
     looks, prepared = {}, None
     if cache is not None:
-        looks, prepared = prepare_all(found.images, folder, prepare, Path(cache).expanduser())
+        looks, prepared = prepare_all(found.images, folder, prepare, expanded(cache))
     elif check:
         looks = _looks(found.images, folder, prepare)
     unreadable = {file: look.problem for file, look in looks.items() if look.problem}

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from ddpm.io.paths import canonical, holds_run, is_path
+from ddpm.io.paths import canonical, expanded, holds_run, is_path
 
 DIGITS = "digits"
 # The classes of torchvision.datasets whose items are images, by how each is told which part to give: the argument, and
@@ -54,7 +54,7 @@ def check_name_or_folder(name_or_path: str | Path) -> None:
 
     A name beside a folder of that name, unless that is a run's, is a warning, which says how to mean the folder.
     """
-    name, folder = known_name(name_or_path), Path(name_or_path).expanduser()
+    name, folder = known_name(name_or_path), expanded(name_or_path)
     if str(name_or_path) == "":
         raise ValueError("the data are an empty word: give the name of a data set or the path of a folder")
     if name and folder.is_dir() and not holds_run(folder):
@@ -73,7 +73,7 @@ def described(name_or_path: str | Path, root: str | Path | None = None) -> str:
     """What a word was taken for: a data set by name, with the `root` of torchvision's files if given, or a folder."""
     name = known_name(name_or_path)
     if name is None:
-        folder = Path(name_or_path).expanduser()
+        folder = expanded(name_or_path)
         return f"the folder {folder}" + ("" if folder.is_dir() else ", which is not there")
     if name == DIGITS:
         return "the digits of scikit-learn"

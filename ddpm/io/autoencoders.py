@@ -1,10 +1,11 @@
 """Published autoencoders: diffusers' `AutoencoderKL`, by folder or Hub name, as latent diffusion takes them."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+
+from ddpm.io.paths import expanded
 
 
 class PublishedAutoencoder(nn.Module):
@@ -49,6 +50,8 @@ def load_autoencoder(name_or_folder: str | os.PathLike[str]) -> PublishedAutoenc
         from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
     except ImportError as error:
         raise ImportError("load_autoencoder needs diffusers: pip install diffusers") from error
-    part = {"subfolder": "vae"} if (Path(name_or_folder) / "vae").is_dir() else {}
-    model = AutoencoderKL.from_pretrained(name_or_folder, use_safetensors=True, **part)
+    folder = expanded(name_or_folder)
+    part = {"subfolder": "vae"} if (folder / "vae").is_dir() else {}
+    source = folder if folder.is_dir() else name_or_folder
+    model = AutoencoderKL.from_pretrained(source, use_safetensors=True, **part)
     return PublishedAutoencoder(model.float()).eval()

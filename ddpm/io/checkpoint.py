@@ -180,6 +180,14 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step-"))
 
 
+def own_parts(config: Mapping[str, Any]) -> list[str]:
+    """What of the model in a `config.json` only the user's program can build, in words."""
+    network, diffusion = config["network"], config["diffusion"]
+    own = [f"a network of class {network['class']}"] if "class" in network else []
+    own += [f"a model of class {diffusion['class']}"] if "class" in diffusion else []
+    return own + (["a schedule of your own"] if diffusion.get("own_schedule") else [])
+
+
 def verify(folder: Path) -> list[str]:
     """The names of a checkpoint's files, once every checksum holds; DamagedCheckpointError if one does not."""
     try:

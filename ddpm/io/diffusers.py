@@ -36,15 +36,15 @@ from torch import Tensor
 from ddpm.checks import shown
 from ddpm.io.diffusers_config import diffusers_config, unet_arguments
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
-from ddpm.io.paths import CONFIG
+from ddpm.io.paths import CONFIG, HUB_NAME, check_folder_name, expanded
 from ddpm.io.weights import check_weights, plain_name, read_file, unwrapped, weights_of
 from ddpm.unet import SinusoidalEmbedding, Stage, Unet
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_VARIANTS = "diffusion_pytorch_model.*.safetensors"
 _PICKLE = "diffusion_pytorch_model.bin"
 # A folder of a network alone, one of a run of diffusers' script, and one of a whole pipeline.
 _PLACES = ("", "unet_ema", "unet")
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _NOT_THESE = "these weights are not those of a network with this configuration"
 _SEES_T = "time_embedding.1.weight"  # the weight that the rotation is about
 # Modules of a stage -> theirs; queries, keys and values are computed in one go here.
@@ -135,7 +135,7 @@ def save_diffusers_unet(
     """
     tensors, config = to_diffusers(unet)
     config["sample_size"] = sample_size
-    folder = Path(folder)
+    folder = check_folder_name(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / _WEIGHTS, tensor_bytes(tensors))
     write_whole(folder / CONFIG, json_bytes(config))
@@ -238,13 +238,13 @@ def find_files(
             "a network is loaded from a folder, a name on the Hugging Face Hub or a mapping of tensors, but got"
             f" {shown(source)}"
         )
-    folder, wanted = Path(source), " and ".join(names)
+    folder, wanted = expanded(source), " and ".join(names)
     if folder.is_dir():
         pickled = any((folder / place / _PICKLE).is_file() for place in places)
         return _in_folder(folder, names, places, f"the folder {folder}", pickled=pickled)
     if folder.exists():
         raise FileNotFoundError(f"{folder} is a file; give the folder that holds {wanted}")
-    if not (isinstance(source, str) and _HUB_NAME.fullmatch(source)):
+    if not (isinstance(source, str) and HUB_NAME.fullmatch(source)):
         raise FileNotFoundError(
             f"there is no folder {os.fspath(source)!r}; give a folder that holds {wanted}, or a name on the Hugging"
             " Face Hub, such as 'google/ddpm-cifar10-32'"
@@ -277,12 +277,16 @@ def _in_folder(
         )
     if found:
         return found[0]
-    advice = (
-        f"; a file {_PICKLE} is a pickle, which can run any code as it is opened, and is not read. If you trust it,"
-        " convert it with diffusers: UNet2DModel.from_pretrained(there).save_pretrained(here)"
-    )
+    advice = ""
+    if pickled:
+        advice = (
+            f"; a file {_PICKLE} is a pickle, which can run any code as it is opened, and is not read. If you trust it,"
+            " convert it with diffusers: UNet2DModel.from_pretrained(there).save_pretrained(here)"
+        )
+    if variants := [file for place in places for file in (folder / place).glob(_VARIANTS)]:
+        advice = f"; {variants[0]} is a variant of the weights, which is read once it is called {_WEIGHTS}"
     wanted = " and ".join(names)
     raise FileNotFoundError(
         f"{where} does not hold {wanted}, neither itself nor in a subfolder"
-        f" {' or '.join(repr(place) for place in places if place)}{advice if pickled else ''}"
+        f" {' or '.join(repr(place) for place in places if place)}{advice}"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ddpm.checks import how_to_unwrap
 from ddpm.unet import Unet
 from ddpm.unet_blocks import GROUP_NORM_EPS
 
@@ -82,7 +83,11 @@ def diffusers_config(unet: Unet) -> dict[str, Any]:
     """The configuration of the `UNet2DModel` that is the same network; a ValueError names all obstacles."""
     if type(unet) is not Unet:
         kind = "a subclass, whose own code would be lost: " if isinstance(unet, Unet) else ""
-        raise TypeError(f"only a Unet has a counterpart in diffusers, but got {kind}a {type(unet).__name__}")
+        advice = how_to_unwrap(unet, lambda held: isinstance(held, Unet))
+        raise TypeError(
+            f"only a Unet has a counterpart in diffusers, but got {kind}a {type(unet).__name__}"
+            + (advice and f"; {advice}")
+        )
     config = unet.config
     lacking = {
         name: config[name]

@@ -10,13 +10,12 @@ from torch import Tensor
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.diffusers import find_files, load_diffusers_unet, save_diffusers_unet
 from ddpm.io.files import json_bytes, write_whole
-from ddpm.io.paths import CONFIG, check_folder_name, refuse_run
+from ddpm.io.paths import CONFIG, DIFFUSERS_INDEX, check_folder_name, refuse_run
 from ddpm.io.pretrained import has_own_schedule, plain_diffusion
 from ddpm.io.weights import read_file, unwrapped
 from ddpm.latent import LatentDiffusion
 from ddpm.schedule import BETA_SCHEDULES, NoiseSchedule
 
-_INDEX = "model_index.json"
 _SCHEDULER = "scheduler_config.json"
 _OBJECTIVES = {"epsilon": "pred_noise", "sample": "pred_x0", "v_prediction": "pred_v"}
 # What `DDPMScheduler` takes where its configuration says nothing.
@@ -113,7 +112,7 @@ def save_diffusers_pipeline(diffusion: GaussianDiffusion, folder: str | os.PathL
     write_whole(folder / "scheduler" / _SCHEDULER, json_bytes(_scheduler_config(diffusion)))
     parts = {"unet": "UNet2DModel", "scheduler": "DDPMScheduler"}
     index = {"_class_name": "DDPMPipeline"} | {part: ["diffusers", kind] for part, kind in parts.items()}
-    write_whole(folder / _INDEX, json_bytes(index))
+    write_whole(folder / DIFFUSERS_INDEX, json_bytes(index))
 
 
 def _beyond_a_pipeline(diffusion: GaussianDiffusion) -> dict[str, bool]:

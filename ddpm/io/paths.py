@@ -25,6 +25,8 @@ MODEL = "model.safetensors"
 EMA = "ema.safetensors"
 CONFIG = "config.json"
 RUN = "run.json"
+DIFFUSERS_INDEX = "model_index.json"
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # The models that ship with the project: inside the package once it is installed, next to it in a checkout.
 _SHIPPED = [Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] / "checkpoints"]
 
@@ -45,6 +47,12 @@ class FoundModel:
 def is_path(word: str | os.PathLike[str]) -> bool:
     """Whether this is a path, such as "./mnist", whatever has that name."""
     return not isinstance(word, str) or "/" in word or os.sep in word or word.startswith("~")
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the home directory for "~", and for "~name" where there is such a user."""
+    # `Path.expanduser` fails where there is none, although a folder may be called so.
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def canonical(name: str) -> str:
@@ -79,7 +87,7 @@ def check_folder_name(folder: str | os.PathLike[str]) -> Path:
     """A folder that is to be written to; refused if it is empty or the name of a file."""
     if os.fspath(folder) == "":
         raise ValueError("the name of the folder is empty, as an unset variable of a script would be")
-    path = Path(folder)
+    path = expanded(folder)
     if is_file_name(path):
         ending = path.suffix or path.name
         raise ValueError(
@@ -127,7 +135,7 @@ def locate_model(name_or_folder: str | os.PathLike[str]) -> FoundModel:
         DamagedCheckpointError: if it is a run without a whole checkpoint.
     """
     word, ships = os.fspath(name_or_folder), shipped_model(name_or_folder)
-    folder = Path(word).expanduser()
+    folder = expanded(word)
     begun = any((folder / name).exists() for name in (MODEL, CONFIG, RUN, CHECKPOINTS))
     if ships is not None and not begun:
         return FoundModel(ships, f"the model {ships.name} that ships, in {ships}")
@@ -159,9 +167,20 @@ def _in_folder(folder: Path, word: str) -> FoundModel:
     else:
         what = "a run without a checkpoint yet" if (folder / RUN).is_file() else "it holds neither"
     raise FileNotFoundError(
-        f"no model at {word!r} ({what}): give a folder that holds {CONFIG} and {MODEL}, the folder of a run, or one of"
-        f" the models that ship{_suggestion(folder.name)}: {', '.join(_names()) or 'none'}"
+        f"no model at {word!r} ({what}{_reader_of(folder, word)}): give a folder that holds {CONFIG} and {MODEL}, the"
+        f" folder of a run, or one of the models that ship{_suggestion(folder.name)}: {', '.join(_names()) or 'none'}"
     )
+
+
+def _reader_of(folder: Path, word: str) -> str:
+    """For a message: what reads the model of diffusers that is there, or may have this name on the Hub."""
+    if (folder / DIFFUSERS_INDEX).is_file():
+        return "; load_diffusers_pipeline reads the model of diffusers there"
+    weights = "diffusion_pytorch_model.*"
+    if [*folder.glob(weights), *folder.glob(f"unet*/{weights}")]:
+        return "; load_diffusers_unet reads the network of diffusers there"
+    on_hub = HUB_NAME.fullmatch(word) and not folder.exists()
+    return "; if it is a name on the Hugging Face Hub, load_diffusers_pipeline fetches it" if on_hub else ""
 
 
 def _suggestion(word: str) -> str:

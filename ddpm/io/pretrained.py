@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_choice
+from ddpm.checks import check_choice, how_to_model
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.io.checkpoint import CHECKSUMS, verify
+from ddpm.io.checkpoint import CHECKSUMS, own_parts, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
 from ddpm.io.paths import CONFIG, MODEL, check_folder_name, find_model, refuse_run, weights_file
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
@@ -21,6 +21,11 @@ from ddpm.unet import Unet
 from ddpm.weighting import weighting_from_config
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Their `save_file` refuses the tensors of a `Unet`, whose channels are last in memory.
+_BY_HAND = (
+    "save the weights by safetensors.torch.save_model(model.network, file), and load them by"
+    " safetensors.torch.load_model(model.network, file)"
+)
 
 
 def save_pretrained(
@@ -62,8 +67,8 @@ def plain_diffusion(diffusion: Any, taker: str) -> GaussianDiffusion:
     diffusion = unwrapped(diffusion)
     if not isinstance(diffusion, GaussianDiffusion):
         raise TypeError(
-            f"{taker} takes a GaussianDiffusion, but got a {type(diffusion).__name__}; around a network that is"
-            " GaussianDiffusion(network, image_size=…)"
+            f"{taker} takes a GaussianDiffusion, but got a {type(diffusion).__name__};"
+            f" {how_to_model(diffusion, lambda held: isinstance(held, GaussianDiffusion))}"
         )
     return diffusion
 
@@ -78,8 +83,8 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
         if type(part) is not kind:
             name = type(part).__name__
             raise TypeError(
-                f"{name} is a subclass of {kind.__name__}, as which it would be loaded, without its own code; save"
-                f" model.network.state_dict() with safetensors, build the {name} in your program and load them there"
+                f"{name} is a subclass of {kind.__name__}, as which it would be loaded, without its own code;"
+                f" {_BY_HAND}, once your program has built the {name}"
             )
     with torch.device("meta"):
         twin = Unet(**network.config)
@@ -92,7 +97,7 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
     if has_own_schedule(diffusion):
         raise ValueError(
             f"the model's schedule is not the {diffusion.beta_schedule!r} one that its configuration names, and with"
-            " which it would be loaded; keep its betas along with model.network.state_dict(), and build it anew"
+            f" which it would be loaded; {_BY_HAND}, once your program has built the model and given it its schedule"
         )
 
 
@@ -209,10 +214,7 @@ def build_diffusion(config: Mapping[str, Any], autoencoder: Autoencoder | None =
         )
     if latent:
         del diffusion["class"]
-    own = [f"a network of class {network['class']}"] if "class" in network else []
-    own += [f"a model of class {diffusion['class']}"] if "class" in diffusion else []
-    own += ["a schedule of your own"] if diffusion.get("own_schedule") else []
-    if own:
+    if own := own_parts({"network": network, "diffusion": diffusion}):
         raise ValueError(
             f"the model was trained with {' and '.join(own)}, which only your own program can build: build it there and"
             " use Trainer.load"

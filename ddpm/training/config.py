@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ddpm.checks import check_choice, check_flag, check_number, check_numbers, check_whole
+from ddpm.io.paths import expanded
 
 MixedPrecision = Literal["no", "fp16", "bf16", "auto"]
 LearningRateSchedule = Literal["constant", "cosine"]
@@ -157,7 +158,7 @@ class TrainingConfig:
         self.extra_ema_decays = self._checked_decays()
         if not isinstance(self.results_folder, str | os.PathLike) or not os.fspath(self.results_folder):
             raise ValueError(f"results_folder must be a path, but got {self.results_folder!r}")
-        self.results_folder = Path(self.results_folder)
+        self.results_folder = expanded(self.results_folder)
 
     def _keep_numbers(self) -> None:
         """Keep the other numbers, of which some may be None."""

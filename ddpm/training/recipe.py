@@ -21,8 +21,8 @@ def recipe(run: Path) -> dict[str, Any]:
     """
     config = _newest_config(run)
     source, weighting = Path(config["data"]["source"]), config["diffusion"].get("loss_weighting") or {}
-    if "class" in config["network"]:
-        raise ValueError(f"{run} trains a network of class {config['network']['class']}, so {_BY_PROGRAM}")
+    if own := checkpoints.own_parts(config):
+        raise ValueError(f"{run} was trained with {' and '.join(own)}, so {_BY_PROGRAM}")
     if weighting.get("name") == "custom":
         raise ValueError(f"{run} has a loss weighting of its program's own, so {_BY_PROGRAM}")
     if not source.is_absolute() and not source.is_dir():

@@ -15,8 +15,11 @@ from torch import Tensor
 from ddpm.data.batches import SeededBatches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import Checkpoint
+from ddpm.io.files import sha256
+from ddpm.io.paths import expanded
 from ddpm.io.pretrained import model_config
 from ddpm.io.weights import load_weights, weights_of
+from ddpm.schedule import NoiseSchedule
 from ddpm.training.average import Averages
 from ddpm.training.config import FREE_TO_CHANGE, TrainingConfig
 from ddpm.training.sampler import Purpose, mixed_seed
@@ -61,6 +64,7 @@ def gather_state(training: Training) -> tuple[dict[str, dict[str, Tensor]], dict
     }
     state = {name: getattr(training, name) for name in COUNTERS} | {
         "averaged": int(training.averages.first.n_averaged),
+        "schedule": _checksum(training.diffusion.schedule),
         "scaler": None if scaler is None else scaler.state_dict(),
         "random": [others for _, others in generators],
     }
@@ -75,7 +79,7 @@ def _averaged(training: Training) -> list[tuple[str, Any]]:
 def _described(training: Training) -> dict[str, Any]:
     """The whole configuration, and the versions of what it ran on."""
     source = training.folder_or_dataset
-    name = str(Path(source).absolute()) if isinstance(source, str | Path) else type(source).__name__
+    name = str(expanded(source).absolute()) if isinstance(source, str | Path) else type(source).__name__
     others = {package: version(package) for package in ("torch", "accelerate", "numpy")}
     return model_config(training.diffusion) | {
         "training": training.config.to_json(),
@@ -114,11 +118,20 @@ def _check_same_model(saved: Checkpoint, diffusion: GaussianDiffusion) -> None:
     """Refuse the checkpoint of another model, naming the differences."""
     before, now = saved.documents["config"], model_config(diffusion)
     differences = [line for part in now for line in _differences(before[part], now[part], SAMPLING_ONLY)]
+    schedule = _checksum(diffusion.schedule)
+    # Earlier versions kept none.
+    if saved.documents["state"].get("schedule", schedule) != schedule:
+        differences.append("its schedule had another table alpha_bar")
     if differences:
         raise ValueError(
             f"{saved.folder} is the checkpoint of another model: {'; '.join(differences)}. Build the model as it was,"
             " or choose another results_folder"
         )
+
+
+def _checksum(schedule: NoiseSchedule) -> str:
+    """What tells a schedule from any other, but for rounding."""
+    return sha256(" ".join(f"{alpha_bar:.8g}" for alpha_bar in schedule.exact_alpha_bar.tolist()).encode())
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -129,7 +142,7 @@ def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
         said["training"] | {key: said[key] for key in ("processes", "data")} for said in (before, now)
     )
     source = old["data"]["source"]
-    if str(Path(source).absolute()) == new["data"]["source"]:  # earlier versions kept it as it was given
+    if str(expanded(source).absolute()) == new["data"]["source"]:  # earlier versions kept it as it was given
         old["data"] = old["data"] | {"source": new["data"]["source"]}
     if changes := _differences(old, new, free):
         warnings.warn(f"the run goes on with other settings: {'; '.join(changes)}", stacklevel=4)

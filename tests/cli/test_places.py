@@ -260,13 +260,15 @@ def test_a_run_that_moved_takes_its_cache_along(ddpm, tmp_path, monkeypatch):
 def test_a_cache_changes_no_bit_of_a_run(ddpm, tmp_path, monkeypatch, cached):
     """Images are mirrored at random, and the run is broken off and taken up without its cache, or with one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     pictures(tmp_path / "photos", 9)
     ddpm("train", "./photos", *EIGHT, "--out", "whole", "--train-steps", "6")
     ddpm("train", "./photos", *EIGHT, "--out", "run", *cached)
     config = json.loads((tmp_path / "run/run.json").read_text())
-    config["data"]["cache"] = None if cached else "later"
+    config["data"]["cache"] = None if cached else "~/later"
     (tmp_path / "run/run.json").write_text(json.dumps(config))
     ddpm("resume", "run", "--train-steps", "6")
+    assert (tmp_path / "later").exists() != bool(cached)
     for name in ("model", "ema"):
         file = f"checkpoints/step-00000006/{name}.safetensors"
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

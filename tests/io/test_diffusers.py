@@ -244,6 +244,14 @@ def test_load_does_not_read_a_pickle(source, place):
         load_diffusers_unet(name)
 
 
+@pytest.mark.parametrize("place", [".", "unet"])
+def test_load_names_a_variant_of_the_weights(tmp_path, place):
+    save_diffusers_unet(small(), tmp_path / place)
+    variant = (tmp_path / place / WEIGHTS).rename(tmp_path / place / WEIGHTS.replace(".", ".fp16."))
+    with pytest.raises(FileNotFoundError, match=f"{variant} is a variant .* once it is called {WEIGHTS}"):
+        load_diffusers_unet(tmp_path)
+
+
 def test_load_names_damaged_files(tmp_path):
     save_diffusers_unet(small(), tmp_path)
     with pytest.raises(FileNotFoundError, match="is a file; give the folder that holds"):

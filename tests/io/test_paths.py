@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from ddpm import GaussianDiffusion, load_pretrained, save_pretrained
+from ddpm import (
+    GaussianDiffusion,
+    load_diffusers_pipeline,
+    load_diffusers_unet,
+    load_pretrained,
+    save_diffusers_pipeline,
+    save_diffusers_unet,
+    save_pretrained,
+)
 from ddpm.io import paths
 from ddpm.io.paths import find_model, is_file_name, is_path, locate_model
 from tests import runs
@@ -27,6 +35,28 @@ def test_a_path_is_no_name(word):
 @pytest.mark.parametrize("word", ["digits", "Fashion-MNIST", "a.b", "", ".", ".."])
 def test_a_word_may_be_a_name(word):
     assert not is_path(word)
+
+
+WRITERS = {  # what writes into a folder, and what reads it
+    "model": (lambda folder: save_pretrained(runs.model(), folder), load_pretrained),
+    "network": (lambda folder: save_diffusers_unet(runs.model().network, folder), load_diffusers_unet),
+    "pipeline": (lambda folder: save_diffusers_pipeline(runs.model(), folder), load_diffusers_pipeline),
+    "run": (lambda folder: runs.trained(folder, train_num_steps=1), load_pretrained),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("word", ["~/it", Path("~/it"), "~no-such-user"])
+def test_home_is_meant_where_a_folder_is_written_as_where_it_is_read(tmp_path, monkeypatch, kind, word):
+    (home := tmp_path / "home").mkdir()
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    write, read = WRITERS[kind]
+    write(word)
+    written = here / word if word == "~no-such-user" else home / "it"
+    assert [*here.iterdir(), *home.iterdir()] == [written]
+    read(word)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +140,23 @@ REFUSED = [  # word, what lies here, what the message says
     ("digits", ["digits/config.json"], r"'digits' \(it holds config.json alone\)"),
     ("digits", ["digits/model.safetensors"], r"'digits' \(it holds model.safetensors alone\)"),
     ("digits", ["digits/checkpoints/x"], r"'digits' \(it holds neither\)"),
+    (
+        "google/ddpm-cifar10-32",
+        [],
+        r"\(no such folder; if it is a name on the Hugging Face Hub, load_diffusers_pipeline fetches it\)",
+    ),
+    ("google/a", ["google/a/x"], r"\(it holds neither\)"),
+    (
+        "a",
+        ["a/model_index.json"],
+        r"\(it holds neither; load_diffusers_pipeline reads the model of diffusers",
+    ),
+    (
+        "a",
+        ["a/config.json", "a/diffusion_pytorch_model.fp16.safetensors"],
+        r"\(it holds config.json alone; load_diffusers_unet reads the network of diffusers there\)",
+    ),
+    ("a", ["a/unet_ema/diffusion_pytorch_model.bin"], "neither; load_diffusers_unet reads the network"),
 ]
 
 

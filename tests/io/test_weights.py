@@ -2,9 +2,11 @@
 
 import copy
 import json
+import re
 import shutil
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -158,7 +160,11 @@ OWN = {
     "network": (loud, TypeError, f"Louder {AS_PARENT.format('Unet')}"),
     "compiled": (lambda: compiled("whole", loud()), TypeError, "Louder is a subclass of Unet"),
     "model": (other, TypeError, f"Other {AS_PARENT.format('GaussianDiffusion')}"),
-    "schedule": (own_schedule, ValueError, "schedule is not the 'cosine' one that its configuration"),
+    "schedule": (
+        own_schedule,
+        ValueError,
+        r"schedule is not the 'cosine' one that its configuration .* save the weights by safetensors",
+    ),
     "layer": (widened, ValueError, r"no longer the Unet .* last.weight has shape \(1, 8, 5, 5\)"),
 }
 
@@ -169,6 +175,16 @@ def test_what_would_be_loaded_as_something_else_is_not_saved(tmp_path, name):
     with pytest.raises(error, match=message):
         save_pretrained(make(), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_weights_of_ones_own_class_go_the_way_that_is_advised(tmp_path):
+    saved, loaded = loud(), loud(seed=1)
+    with pytest.raises(TypeError) as refused:
+        save_pretrained(saved, tmp_path)
+    words = re.findall(r"safetensors\.torch\.(\w+)\(model\.network, file\)", str(refused.value))
+    for function, ours in zip(words, (saved, loaded), strict=True):
+        getattr(safetensors.torch, function)(ours.network, tmp_path / "file")
+    assert torch.equal(weights(loaded), weights(saved))
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,12 @@ def published(folder, **options):
     return theirs
 
 
-@pytest.mark.parametrize("part", ["", "vae"])
-def test_codes_and_images_are_theirs(tmp_path, part):
-    theirs = published(tmp_path / part, scaling_factor=0.5, shift_factor=0.25)
-    ours = load_autoencoder(tmp_path)
+@pytest.mark.parametrize(("part", "word"), [("", "~/it"), ("vae", "~/it"), ("vae", "it")])
+def test_codes_and_images_are_theirs(tmp_path, monkeypatch, part, word):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    theirs = published(tmp_path / "it" / part, scaling_factor=0.5, shift_factor=0.25)
+    ours = load_autoencoder(word)
     x = randn(2, 3, 16, 16)
     with torch.no_grad():
         code = ours.encode(x)

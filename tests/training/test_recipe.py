@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm import MinSNR
+from ddpm import GaussianDiffusion, LatentDiffusion, MinSNR, NoiseSchedule, SmallAutoencoder
 from ddpm.cli import commands
 from ddpm.cli.run_config import RunConfig
 from ddpm.io.checkpoint import list_checkpoints
+from ddpm.io.files import sha256
 from ddpm.training.recipe import goes_on_by_command, how_to_resume, recipe
 from tests.runs import model, pictures, saved_files, spied, trained, trainer
 
@@ -78,6 +79,15 @@ def test_recipe_holds_all_arguments(of_folder, tmp_path):
     assert run_config.training_config.lr_warmup_steps == 2
 
 
+def test_images_in_the_home_folder_are_found_again(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = pictures(tmp_path / "photos", 9)
+    trained(tmp_path / "run", model(**COLOUR), "~/photos")
+    assert recipe(tmp_path / "run")["data"]["name_or_path"] == str(data)
+    trainer(tmp_path / "run", model(**COLOUR), data).resume()
+    assert not [said for said in recwarn if "other settings" in str(said.message)]
+
+
 def half_weight(schedule, t, objective):  # noqa: ARG001 (the interface of weightings)
     return torch.full_like(schedule.snr[t], 0.5)
 
@@ -88,6 +98,28 @@ def by_data_set(folder: Path, _) -> None:
 
 def by_network(folder: Path, _) -> None:
     spied(folder).train()
+
+
+class Other(GaussianDiffusion):
+    pass
+
+
+def by_subclass(folder: Path, images: Path) -> None:
+    ours = model(**COLOUR)
+    ours.__class__ = Other
+    trained(folder, ours, images)
+
+
+def by_codes(folder: Path, images: Path) -> None:
+    trained(
+        folder, LatentDiffusion(model(**COLOUR).network, SmallAutoencoder(3, 3, dim=4), image_size=8), images
+    )
+
+
+def by_schedule(folder: Path, images: Path) -> None:
+    ours = model(**COLOUR)
+    ours.schedule = NoiseSchedule(torch.linspace(1e-3, 0.5, 50))
+    trained(folder, ours, images)
 
 
 def by_weighting(folder: Path, images: Path) -> None:
@@ -120,8 +152,11 @@ def with_spoilt_words(folder: Path, images: Path) -> None:
         (
             by_network,
             ValueError,
-            r"trains a network of class Spy, so only the program that began it can go on",
+            r"trained with a network of class Spy, so only the program that began it can go on",
         ),
+        (by_subclass, ValueError, "trained with a model of class Other, so only the program that began it"),
+        (by_codes, ValueError, "trained with a model of class LatentDiffusion, so only the program that beg"),
+        (by_schedule, ValueError, "trained with a schedule of your own, so only the program that began it"),
         (by_weighting, ValueError, "has a loss weighting of its program's own, so only the program"),
         (
             by_folder_that_is_gone,
@@ -149,17 +184,17 @@ def test_recipe_passes_over_a_checkpoint_whose_words_are_spoilt(of_folder, tmp_p
 
 
 def test_a_run_of_an_earlier_version_goes_on_without_a_word(of_folder, tmp_path, monkeypatch, recwarn):
-    """They kept the folder's path as the program had it, which may be relative."""
+    """They kept the folder's path as the program had it, which may be relative, and no checksum of the schedule."""
     monkeypatch.chdir(tmp_path)
     of_folder("run", 2).train()
     for path in list_checkpoints(tmp_path / "run"):
-        config = json.loads((path / "config.json").read_text())
-        config["data"]["source"] = "some pictures"
-        (path / "config.json").write_text(json.dumps(config))
+        documents = {name: json.loads((path / name).read_text()) for name in ("config.json", "state.json")}
+        documents["config.json"]["data"]["source"] = "some pictures"
+        del documents["state.json"]["schedule"]
         sums = json.loads((path / "checksums.json").read_text())
-        from ddpm.io.files import sha256
-
-        sums["config.json"] = sha256((path / "config.json").read_bytes())
+        for name, document in documents.items():
+            (path / name).write_text(json.dumps(document))
+            sums[name] = sha256((path / name).read_bytes())
         (path / "checksums.json").write_text(json.dumps(sums))
     recwarn.clear()
     of_folder("run", 3).resume()

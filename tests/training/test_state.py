@@ -1,5 +1,6 @@
 """Runs that go on: bit for bit the same, and anything that would make them another is refused or said."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -13,7 +14,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import ddpm
-from ddpm import GaussianDiffusion, MinSNR, Unet
+from ddpm import GaussianDiffusion, MinSNR, NoiseSchedule, Unet
 from ddpm.io.checkpoint import list_checkpoints
 from ddpm.training.config import TrainingConfig
 from ddpm.training.metrics_logger import read_metrics
@@ -155,6 +156,23 @@ def test_a_clone_on_the_path_trains_without_being_installed(tmp_path, monkeypatc
 def test_load_refuses_another_model(half_weighted, other, message):
     with pytest.raises(ValueError, match=rf"another model: .*{message}"):
         trainer(half_weighted, model(**({"loss_weighting": half_weight} | other))).load()
+
+
+def scheduled(highest):
+    """A model with the schedule that its configuration names, or one of its own, up to this β."""
+    ours = model()
+    if highest is not None:
+        ours.schedule = NoiseSchedule(torch.linspace(1e-3, highest, 50))
+    return ours
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.3, 0.1), (0.3, None), (None, 0.3), (0.3, 0.3)])
+def test_load_refuses_another_schedule(tmp_path, before, now):
+    trained(tmp_path, scheduled(before), train_num_steps=1)
+    with (
+        contextlib.nullcontext() if before == now else pytest.raises(ValueError, match=r"schedule (had|was)")
+    ):
+        trainer(tmp_path, scheduled(now)).load()
 
 
 # What a run and its continuation may differ in without a word, and what makes them differ.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm.checks import check_flag, check_number, shown
-from ddpm.guidance import Guided, changed
+from ddpm.guidance import Guided
 from ddpm.prediction import Denoiser, Prediction
 from ddpm.tensor_checks import check_images, check_labels, check_t, check_tensor
 
@@ -57,7 +57,8 @@ class ClassifierGuidance(Guided):
             raise ValueError("classifier guidance leads towards a class: give labels, one per image")
         gradient = self._gradient(x_t, t, labels)
         own = self.ask(x_t, t, labels if self.conditional else None, x_self_cond)
-        return changed(x_t, own.x0 + self.scale * own.sigma**2 / own.signal * gradient, own, clip=clip_x0)
+        x0 = own.x0 + self.scale * own.sigma**2 / own.signal * gradient
+        return self.changed(x_t, x0, own, clip=clip_x0)
 
     def _gradient(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """∇ log p(y | x_t), shaped like `x_t`."""
@@ -134,4 +135,4 @@ class ReconstructionGuidance(Guided):
         factor = self.scale * own.signal * noise / (noise + own.signal**2 * self.variance)
         variance = None if own.log_variance is None else own.log_variance.detach()
         own = Prediction(own.noise.detach(), own.x0.detach(), own.signal, own.sigma, variance)
-        return changed(x_t, own.x0 - factor * gradient, own, clip=clip_x0)
+        return self.changed(x_t, own.x0 - factor * gradient, own, clip=clip_x0)

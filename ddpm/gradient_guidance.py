@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddpm.checks import check_flag, check_number, shown
 from ddpm.guidance import Guided
-from ddpm.prediction import Denoiser, Prediction
+from ddpm.prediction import Denoiser, Prediction, for_gradients, gradients
 from ddpm.tensor_checks import check_images, check_labels, check_t, check_tensor
 
 
@@ -62,14 +62,14 @@ class ClassifierGuidance(Guided):
 
     def _gradient(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """∇ log p(y | x_t), shaped like `x_t`."""
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            logits = self.classifier(x, t)
+        with gradients():
+            x = for_gradients(x_t).detach().requires_grad_()
+            logits = self.classifier(x, for_gradients(t))
             if logits.ndim != 2 or len(logits) != len(x):
                 raise ValueError(
                     f"the classifier must return shape ({len(x)}, K), but returned {tuple(logits.shape)}"
                 )
-            chosen = logits.log_softmax(1).gather(1, labels[:, None])
+            chosen = logits.log_softmax(1).gather(1, for_gradients(labels)[:, None])
             return torch.autograd.grad(chosen.sum(), x)[0]
 
 
@@ -126,10 +126,11 @@ class ReconstructionGuidance(Guided):
         given, wanted = tuple(self.value.shape), tuple(self.measure(x_t).shape)
         if given != wanted:
             raise ValueError(f"measure gives shape {wanted} for these images, but value has shape {given}")
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            own = self.ask(x, t, labels, x_self_cond)
-            misfit = (self.value - self.measure(own.x0)).square().sum() / 2
+        with gradients():
+            x, *told = map(for_gradients, (x_t, t, labels, x_self_cond))
+            x = x.detach().requires_grad_()
+            own = self.ask(x, *told)
+            misfit = (for_gradients(self.value) - self.measure(own.x0)).square().sum() / 2
             gradient = torch.autograd.grad(misfit, x)[0]
         noise = own.sigma**2
         factor = self.scale * own.signal * noise / (noise + own.signal**2 * self.variance)

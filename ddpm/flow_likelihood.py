@@ -88,7 +88,7 @@ def flow_log_density(
         ValueError: if shapes or types are wrong, or a number is out of range.
     """
     check_denoiser(diffusion)
-    check_generator(generator)
+    check_generator(generator, single=True)
     check_images("x_1", x_1)
     labels, timesteps = for_gradients(check_labels(labels, x_1)), diffusion.schedule.timesteps
     steps = check_whole("steps", steps, highest=timesteps - 1)
@@ -188,7 +188,7 @@ def flow_bits_per_dim(
         ValueError: as there, or if a pixel is no 8-bit grey level in [-1, 1].
     """
     check_denoiser(diffusion)
-    check_generator(generator)
+    check_generator(generator, single=True)
     check_images("x0", x0, device=diffusion.schedule.beta.device)
     check_8bit("x0", x0)
     labels, schedule = check_labels(labels, x0), diffusion.schedule

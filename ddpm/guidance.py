@@ -46,6 +46,12 @@ def guided(diffusion: Denoiser, guidance: Guidance | None) -> Denoiser:
     """The model as `guidance` has it: the model itself for None, classifier-free guidance for a number."""
     if guidance is None:
         return diffusion
+    if isinstance(guidance, Guided):
+        raise TypeError(
+            "guidance must be a scale, such as 2.0, or make a guided model of a model, such as"
+            f" functools.partial(ClassifierFreeGuidance, scale=2.0), but got a {type(guidance).__name__}, which is a"
+            " model already: samplers take it in place of the model, ddim(guided, x, 50)"
+        )
     if not callable(guidance):
         return ClassifierFreeGuidance(diffusion, guidance)
     model = guidance(diffusion)

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from ddpm import (
+    EDM,
     P2,
+    ClassifierFreeGuidance,
     EmpiricalOracle,
     GaussianDiffusion,
     GaussianMixtureOracle,
@@ -20,6 +22,8 @@ from ddpm import (
     ddim,
     dpm_solver_pp,
     encode,
+    flow_bits_per_dim,
+    flow_log_density,
     heun,
     load_diffusers_unet,
     load_pretrained,
@@ -49,6 +53,7 @@ FREE = GaussianDiffusion(
 SCHEDULE = NoiseSchedule([0.1, 0.2])
 ORACLE = EmpiricalOracle(SCHEDULE, X)
 MIXTURE = {"means": [[0.0], [1.0]], "covariances": [0.1, 0.1]}
+EACH = [torch.Generator(), torch.Generator()]
 
 TYPE_ERRORS = [
     (lambda: PLAIN(ARRAY), r"images must be a tensor, but got numpy.ndarray of float32 and shape"),
@@ -96,6 +101,28 @@ TYPE_ERRORS = [
     (lambda: PLAIN.interpolate(X, X, generator=7), "generator must be a torch.Generator, but got 7"),
     (lambda: vlb_terms(PLAIN, X + 1, generator=7), "generator must be a torch.Generator, but got 7"),
     (lambda: stratified_timesteps(2, 5, generator=7), "generator must be a torch.Generator"),
+    *(
+        (call, "a torch.Generator, but got .*; only samplers take one for each image")
+        for call in (
+            lambda: PLAIN.loss(X, generator=EACH),
+            lambda: vlb_terms(PLAIN, X + 1, generator=EACH),
+            lambda: flow_log_density(PLAIN, X, 3, probes=1, generator=EACH),
+            lambda: flow_bits_per_dim(PLAIN, X + 1, 3, probes=1, generator=EACH),
+            lambda: stratified_timesteps(2, 5, generator=EACH),
+            lambda: GaussianMixtureOracle(SCHEDULE, **MIXTURE).sample_data(2, EACH),
+        )
+    ),
+    *(
+        (
+            lambda kind=kind: diffusion_of(loss_weighting=kind),
+            r"a weighting such as MinSNR\(\), but got <class",
+        )
+        for kind in (EDM, MinSNR, P2)
+    ),
+    (
+        lambda: FREE.sample(2, labels=[0, 1], guidance=ClassifierFreeGuidance(FREE, 2.0)),
+        "guidance must be a scale, such as 2.0, .* but got a ClassifierFreeGuidance, which is a model already",
+    ),
     (lambda: next(ddim(PLAIN, X, "50")), "the timesteps must be whole numbers that fall strictly"),
     (lambda: next(ddim(PLAIN, X, np.array([50.0, 0.5, 0]))), "must be whole numbers that fall"),
     (lambda: NoiseSchedule(["a"]), r"betas must be numbers, as a tensor, an array or a list"),

@@ -202,16 +202,15 @@ def check_call(network: Any) -> None:
         ) from error
 
 
-def check_generator(generator: Any) -> None:
-    """Refuse a source of noise that is none, such as a seed, or one of NumPy."""
+def check_generator(generator: Any, *, single: bool = False) -> None:
+    """Refuse a source of noise that is none, such as a seed, or one of NumPy, or, where a `single` one is due, many."""
     if generator is None:
         return
     import torch
 
     many = isinstance(generator, Sequence) and not isinstance(generator, str)
-    for one in generator if many else [generator]:
+    for one in generator if many and not single else [generator]:
         if not isinstance(one, torch.Generator):
-            raise TypeError(
-                f"generator must be a torch.Generator, but got {shown(one)}; of a seed that is"
-                " torch.Generator().manual_seed(seed)"
-            )
+            advice = "of a seed that is torch.Generator().manual_seed(seed)"
+            advice = "only samplers take one for each image" if many and single else advice
+            raise TypeError(f"generator must be a torch.Generator, but got {shown(one)}; {advice}")

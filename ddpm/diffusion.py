@@ -69,7 +69,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
             network: any module that meets the network contract (see `ddpm`).
             image_size: height and width in pixels; one number for square images.
             timesteps: T, the number of noise levels.
-            sampling_timesteps: default number of steps of `sample`; None means T.
+            sampling_timesteps: default number of steps of `sample`, but for "ancestral", which takes T; None means T.
             loss_type: "l2" (the paper's) or "l1".
             objective: "pred_noise" (the paper's), "pred_x0", "pred_v" or "pred_flow", ε − x_0. The last one is flow
                 matching, with the time that the `beta_schedule` "flow" makes uniform.
@@ -90,7 +90,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
             raise TypeError(f"network must be a torch.nn.Module, such as Unet(64), but got {network!r}")
         check_choice("objective", objective, get_args(Objective))
         check_choice("loss_type", loss_type, get_args(LossType))
-        if loss_weighting is not None and not callable(loss_weighting):
+        if loss_weighting is not None and (isinstance(loss_weighting, type) or not callable(loss_weighting)):
             raise TypeError(
                 "loss_weighting must be None or a weighting such as MinSNR(), but got"
                 f" {loss_weighting!r}; weighting_from_config builds one from a configuration"

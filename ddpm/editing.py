@@ -156,7 +156,7 @@ def inpaint(
     Args:
         diffusion: the model.
         x: the pictures; what they hold elsewhere does not matter.
-        known: bool, of shape (H, W) or (B, C, H, W), with 1 in place of B or C for all.
+        known: bool, a tensor, an array or lists, of shape (H, W) or (B, C, H, W), with 1 in place of B or C for all.
         resamplings: how often each step is taken; 1 is replacement alone.
         clip_x0: whether predictions are clipped to [-1, 1], for data that lie there.
         labels: their classes.

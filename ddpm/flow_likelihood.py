@@ -22,7 +22,7 @@ from ddpm.checks import check_denoiser, check_generator, check_whole
 from ddpm.flows import Path, Place, named_path
 from ddpm.grids import Spacing, timestep_grid
 from ddpm.likelihood import Estimate, decoder_term
-from ddpm.prediction import Denoiser, evaluating, full_timesteps
+from ddpm.prediction import Denoiser, evaluating, for_gradients, full_timesteps, gradients
 from ddpm.randomness import randint, randn_like
 from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, checked, variance_rule
 from ddpm.tensor_checks import check_8bit, check_images, check_labels
@@ -54,6 +54,8 @@ class FlowDensity:
         return -self.log_density / self.dimensions
 
 
+@torch.inference_mode(mode=False)
+@torch.no_grad()
 def flow_log_density(
     diffusion: Denoiser,
     x_1: Tensor,
@@ -86,9 +88,9 @@ def flow_log_density(
         ValueError: if shapes or types are wrong, or a number is out of range.
     """
     check_denoiser(diffusion)
-    check_generator(generator)
+    check_generator(generator, single=True)
     check_images("x_1", x_1)
-    labels, timesteps = check_labels(labels, x_1), diffusion.schedule.timesteps
+    labels, timesteps = for_gradients(check_labels(labels, x_1)), diffusion.schedule.timesteps
     steps = check_whole("steps", steps, highest=timesteps - 1)
     probes = None if probes is None else check_whole("probes", probes)
     own = named_path(path)
@@ -135,7 +137,7 @@ def _flow(
     """The velocity of a model on a path, with its divergence."""
 
     def flow(z: Tensor, place: Place, t: int) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
+        with gradients():
             z = z.detach().requires_grad_()
             x = (z / place.scale).to(kind)
             velocity = place.velocity(diffusion.predict(x, full_timesteps(t, z), labels))
@@ -186,7 +188,7 @@ def flow_bits_per_dim(
         ValueError: as there, or if a pixel is no 8-bit grey level in [-1, 1].
     """
     check_denoiser(diffusion)
-    check_generator(generator)
+    check_generator(generator, single=True)
     check_images("x0", x0, device=diffusion.schedule.beta.device)
     check_8bit("x0", x0)
     labels, schedule = check_labels(labels, x0), diffusion.schedule

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ddpm.checks import check_flag, check_number, shown
-from ddpm.guidance import Guided, changed
-from ddpm.prediction import Denoiser, Prediction
+from ddpm.guidance import Guided
+from ddpm.prediction import Denoiser, Prediction, for_gradients, gradients
 from ddpm.tensor_checks import check_images, check_labels, check_t, check_tensor
 
 
@@ -57,18 +57,19 @@ class ClassifierGuidance(Guided):
             raise ValueError("classifier guidance leads towards a class: give labels, one per image")
         gradient = self._gradient(x_t, t, labels)
         own = self.ask(x_t, t, labels if self.conditional else None, x_self_cond)
-        return changed(x_t, own.x0 + self.scale * own.sigma**2 / own.signal * gradient, own, clip=clip_x0)
+        x0 = own.x0 + self.scale * own.sigma**2 / own.signal * gradient
+        return self.changed(x_t, x0, own, clip=clip_x0)
 
     def _gradient(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """∇ log p(y | x_t), shaped like `x_t`."""
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            logits = self.classifier(x, t)
+        with gradients():
+            x = for_gradients(x_t).detach().requires_grad_()
+            logits = self.classifier(x, for_gradients(t))
             if logits.ndim != 2 or len(logits) != len(x):
                 raise ValueError(
                     f"the classifier must return shape ({len(x)}, K), but returned {tuple(logits.shape)}"
                 )
-            chosen = logits.log_softmax(1).gather(1, labels[:, None])
+            chosen = logits.log_softmax(1).gather(1, for_gradients(labels)[:, None])
             return torch.autograd.grad(chosen.sum(), x)[0]
 
 
@@ -125,13 +126,14 @@ class ReconstructionGuidance(Guided):
         given, wanted = tuple(self.value.shape), tuple(self.measure(x_t).shape)
         if given != wanted:
             raise ValueError(f"measure gives shape {wanted} for these images, but value has shape {given}")
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            own = self.ask(x, t, labels, x_self_cond)
-            misfit = (self.value - self.measure(own.x0)).square().sum() / 2
+        with gradients():
+            x, *told = map(for_gradients, (x_t, t, labels, x_self_cond))
+            x = x.detach().requires_grad_()
+            own = self.ask(x, *told)
+            misfit = (for_gradients(self.value) - self.measure(own.x0)).square().sum() / 2
             gradient = torch.autograd.grad(misfit, x)[0]
         noise = own.sigma**2
         factor = self.scale * own.signal * noise / (noise + own.signal**2 * self.variance)
         variance = None if own.log_variance is None else own.log_variance.detach()
         own = Prediction(own.noise.detach(), own.x0.detach(), own.signal, own.sigma, variance)
-        return changed(x_t, own.x0 - factor * gradient, own, clip=clip_x0)
+        return self.changed(x_t, own.x0 - factor * gradient, own, clip=clip_x0)

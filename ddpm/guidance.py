@@ -17,7 +17,6 @@ x_0, v and the score are affine functions of each other, and w and 1 − w sum t
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -47,17 +46,17 @@ def guided(diffusion: Denoiser, guidance: Guidance | None) -> Denoiser:
     """The model as `guidance` has it: the model itself for None, classifier-free guidance for a number."""
     if guidance is None:
         return diffusion
+    if isinstance(guidance, Guided):
+        raise TypeError(
+            "guidance must be a scale, such as 2.0, or make a guided model of a model, such as"
+            f" functools.partial(ClassifierFreeGuidance, scale=2.0), but got a {type(guidance).__name__}, which is a"
+            " model already: samplers take it in place of the model, ddim(guided, x, 50)"
+        )
     if not callable(guidance):
         return ClassifierFreeGuidance(diffusion, guidance)
     model = guidance(diffusion)
     check_denoiser(model)
     return model
-
-
-def changed(x_t: Tensor, x0: Tensor, own: Prediction, *, clip: bool) -> Prediction:
-    """The model's own prediction with another x_0, clipped if asked, and the noise that goes with it."""
-    prediction = Prediction.from_x0(x_t, clipped(x0) if clip else x0, own.signal, own.sigma)
-    return replace(prediction, log_variance=own.log_variance)
 
 
 class Guided(nn.Module):
@@ -87,6 +86,16 @@ class Guided(nn.Module):
     def null_label(self) -> int | None:
         """The label that stands for none."""
         return getattr(self.diffusion, "null_label", None)
+
+    @property
+    def clips_x0(self) -> bool:
+        """Whether x_0 lies in [-1, 1]: codes of a latent model do not."""
+        return bool(getattr(self.diffusion, "clips_x0", True))
+
+    def changed(self, x_t: Tensor, x0: Tensor, own: Prediction, *, clip: bool) -> Prediction:
+        """The model's own prediction with another x_0, clipped if asked, and the noise that goes with it."""
+        x0 = clipped(x0) if clip and self.clips_x0 else x0
+        return Prediction.from_x0(x_t, x0, own.signal, own.sigma, own.log_variance)
 
     def ask(
         self, x_t: Tensor, t: Tensor, labels: Tensor | None, x_self_cond: Tensor | None, *, clip: bool = False
@@ -165,7 +174,7 @@ class ClassifierFreeGuidance(Guided):
         x0 = free.x0 + self.scale * (conditional.x0 - free.x0)
         x0 = self._rescaled(x_t, x0, conditional) if self.rescale else x0
         x0 = x0 if inside is None else torch.where(inside.view(-1, 1, 1, 1), x0, conditional.x0)
-        return changed(x_t, x0, conditional, clip=clip_x0)
+        return self.changed(x_t, x0, conditional, clip=clip_x0)
 
     def _both(
         self, x_t: Tensor, t: Tensor, labels: Tensor, x_self_cond: Tensor | None

@@ -1,10 +1,12 @@
 """Latent diffusion: the same chain, in the code of a frozen autoencoder (Rombach et al. 2022)."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ddpm.buffers import HALVES, KeepsPrecision
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.prediction import evaluating
 from ddpm.scales import to_image_scale, to_model_scale
@@ -26,7 +28,10 @@ class Autoencoder(Protocol):
 
 
 class _Frozen(nn.Module):
-    """An autoencoder that nothing changes: without gradients, in evaluation mode, and one for all copies of a model."""
+    """An autoencoder that nothing changes: without gradients, in evaluation mode, and one for all copies of a model.
+
+    So it is not rounded either when one of these copies is.
+    """
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -36,12 +41,21 @@ class _Frozen(nn.Module):
         """Stay in evaluation mode."""
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """What `.to`, `.half`, `.cuda` and their like come down to."""
+
+        def kept(x: Tensor) -> Tensor:
+            moved = fn(x)
+            return x.to(moved.device) if moved.dtype in HALVES else moved
+
+        return super()._apply(kept, recurse)
+
     def __deepcopy__(self, memo: object) -> "_Frozen":
         """Itself: the averages of a run need no second one."""
         return self
 
 
-class LatentDiffusion(GaussianDiffusion):
+class LatentDiffusion(KeepsPrecision, GaussianDiffusion):
     """A diffusion model of codes: images at the door, (E(x) − m)/s as x_0 inside (eq:latent-scale).
 
     Everything is as in `GaussianDiffusion`, and a `Trainer` takes it, but for three things. What is called x here has
@@ -50,7 +64,8 @@ class LatentDiffusion(GaussianDiffusion):
 
     Attributes:
         autoencoder: frozen, and kept in no file of the model: whoever builds it, or loads it by
-            `load_pretrained(…, autoencoder=…)`, brings it. Deep copies share it.
+            `load_pretrained(…, autoencoder=…)`, brings it. It may be of any floating-point type, and `.half()` and the
+            like do not round it. Deep copies share it.
         latent_mean, latent_deviation: m and s, shape (c, 1, 1) or (1, 1, 1).
         x_shape: (c, h, w) of a code.
     """
@@ -92,7 +107,7 @@ class LatentDiffusion(GaussianDiffusion):
         # From here on these are what images have: data are prepared by them.
         self.channels = int(autoencoder.channels)
         with torch.no_grad():
-            code = autoencoder.encode(torch.zeros(1, *self.image_shape, device=_device_of(autoencoder)))
+            code = _asked(autoencoder, "encode", torch.zeros(1, *self.image_shape))
         if code.ndim != 4 or code.shape[1] != codes:
             raise ValueError(
                 f"the autoencoder makes codes of shape {tuple(code.shape[1:])} of images of {self.image_shape}, but the"
@@ -123,12 +138,14 @@ class LatentDiffusion(GaussianDiffusion):
     @torch.no_grad()
     def to_x0(self, images: Tensor) -> Tensor:
         """Images in [0, 1] → codes of mean 0 and deviation 1, (B, c, h, w) (eq:latent-scale)."""
-        return (self.autoencoder.encode(to_model_scale(images)) - self.latent_mean) / self.latent_deviation
+        codes = _asked(self.autoencoder, "encode", to_model_scale(images))
+        return (codes - self.latent_mean) / self.latent_deviation
 
     @torch.no_grad()
     def to_images(self, x: Tensor) -> Tensor:
         """The way back: codes → images in [0, 1]."""
-        return to_image_scale(self.autoencoder.decode(x * self.latent_deviation + self.latent_mean))
+        codes = x * self.latent_deviation + self.latent_mean
+        return to_image_scale(_asked(self.autoencoder, "decode", codes))
 
 
 @torch.no_grad()
@@ -144,7 +161,7 @@ def latent_scale(autoencoder: Autoencoder, images: Tensor) -> tuple[Tensor, Tens
     check_images("images", images)
     check_within("images", images, 0, 1, "as they are at the door of a model")
     with evaluating(autoencoder):
-        codes = autoencoder.encode(to_model_scale(images))
+        codes = _asked(autoencoder, "encode", to_model_scale(images))
     mean, deviation = (part.view(-1, 1, 1) for part in (codes.mean((0, 2, 3)), codes.std((0, 2, 3))))
     if not (deviation > 0).all():
         raise ValueError(
@@ -175,6 +192,6 @@ def _per_channel(name: str, value: Tensor | float, channels: int) -> Tensor:
     return table.reshape(-1, 1, 1)
 
 
-def _device_of(module: Any) -> torch.device:
-    """Where a module's weights are; the CPU for one without."""
-    return next((weight.device for weight in module.parameters()), torch.device("cpu"))
+def _asked(autoencoder: Any, direction: Literal["encode", "decode"], x: Tensor) -> Tensor:
+    """What an autoencoder makes of x, in the type and on the device of x, whatever its own are."""
+    return getattr(autoencoder, direction)(x.to(next(autoencoder.parameters(), x))).to(x)

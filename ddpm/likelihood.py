@@ -150,7 +150,7 @@ def vlb_terms(
             of the clipped predictions.
     """
     check_denoiser(diffusion)
-    check_generator(generator)
+    check_generator(generator, single=True)
     _check_data(x0, decoder, clip_x0=clip_x0)
     labels, batch_size = check_labels(labels, x0), check_whole("batch_size", batch_size)
     if timesteps_per_image is not None:

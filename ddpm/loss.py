@@ -14,7 +14,7 @@ from ddpm.prediction import Objective, Prediction, training_target, x0_from_outp
 from ddpm.randomness import rand, randint, randn
 from ddpm.schedule import NoiseSchedule
 from ddpm.tensor_checks import check_images, check_labels, check_mask, check_t
-from ddpm.weighting import Weighting
+from ddpm.weighting import Weighting, weights
 
 LossType = Literal["l1", "l2"]
 # Called as the model's own network is: its compiled or distributed form.
@@ -81,7 +81,7 @@ class TrainingLoss:
                 Salimans 2022, algorithm 1). None hides each with that probability in training mode, and no other time.
         """
         check_images("x0", x0, device=self.schedule.beta.device)
-        check_generator(generator)
+        check_generator(generator, single=True)
         labels = check_labels(labels, x0)
         if t is None:
             t = randint(1, self.schedule.timesteps + 1, len(x0), generator, x0.device)
@@ -163,4 +163,4 @@ def simple_loss(
     # Autocast may have left the output in half precision.
     dtype = torch.promote_types(target.dtype, torch.float32)
     per_image = distance(output.to(dtype), target.to(dtype), reduction="none").flatten(1).mean(1)
-    return per_image if weighting is None else weighting(schedule, t, objective) * per_image
+    return weights(weighting, schedule, t, objective) * per_image

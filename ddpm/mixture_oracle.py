@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpm import gaussians
-from ddpm.checks import check_number, check_whole, check_wholes, plain_numbers
+from ddpm.checks import check_generator, check_number, check_whole, check_wholes, plain_numbers
 from ddpm.oracle import Oracle
 from ddpm.prediction import full_timesteps
 from ddpm.randomness import randn_like
@@ -197,6 +197,7 @@ class GaussianMixtureOracle(Oracle):
 
 def choose(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
     """One row per column, drawn with the probabilities in it: (K, B) → (B,)."""
+    check_generator(generator, single=True)
     components, count = probabilities.shape
     where = probabilities.device if generator is None else generator.device
     # float64 also for float32 probabilities: a coarser grid would never draw a rare component.

@@ -7,7 +7,7 @@ With `signal` = √ᾱ_t and `sigma` = √(1 − ᾱ_t), both (B, 1, 1, 1), each
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -158,6 +158,18 @@ def evaluating(denoiser: object) -> Iterator[None]:
         if isinstance(denoiser, nn.Module):
             denoiser.eval()
         yield
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Gradients, where the caller has switched them off, be it by inference mode."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+def for_gradients(x: Any) -> Any:
+    """A copy of a tensor of inference mode, which `gradients` refuses; anything else as it is."""
+    return x.clone() if isinstance(x, Tensor) and x.is_inference() else x
 
 
 def full_timesteps(t: int, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ddpm.checks import check_choice
-from ddpm.prediction import Denoiser, Prediction
+from ddpm.prediction import Denoiser, Prediction, for_gradients, gradients
 from ddpm.randomness import Generators, randn_like
 from ddpm.schedule import NoiseSchedule
 from ddpm.tensor_checks import as_table, check_log_variance
@@ -154,9 +154,9 @@ class OptimalVariance:
 
     def _slope(self, x_t: Tensor, t: Tensor) -> Tensor:
         """∂E[x_0 | x_t]/∂x_t of every pixel by itself: the diagonal of the Jacobian, shaped like `x_t`."""
-        with torch.enable_grad():
-            x_t = x_t.detach().requires_grad_()
-            x0 = self.diffusion.predict(x_t, t).x0.flatten(1)
+        with gradients():
+            x_t = for_gradients(x_t).detach().requires_grad_()
+            x0 = self.diffusion.predict(x_t, for_gradients(t)).x0.flatten(1)
             columns = [
                 torch.autograd.grad(x0[:, pixel].sum(), x_t, retain_graph=True)[0].flatten(1)[:, pixel]
                 for pixel in range(x0.shape[1])

@@ -5,7 +5,8 @@ them, and so does an exact denoiser. Each sampler starts at x_T, standard normal
 one `State` per step, so that a notebook can watch the picture form; the last one holds the finished image in [-1, 1].
 `labels` are classes, shape (B,), for a model that takes them. `clip_x0` clips the predicted x_0 to [-1, 1], and derives
 the noise from it; turn it off for data of another range. `generator` is the source of the noise: one for the batch or
-one per image; `heun` and `dpm_solver_pp` add none.
+one per image; `heun` and `dpm_solver_pp` add none. Samplers leave dropout on in training mode: call `.eval()`
+before, as `sample` does for you.
 
 But for `ancestral`, which takes all timesteps, `steps` is their number S, in 1 … T, on the grid of `timestep_grid` that
 `spacing` names, or a grid of your own, which falls strictly from T to 0. One step is one network call; for `heun` it is

@@ -121,7 +121,7 @@ def check_finite(images: Tensor) -> Tensor:
     return images
 
 
-def _per_image(name: str, values: Any, wanted: str) -> Tensor:
+def _as_tensor(name: str, values: Any, wanted: str) -> Tensor:
     """A tensor as it is, a list or an array as a tensor, and nothing else."""
     if isinstance(values, torch.Tensor):
         return values
@@ -137,7 +137,7 @@ def _per_image(name: str, values: Any, wanted: str) -> Tensor:
 
 def _whole_per_image(name: str, values: Any, x: Tensor, wanted: str) -> Tensor:
     """One whole number per image, on the device where they were given."""
-    values = _per_image(name, values, wanted)
+    values = _as_tensor(name, values, wanted)
     whole = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
     if values.shape != (len(x),) or not whole:
         raise ValueError(
@@ -169,7 +169,7 @@ def check_labels(labels: Any, x: Tensor) -> Tensor | None:
 
 def check_mask(name: str, mask: Any, x: Tensor) -> Tensor:
     """One truth value per image on the device of x, out of a tensor, a list or an array."""
-    mask = _per_image(name, mask, f"a tensor with one truth value per image, bool of shape ({len(x)},)")
+    mask = _as_tensor(name, mask, f"a tensor with one truth value per image, bool of shape ({len(x)},)")
     if mask.shape != (len(x),) or mask.dtype != torch.bool:
         raise ValueError(
             f"{name} must hold one truth value per image, bool of shape ({len(x)},), but got {mask.dtype} of shape"
@@ -179,12 +179,16 @@ def check_mask(name: str, mask: Any, x: Tensor) -> Tensor:
 
 
 def check_known_pixels(name: str, known: Any, x: Tensor) -> Tensor:
-    """Which pixels are known, shaped like x and on its device, out of a bool tensor that broadcasts to it."""
-    check_tensor(name, known)
+    """Which pixels are known, shaped like x and on its device, out of what broadcasts to it, in bool."""
+    known = _as_tensor(name, known, f"bool of shape {tuple(x.shape[-2:])} or {tuple(x.shape)}")
     sides = zip(reversed(known.shape), reversed(x.shape), strict=False)
     fits = known.ndim in (2, 3, 4) and all(given in (1, wanted) for given, wanted in sides)
-    if known.dtype != torch.bool or not fits or known.shape[-2:] != x.shape[-2:]:
+    # Of three dimensions the first may be meant for pictures or for channels.
+    unclear = known.ndim == 3 and len(known) != 1
+    if known.dtype != torch.bool or not fits or known.shape[-2:] != x.shape[-2:] or unclear:
         advice = "" if known.dtype == torch.bool else f"; of numbers 0 and 1 that is {name} > 0.5"
+        if unclear:
+            advice += f"; one for each picture is {name}[:, None], one for each channel {name}[None]"
         raise ValueError(
             f"{name} must say of every pixel whether it is known, bool of shape {tuple(x.shape[-2:])} or"
             f" {tuple(x.shape)}, but got {known.dtype} of shape {tuple(known.shape)}{advice}"

@@ -83,6 +83,25 @@ class EDM:
         return wanted / (noise_level_density(schedule)[t] * output_error(objective, snr))
 
 
+def weights(
+    weighting: Weighting | None, schedule: NoiseSchedule, t: Tensor, objective: Objective
+) -> Tensor | float:
+    """w(t) of each image, shape (B,), or 1 for None.
+
+    Raises:
+        ValueError: if a weighting of one's own returns another shape, which would mix the images with each other.
+    """
+    if weighting is None:
+        return 1.0
+    weight = weighting(schedule, t, objective)
+    shape = tuple(getattr(weight, "shape", ()))
+    if shape not in (tuple(t.shape), ()):
+        raise ValueError(
+            f"loss_weighting must return one weight per image, shape {tuple(t.shape)}, but returned {shape}; flatten it"
+        )
+    return weight
+
+
 def noise_level_density(schedule: NoiseSchedule) -> Tensor:
     """p(λ_t) = 1 / (T |dλ/dt|) for t drawn uniformly, shape (T+1,) (eq:noise-level-weight); NaN at t = 0.
 
@@ -104,7 +123,7 @@ def noise_level_weight(
     """
     t = torch.arange(1, schedule.timesteps + 1, device=schedule.snr.device)
     snr = schedule.snr[1:]
-    weight = torch.ones_like(snr) if weighting is None else weighting(schedule, t, objective)
+    weight = weights(weighting, schedule, t, objective)
     return 2 * noise_level_density(schedule)[1:] * weight * output_error(objective, snr) / snr
 
 
@@ -154,7 +173,7 @@ def stratified_timesteps(
     (count,), int64. `shift` is the common shift u in [0, 1), drawn from `generator` if not given.
     """
     count, timesteps = check_whole("count", count), check_whole("timesteps", timesteps)
-    check_generator(generator)
+    check_generator(generator, single=True)
     drawn = torch.rand((), generator=generator, dtype=torch.float64) if shift is None else shift
     shift = plain_number(drawn)
     if shift is None or not 0 <= shift < 1:

@@ -187,6 +187,17 @@ def test_editing_takes_a_guided_model():
     assert {len(batch) for batch in diffusion.network.labels} == {6}
 
 
+@pytest.mark.parametrize(
+    "known", [KNOWN.numpy(), KNOWN.flip(1).numpy()[:, ::-1], KNOWN.tolist(), [KNOWN.tolist()], KNOWN[None]]
+)
+def test_known_pixels_may_be_an_array_or_lists(known):
+    got, expected = (
+        editing.inpaint(diffusion_of(timesteps=5), X1.clamp(-1, 1), mask, generator=seeded(2))
+        for mask in (known, KNOWN)
+    )
+    assert torch.equal(got, expected)
+
+
 REFUSED = diffusion_of(timesteps=20)
 T_OF_20 = "t must be a whole number in 1 … 20, but got"
 
@@ -198,6 +209,12 @@ T_OF_20 = "t must be a whole number in 1 … 20, but got"
         (editing.inpaint, (X1, KNOWN[:3]), r"bool of shape \(4, 4\) or \(3, 1, 4, 4\), but got"),
         (editing.inpaint, (X1, KNOWN[:, :1]), r"but got torch\.bool of shape \(4, 1\)"),
         (editing.inpaint, (X1, KNOWN.expand(2, 1, 4, 4)), r"of shape \(2, 1, 4, 4\)"),
+        # As many pictures as channels: the mask may be meant for either.
+        (
+            editing.inpaint,
+            (X1.expand(3, 3, 4, 4), KNOWN.expand(3, 4, 4)),
+            r"for each picture is known\[:, None\], one for each channel known\[None\]$",
+        ),
         (editing.inpaint, (X1, KNOWN[0]), r"of shape \(4,\)"),
         (editing.inpaint, (X1, KNOWN.expand(1, 3, 1, 4, 4)), "known must say"),
         (editing.inpaint, (X1 + 2, KNOWN), r"known pixels of x must lie in \[-1, 1\]"),

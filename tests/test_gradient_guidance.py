@@ -8,16 +8,30 @@ from torch import nn
 
 from ddpm import (
     ClassifierGuidance,
+    GaussianDiffusion,
     GaussianMixtureOracle,
     NoiseSchedule,
     ReconstructionGuidance,
+    Unet,
     ancestral,
     ddim,
     dpm_solver_pp,
+    flow_log_density,
     heun,
 )
 from ddpm.prediction import full_timesteps
-from tests.networks import Classed, GaussianDenoiser, Pointwise, diffusion_of, randn, schedule_64, seeded
+from ddpm.reverse_process import OptimalVariance
+from tests.networks import (
+    SMALL_UNET,
+    Classed,
+    GaussianDenoiser,
+    Pointwise,
+    diffusion_of,
+    drawn,
+    randn,
+    schedule_64,
+    seeded,
+)
 
 DOUBLE = torch.float64
 SCHEDULE = schedule_64("cosine", 40)
@@ -110,6 +124,34 @@ def test_every_sampler_takes_a_classifier_and_a_measurement(name, network):
     assert {*classifier.modes} == {False}
     assert diffusion.training
     assert classifier.training
+
+
+# Inference mode
+
+UNET = drawn(Unet(**SMALL_UNET, num_classes=3, self_condition=True, learned_variance=True), 0.1)
+SMALL = GaussianDiffusion(UNET, image_size=4, timesteps=20, sampling_timesteps=3)
+CHOSEN, CLASSIFIER, HALF = {"labels": torch.tensor([0, 2])}, NoisyClassifier(), torch.zeros(2, 1, 4, 2)
+GUIDES = {
+    "classifier": partial(ClassifierGuidance, classifier=CLASSIFIER, conditional=True),
+    "measurement": partial(ReconstructionGuidance, measure=lambda x: x[..., :2], value=HALF),
+}
+NEED_GRADIENTS = {
+    **{
+        name: lambda guide=guide: SMALL.sample(2, **CHOSEN, seeds=[1, 2], guidance=guide)
+        for name, guide in GUIDES.items()
+    },
+    "density": lambda: flow_log_density(SMALL, randn(2, 1, 4, 4), 3, **CHOSEN).log_density,
+    "variance": lambda: OptimalVariance(ORACLE)(X[:2] + 0, torch.tensor([1, 9]), None),
+}
+
+
+@pytest.mark.parametrize("name", NEED_GRADIENTS)
+def test_what_needs_gradients_has_them_in_inference_mode(name):
+    expected = NEED_GRADIENTS[name]()
+    with torch.inference_mode():
+        found = NEED_GRADIENTS[name]()
+        assert torch.equal(found, expected)
+        assert not found.requires_grad
 
 
 # A measurement of a Gaussian

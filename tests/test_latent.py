@@ -1,6 +1,7 @@
 """Latent diffusion: with autoencoders that lose nothing, so that every answer is known."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -8,7 +9,17 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from ddpm import GaussianDiffusion, LatentDiffusion, SmallAutoencoder, Unet, latent_scale, load_pretrained
+from ddpm import (
+    ClassifierFreeGuidance,
+    ClassifierGuidance,
+    GaussianDiffusion,
+    LatentDiffusion,
+    ReconstructionGuidance,
+    SmallAutoencoder,
+    Unet,
+    latent_scale,
+    load_pretrained,
+)
 from ddpm.io.checkpoint import list_checkpoints, read_checkpoint
 from ddpm.samplers import ddim
 from tests import runs
@@ -124,6 +135,59 @@ def test_guidance_does_not_clip_either():
     images = ours.sample(2, 5, labels=torch.tensor([0, 1]), guidance=3.0, generator=seeded(0))
     x = ours.to_x0(images)
     assert x.abs().max() > 1.5
+
+
+GUIDED = {
+    "classifier-free": lambda model: ClassifierFreeGuidance(model, 2.0),
+    "classifier": lambda model: ClassifierGuidance(model, lambda x, t: x.flatten(1)[:, :3] / t[:, None]),
+    "reconstruction": lambda model: ReconstructionGuidance(
+        model, lambda x: x[:, :1], torch.zeros(2, 1, 4, 4)
+    ),
+    "twice": lambda model: ClassifierFreeGuidance(ClassifierFreeGuidance(model, 2.0), 1.5),
+}
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guided_codes_are_not_clipped_where_a_sampler_would(name):
+    ours = latent()
+    ours.network = unet(4, num_classes=3, label_dropout=0.5)
+    given = {"x_t": 4 * randn(2, 4, 4, 4), "t": torch.tensor([1, 20]), "labels": torch.tensor([0, 1])}
+    clipped, free = (GUIDED[name](ours).predict(**given, clip_x0=clip).x0 for clip in (True, False))
+    assert torch.equal(clipped, free)
+    assert free.abs().max() > 2
+
+
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize(("own", "its"), [*itertools.product(KINDS, KINDS)])
+def test_model_autoencoder_and_images_may_be_of_different_types(own, its):
+    torch.manual_seed(0)
+    autoencoder, images = SmallAutoencoder(1, 4, dim=8), uniform(5, 1, 8, 8)
+    mean, deviation = latent_scale(autoencoder, images)
+    codes = autoencoder.encode(2 * images - 1)
+    ours = LatentDiffusion(unet(), autoencoder.to(its), image_size=8, timesteps=30).to(own)
+    for kind in KINDS:
+        x0 = ours.to_x0(images.to(kind))
+        torch.testing.assert_close(x0, codes.to(x0), rtol=0.05, atol=0.05)
+        assert ours(images.to(kind)).isfinite()
+        for found, expected in zip(
+            latent_scale(autoencoder, images.to(kind)), (mean, deviation), strict=True
+        ):
+            torch.testing.assert_close(found, expected.to(kind), rtol=0.05, atol=0.05)
+    assert ours.sample(2, 3).dtype == (torch.float64 if own == torch.float64 else torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours.float().sample(2, 3).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_copy_in_half_precision_rounds_nothing_that_others_need(kind):
+    ours = latent(mean=0.123456789, deviation=1.23456789)
+    ours.autoencoder.gain.fill_(1 / 3)
+    half = copy.deepcopy(ours).to(kind)
+    assert half.network.last.weight.dtype == kind
+    assert torch.equal(ours.autoencoder.gain, torch.tensor(1 / 3))
+    assert half.config == ours.config
 
 
 def test_trainer_trains_saves_and_resumes_the_network_alone(tmp_path):

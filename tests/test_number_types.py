@@ -9,14 +9,18 @@ import torch
 from ddpm import (
     EmpiricalOracle,
     GaussianDiffusion,
+    LatentDiffusion,
     NoiseSchedule,
+    SmallAutoencoder,
     Unet,
+    latent_scale,
     load_diffusers_unet,
     load_pretrained,
     save_diffusers_unet,
 )
 from ddpm.data import digits
 from ddpm.editing import interpolate
+from ddpm.evaluation.features import extractor, features_of
 from ddpm.likelihood import vlb_terms
 from tests.networks import SMALL_UNET, UNET_OPTIONS, Pointwise, diffusion_of, drawn, randn, seeded
 from tests.runs import trained, weights
@@ -59,6 +63,18 @@ def test_models_work_where_the_default_is_float64(network):
     assert vlb_terms(ours, pixels, timesteps_per_image=2, **asked(ours)).total.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.usefixtures("_double_by_default")
+def test_latent_models_work_where_the_default_is_float64(kind, tmp_path):
+    autoencoder, images = SmallAutoencoder(1, 2, dim=8).to(kind), torch.rand(20, 1, 8, 8)
+    mean, deviation = latent_scale(autoencoder, images)
+    network = Unet(**(SMALL_UNET | {"channels": 2}))
+    options = {"image_size": 8, "timesteps": 30, "mean": mean, "deviation": deviation}
+    run = trained(tmp_path, LatentDiffusion(network, autoencoder, **options), images)
+    assert run.ema_model.sample(2, 3).isfinite().all()
+    assert load_pretrained(tmp_path, autoencoder=autoencoder).sample(2, 3).isfinite().all()
+
+
 def test_what_is_loaded_and_drawn_does_not_depend_on_the_default(tmp_path):
     save_diffusers_unet(drawn(Unet(**SMALL_UNET), 0.1), tmp_path)
 
@@ -69,6 +85,7 @@ def test_what_is_loaded_and_drawn_does_not_depend_on_the_default(tmp_path):
             load_pretrained("digits").sample(2, 3, generator=seeded(0)),
             load_diffusers_unet(tmp_path).last.weight.detach(),
             oracle.predict(X, torch.tensor([1, 5])).x0,
+            features_of(randn(2, 1, 28, 28), extractor("classifier")),
             interpolate(diffusion_of(), X[..., :4, :4], X[..., :4, :4], 3, generator=seeded(0)),
         ]
 

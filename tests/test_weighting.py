@@ -19,6 +19,18 @@ def own(schedule, t, objective):  # noqa: ARG001
     return t.float()
 
 
+@pytest.mark.parametrize("shape", [(2, 1), (2, 1, 1, 1), (1,), (1, 2), (3,)])
+def test_a_weighting_of_ones_own_gives_one_weight_per_image(shape):
+    """Weights of shape (B, 1) would be multiplied with the losses of all images."""
+    ours = diffusion_of(loss_weighting=lambda *_: torch.ones(shape), timesteps=2)
+    for call in (
+        lambda: ours.loss(torch.zeros(2, 1, 4, 4)),
+        lambda: noise_level_weight(ours.schedule, "pred_v", ours.loss_weighting),
+    ):
+        with pytest.raises(ValueError, match=r"one weight per image, shape \(2,\), but returned \("):
+            call()
+
+
 def test_min_snr_and_p2_are_the_papers_formulas():
     schedule, t = NoiseSchedule.from_name("cosine", 100), torch.arange(1, 101)
     snr = schedule.exact_alpha_bar[1:] / (1 - schedule.exact_alpha_bar[1:])

@@ -11,6 +11,7 @@ from ddpm.checks import check_choice
 from ddpm.evaluation.metrics import import_extra
 from ddpm.io.files import read_tensors
 from ddpm.io.paths import shipped_weights
+from ddpm.tensor_checks import check_tensor
 
 Features = Callable[[Tensor], Tensor]  # from images in [0, 1], shape (B, C, H, W), to (B, D)
 NAMES = ("pixels", "classifier", "inception")
@@ -46,7 +47,8 @@ def features_of(images: Tensor, features: Features, *, chunk: int = 250) -> Tens
     Raises:
         ValueError: if the features are not of shape (N, D), or not for images of this shape.
     """
-    with torch.inference_mode():
+    check_tensor("images", images)
+    with torch.no_grad():
         found = torch.cat([features(batch) for batch in images.split(chunk)])
     if found.ndim != 2 or len(found) != len(images):
         raise ValueError(
@@ -76,7 +78,8 @@ def _shipped_classifier(layers: int | None) -> Features:
     """The classifier of Fashion-MNIST up to a layer; to the end for None."""
     network = fashion_classifier()
     network.load_state_dict(read_tensors(shipped_weights("fashion-mnist-classifier")))
-    part = network.eval()[:layers]
+    # In float32 whatever torch's default type is.
+    part = network.float().eval()[:layers]
 
     def features(images: Tensor) -> Tensor:
         if images.shape[1:] != (1, 28, 28):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm.likelihood import Estimate
+from ddpm.tensor_checks import check_tensor
 
 _PARTS = 10  # of the kernel distance, for its error bar
 
@@ -25,6 +26,7 @@ class Moments:
 
     def update(self, batch: Tensor) -> None:
         """Add a batch."""
+        _check(batch=batch)
         rows = _rows(batch)
         self.count += len(rows)
         self._sum = self._sum + rows.sum(0)
@@ -60,6 +62,7 @@ def frechet_distance(images_a: Tensor | Moments, images_b: Tensor | Moments) -> 
     Raises:
         ValueError: if a set has fewer than two images, or the images differ in shape.
     """
+    _check(images_a=images_a, images_b=images_b)
     if images_a.shape[1:] != images_b.shape[1:] or min(images_a.shape[0], images_b.shape[0]) < 2:
         raise ValueError(
             "two sets of at least 2 images of one shape are needed, but got"
@@ -88,9 +91,19 @@ def _mean_and_root(images: Tensor | Moments) -> tuple[np.ndarray, np.ndarray]:
     return mean, (vectors * np.sqrt(np.clip(values, 0, None))).T
 
 
+def _check(**clouds: Any) -> None:
+    """Refuse images or features that are no tensor, or not finite."""
+    for name, points in clouds.items():
+        if isinstance(points, Moments):
+            continue
+        check_tensor(name, points)
+        if not points.isfinite().all():
+            raise ValueError(f"{name} must be finite numbers, but some are NaN or infinite: leave these out")
+
+
 def _rows(images: Tensor) -> np.ndarray:
     """One row per image, in float64."""
-    return images.flatten(1).double().cpu().numpy()
+    return images.detach().flatten(1).double().cpu().numpy()
 
 
 def kernel_distance(features_a: Tensor, features_b: Tensor) -> Estimate:
@@ -105,6 +118,7 @@ def kernel_distance(features_a: Tensor, features_b: Tensor) -> Estimate:
         ValueError: if the sets differ in shape, or have fewer than 4 rows.
         RuntimeError: if torchmetrics is not installed.
     """
+    _check(features_a=features_a, features_b=features_b)
     if features_a.shape != features_b.shape or features_a.ndim != 2 or len(features_a) < 4:
         raise ValueError(
             "two sets of features of one shape (N, D), N at least 4, are needed, but got"
@@ -135,6 +149,7 @@ def precision_recall(
     Raises:
         ValueError: if a set has no more than `neighbours` members, or they differ in dimension.
     """
+    _check(samples=samples, images=images)
     if min(len(samples), len(images)) <= neighbours or samples.shape[1:] != images.shape[1:]:
         raise ValueError(
             f"two sets of more than {neighbours} points (neighbours={neighbours}) of one dimension are needed, but got"
@@ -159,6 +174,7 @@ def nearest_distances(
 
     With `leave_out_itself` the queries are the images, and query i is not held against image i.
     """
+    _check(queries=queries, images=images)
     flat, nearest = images.flatten(1), []
     for first in range(0, len(queries), chunk):
         gaps = torch.cdist(queries[first : first + chunk].flatten(1), flat)

@@ -16,6 +16,7 @@ from ddpm.diffusion import GaussianDiffusion, to_model_scale
 from ddpm.evaluation.features import DigitClassifier, Features, extractor, features_of
 from ddpm.evaluation.metrics import frechet_distance, kernel_distance, nearest_distances, precision_recall
 from ddpm.likelihood import Estimate, vlb_terms
+from ddpm.tensor_checks import check_images, check_within
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,12 @@ def random_batches(dataset: Dataset[Any], count: int, *, seed: int = 0, size: in
     indices = _drawn(dataset, count, seed)
     items = (dataset[index] for index in told(indices, len(indices), "reading images"))
     while batch := list(islice(items, size)):
-        yield torch.stack([item[0] if isinstance(item, tuple | list) else item for item in batch])
+        yield torch.stack([_unlabelled(item) for item in batch])
+
+
+def _unlabelled(item: Any) -> Any:
+    """Images alone, where labels may come with them."""
+    return item[0] if isinstance(item, tuple | list) else item
 
 
 def _drawn(dataset: Dataset[Any], count: int, seed: int) -> list[int]:
@@ -95,21 +101,17 @@ def report_on_samples(
     """Compare samples with as many real images, both in [0, 1], shape (N, C, H, W), N at least 4.
 
     The samples are rounded to 256 grey levels first, as the images are. `training` and `held_out` are equally many
-    images, in batches, in which copies are looked for (eq:memorisation-ratio); of M out of N training images, a model
-    that copies all alike is found out by M/N of its samples. `features` are the pixels for None. The more real images
-    the `classifier` was trained on, the more samples it is sure of.
+    images, in batches, such as those of a `DataLoader`, in which copies are looked for (eq:memorisation-ratio); of M
+    out of N training images, a model that copies all alike is found out by M/N of its samples. `features` are the
+    pixels for None. The more real images the `classifier` was trained on, the more samples it is sure of.
     """
+    _check_pictures("samples", samples)
+    _check_pictures("images", images)
     if samples.shape != images.shape or len(images) < 4:
         raise ValueError(
             "samples and images must be equally many, at least 4, and of one shape, but got"
             f" {tuple(samples.shape)} and {tuple(images.shape)}"
         )
-    for name, given in (("samples", samples), ("images", images)):
-        if not given.isfinite().all():
-            raise ValueError(
-                f"the {name} hold numbers that are not finite, so that nothing can be compared; a model that draws such"
-                " samples has diverged, or its weights are damaged: take an earlier checkpoint"
-            )
     samples = samples.mul(255).round().div(255)
     ours, theirs = (features_of(x, features or extractor("pixels")) for x in (samples, images))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -131,14 +133,26 @@ def report_on_samples(
     )
 
 
+def _check_pictures(name: str, images: Any, shape: Sequence[int] | None = None) -> None:
+    """Refuse what is no batch of images in [0, 1]."""
+    check_images(name, images, shape)
+    if not images.isfinite().all():
+        raise ValueError(
+            f"the {name} hold numbers that are not finite, so that nothing can be compared; a model that draws such"
+            " samples has diverged, or its weights are damaged: take an earlier checkpoint"
+        )
+    # Also those of an accelerator, which has had to wait already.
+    check_within(f"the {name}", images.cpu(), 0, 1, "ddpm.to_image_scale makes such of [-1, 1]")
+
+
 def _copies(
     samples: Tensor, training: Iterable[Tensor], held_out: Iterable[Tensor] | None
 ) -> tuple[float, float | None, float | None]:
     """How near the samples come to training images, to held-out ones, and the ratio of the means."""
-    near, count = _nearest(samples, training)
+    near, count = _nearest(samples, "training images", training)
     if held_out is None:
         return float(near.min()), None, None
-    beside, as_many = _nearest(samples, held_out)
+    beside, as_many = _nearest(samples, "held-out images", held_out)
     if count != as_many:
         raise ValueError(
             "training and held-out images must be equally many, as among more some lie nearer, but there are"
@@ -147,12 +161,13 @@ def _copies(
     return float(near.min()), float(beside.min()), float(near.mean() / beside.mean())
 
 
-def _nearest(samples: Tensor, batches: Iterable[Tensor]) -> tuple[Tensor, int]:
+def _nearest(samples: Tensor, name: str, batches: Iterable[Tensor]) -> tuple[Tensor, int]:
     """The distance from each sample to the nearest of all images, and how many these are."""
     # In float64, since torch.cdist loses half of the digits of a distance near 0.
     samples, count = samples.double(), 0
     nearest = samples.new_full((len(samples),), math.inf)
-    for batch in batches:
+    for batch in map(_unlabelled, [batches] if isinstance(batches, Tensor) else batches):
+        _check_pictures(name, batch, samples.shape[1:])
         nearest = torch.minimum(nearest, nearest_distances(samples, batch.double()))
         count += len(batch)
     return nearest, count

@@ -59,6 +59,8 @@ def test_the_classifier_gives_what_comes_before_its_last_layer():
     torch.testing.assert_close(features_of(images.double(), extractor("classifier")), found)
     assert not torch.allclose(found[0], found[1])
     assert not found.requires_grad
+    # Something can be trained on them.
+    torch.nn.Linear(128, 2)(found).sum().backward()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 1, 32, 32)])

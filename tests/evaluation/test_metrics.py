@@ -269,3 +269,36 @@ def test_a_point_on_the_edge_of_a_ball_lies_in_it():
 def test_precision_recall_refuses_what_it_cannot_compare(shapes):
     with pytest.raises(ValueError, match="two sets of more than 3 points"):
         precision_recall(*(torch.rand(shape) for shape in shapes))
+
+
+# What all of them refuse
+
+
+MEASURES = {
+    "frechet": frechet_distance,
+    "moments": lambda a, b: frechet_distance(Moments([a]), b),
+    "kernel": kernel_distance,
+    "precision": precision_recall,
+    "nearest": nearest_distances,
+}
+BAD = {
+    "array": (lambda x: x.numpy(), TypeError, "must be a tensor, but got numpy.ndarray of float64"),
+    "list": (lambda x: x.tolist(), TypeError, "must be a tensor, but got "),
+    "NaN": (lambda x: x.log(), ValueError, "must be finite numbers, but some are NaN or infinite"),
+    "infinite": (lambda x: x / 0, ValueError, "must be finite numbers, but some are NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("name", MEASURES)
+def test_clouds_of_something_else_are_refused(name, kind):
+    spoilt, error, message = BAD[kind]
+    for pair in ((spoilt(draw(9, 3)), draw(9, 3)), (draw(9, 3), spoilt(draw(9, 3)))):
+        with pytest.raises(error, match=message):
+            MEASURES[name](*pair)
+
+
+def test_frechet_distance_of_features_with_gradients():
+    a, b = draw(9, 3), draw(8, 3, seed=1)
+    traced = a.clone().requires_grad_(), Moments([b.clone().requires_grad_()])
+    assert frechet_distance(*traced) == pytest.approx(frechet_distance(a, b))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from ddpm import GaussianDiffusion, Unet
 from ddpm.data import digits
@@ -176,6 +176,33 @@ def test_report_on_samples_refuses_numbers_that_are_none(value, name, place):
     both[place][3, 0, 1, 1] = value
     with pytest.raises(ValueError, match=rf"^the {name} hold numbers that are not finite"):
         report_on_samples(*both, [pictures(5)])
+
+
+OTHERS = {
+    "array": (lambda x: x.numpy(), TypeError, "must be a tensor, but got numpy"),
+    "bytes": (lambda x: x.mul(255).byte(), ValueError, r"must be .* got torch.uint8 .*\.float\(\) / 255"),
+    "0 … 255": (lambda x: x * 255, ValueError, r"must lie in \[0, 1\], but ranges from .*to_image_scale"),
+    "[-1, 1]": (lambda x: x * 2 - 1, ValueError, r"must lie in \[0, 1\], but ranges from -"),
+    "flat": (lambda x: x.flatten(1), ValueError, r"must be a floating-point tensor of shape \(B, "),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("place", range(4))
+def test_report_on_samples_refuses_what_are_no_images_in_the_unit_interval(place, kind):
+    (other, error, message), given = OTHERS[kind], [pictures(5) for _ in range(4)]
+    given[place] = other(given[place])
+    names = ["samples", "images", "training images", "held-out images"]
+    with pytest.raises(error, match=f"^(the )?{names[place]} {message}"):
+        report_on_samples(*given[:2], [given[2]], [given[3]])
+
+
+def test_report_on_samples_takes_training_images_of_a_loader_or_in_one_tensor():
+    samples, images, training = pictures(6), pictures(6), pictures(20)
+    labelled = TensorDataset(training, torch.arange(20))
+    expected = report_on_samples(samples, images, [training]).nearest_training
+    for given in (DataLoader(labelled, 7), DataLoader(TensorDataset(training), 7), training):
+        assert report_on_samples(samples, images, given).nearest_training == expected
 
 
 @pytest.mark.parametrize(("given", "drawn"), [(7, 7), (28, 28), (29, None), (100, None), (None, None)])

@@ -137,8 +137,8 @@ def own_schedule():
     return ours
 
 
-def loud():
-    ours = model()
+def loud(seed: int = 0):
+    ours = model(seed)
     ours.network.__class__ = Louder
     return ours
 

@@ -25,7 +25,7 @@ READ_ONLY.flags.writeable = False
     [
         FIFTH,
         READ_ONLY,
-        FIFTH.astype(">f4") / 255,
+        (FIFTH / 255).astype(">f4"),
         FIFTH / 255,
         (FIFTH / 255).astype(np.float16),
         FIFTH[:, ::-1],

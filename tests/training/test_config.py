@@ -48,7 +48,7 @@ def test_training_config_refuses_all_but_whole_numbers(name):
         ),
         ("save_every_minutes", (0, -1.0, math.nan, "10"), "save_every_minutes must be a number above 0"),
         ("compile", ("no",), "compile must be True or False, but got 'no'"),
-        ("results_folder", (None, ""), "results_folder must be a path, but got"),
+        ("results_folder", (None, "", 3), "results_folder must be a path, but got"),
         ("lr_schedule", ("linear",), "unknown lr_schedule 'linear'; choose one of 'constant', 'cosine'"),
     ],
 )

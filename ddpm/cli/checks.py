@@ -23,8 +23,12 @@ def check_export(out: Path) -> None:
     """Refuse to write a model where one lies, or into the folder of a run, of which it would take the place."""
     if (out / MODEL).exists():
         raise FileExistsError(f"{out} already holds a model; choose another folder, or delete that one")
+    if (out / CONFIG).exists():
+        raise FileExistsError(
+            f"{out} already holds a {CONFIG}, which would be written over; choose another folder"
+        )
     refuse_run(out)
-    check_writable(out)
+    check_writable(out, by="")
 
 
 def check_folder(folder: Path, source: str) -> None:
@@ -68,13 +72,11 @@ def checked_precisions(folder: Path) -> list[str]:
     return named if isinstance(named, list) else []
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written to, or has the name of a file."""
+def check_writable(folder: Path, *, by: str = " by --out") -> None:
+    """Refuse a folder that cannot be made or written to, or has the name of a file; another is given `by` an option."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
-        raise NotADirectoryError(
-            f"{folder} cannot be written, as {nearest} is a file; choose another by --out"
-        )
+        raise NotADirectoryError(f"{folder} cannot be written, as {nearest} is a file; choose another{by}")
     check_folder_name(folder)
     if not os.access(nearest, os.W_OK):
-        raise PermissionError(f"you may not write to {nearest}; choose another folder by --out")
+        raise PermissionError(f"you may not write to {nearest}; choose another folder{by}")

@@ -227,6 +227,7 @@ def evaluate(
     extract = extractor(features)
     training, dataset, part = evaluation.load_parts(run_config, run)
     diffusion = ddpm.load_pretrained(found.folder, weights=weights)
+    runs.with_class_names(run_config, diffusion, training)  # refuses other classes than the model's
     real, given = random_images(dataset, images, seed=seed)
     features_of(real[:1], extract)  # images that they are not for are refused before any is drawn
     takes_classes = run_config.network.get("num_classes") is not None

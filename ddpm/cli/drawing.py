@@ -122,7 +122,9 @@ def draw_into(
         if kept:
             pictures = [image for _, image in sorted(kept, key=lambda pair: pair[0])]
             _write(_side_by_side(pictures), out)
-        show(f"{counted(done, 'image')} in {out}{_what_is_left(done, seeds, state.num_processes, rest)}")
+        show(
+            f"{counted(done, 'image')} in {out}{_what_is_left(done, seeds, state.num_processes, rest, single=single)}"
+        )
     interrupts.deliver()
 
 
@@ -133,13 +135,13 @@ def _of_all(kept: list[tuple[int, Tensor]], done: int) -> tuple[list[tuple[int, 
     return gather_object(kept), sum(gather_object([done]))
 
 
-def _what_is_left(done: int, seeds: Sequence[int], processes: int, rest: str | None) -> str:
+def _what_is_left(done: int, seeds: Sequence[int], processes: int, rest: str | None, *, single: bool) -> str:
     """How to draw the rest, which is known where one process drew the first so many."""
     left = len(seeds) - done
     if not left:
         return ""
     if rest is None and processes == 1:
-        rest = f"with --seed {seeds[done]} -n {left}"
+        rest = f"with --seed {seeds[done]} -n {left}{'' if single else ', into another picture'}"
     return f"; {left:,} {'is' if left == 1 else 'are'} still to be drawn" + (f", {rest}" if rest else "")
 
 

@@ -12,6 +12,7 @@ from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import TORCHVISION, known_name
 from ddpm.io.checkpoint import list_checkpoints
 from ddpm.io.paths import RUN, expanded, locate_model
+from ddpm.io.streams import as_typed
 
 
 def path(text: str | Path) -> Path:
@@ -93,6 +94,7 @@ def load_data(run_config: RunConfig, run: Path, command: str) -> Any:
         return run_config.load_data()
     except (OSError, ValueError, RuntimeError) as error:
         error.add_note(
-            f"{run / RUN} says that the data are in {where}. If they have moved: ddpm {command} {run} {option} FOLDER"
+            f"{run} says that the data are in {where}. If they have moved:"
+            f" ddpm {command} {as_typed(run)} {option} FOLDER"
         )
         raise

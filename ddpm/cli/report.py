@@ -14,8 +14,7 @@ from ddpm.cli.checks import checked_precisions
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import described
 from ddpm.io.checkpoint import DamagedCheckpointError, read_checkpoint, verify
-from ddpm.io.files import read_json
-from ddpm.io.paths import CONFIG, FoundModel
+from ddpm.io.paths import FoundModel, read_config
 
 _WIDEST = 110
 _HOUR, _DAY = 3600, 86400
@@ -56,7 +55,7 @@ def described_model(found: FoundModel) -> list[str]:
 
 def described_config(found: FoundModel) -> list[str]:
     """A model that is no run: what it is and how it is made."""
-    config = read_json(found.folder / CONFIG)
+    config = read_config(found.folder)
     parts = {part: config[part] for part in ("network", "diffusion")}
     checked = checked_precisions(found.folder)
     return [found.said, *paragraphs(parts | ({"checked in": ", ".join(checked)} if checked else {}))]
@@ -102,6 +101,8 @@ def _state(checkpoint: Path) -> str:
         verify(checkpoint)
     except DamagedCheckpointError as problem:
         return str(problem).removeprefix(f"{checkpoint} is ")
+    except OSError as problem:
+        return f"cannot be read: {problem}"
     return "whole"
 
 

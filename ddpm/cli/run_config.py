@@ -10,7 +10,7 @@ from ddpm.checks import check_image_size
 from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, TORCHVISION, known_name
 from ddpm.io.files import json_bytes, read_json, write_whole
-from ddpm.io.paths import CONFIG, RUN, expanded, holds_run, locate_model, shipped_model
+from ddpm.io.paths import RUN, expanded, holds_run, locate_model, read_config, shipped_model
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 
@@ -66,7 +66,7 @@ class RunConfig:
     def started_from(self, model: str) -> tuple["RunConfig", str]:
         """A run that begins with the weights of a model, and has its network and diffusion; and the model in words."""
         found = locate_model(model)
-        config = read_json(found.folder / CONFIG)
+        config = read_config(found.folder)
         start = model if shipped_model(model) == found.folder else str(expanded(model).absolute())
         config["diffusion"].pop("class_names", None)  # of other data
         parts = {part: getattr(self, part) | config[part] for part in ("network", "diffusion")}

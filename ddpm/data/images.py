@@ -105,7 +105,9 @@ def read_sized(
     """The same, and (height, width) of the whole upright picture."""
     add_formats()
     try:
-        return _decoded(path, image_size)
+        # By the name of a file Pillow maps some TIFFs into memory as if they lay upright.
+        with path.open("rb") as file:
+            return _decoded(file, image_size)
     # Pillow's decoders raise many kinds.
     except Exception:
         stripped = without_metadata(path.read_bytes()) if path.is_file() else None
@@ -126,9 +128,7 @@ def add_formats() -> None:
             getattr(importlib.import_module(package), function)()
 
 
-def _decoded(
-    file: Path | BinaryIO, image_size: int | tuple[int, int] | None
-) -> tuple[Image.Image, tuple[int, int]]:
+def _decoded(file: BinaryIO, image_size: int | tuple[int, int] | None) -> tuple[Image.Image, tuple[int, int]]:
     """The picture, and (height, width) of the whole."""
     with Image.open(file) as image:
         # That of a TIFF is known, and its size final, once Pillow has decoded it and turned it upright.
@@ -187,6 +187,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError(
             f"pixels of mode {image.mode} from {lowest:g} to {highest:g} have no known black and white"
         )
+    if 0 < highest <= 255:
+        warnings.warn(f"16-bit pixels of at most {highest} are almost black: taken as they are", stacklevel=2)
     return Image.fromarray(np.round(pixels / _GREYS_16_PER_8).astype(np.uint8))
 
 

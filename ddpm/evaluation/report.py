@@ -1,5 +1,6 @@
 """How good a trained model is: the distance of its samples from the data, copies, its bound in bits."""
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,9 +85,12 @@ def _drawn(dataset: Dataset[Any], count: int, seed: int) -> list[int]:
 def _images(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
     """These images, shape (N, C, H, W), and their labels if there are any."""
     items = [dataset[index] for index in told(indices, len(indices), "reading images")]
+    images = torch.stack([_unlabelled(item) for item in items])
+    # What comes with an image may be no class: the forty attributes of CelebA, boxes, a caption.
     if isinstance(items[0], tuple | list):
-        return torch.stack([item[0] for item in items]), torch.tensor([int(item[1]) for item in items])
-    return torch.stack(items), None
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError):
+            return images, torch.tensor([int(item[1]) for item in items])
+    return images, None
 
 
 def report_on_samples(

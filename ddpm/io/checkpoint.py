@@ -25,10 +25,10 @@ CHECKPOINTS = "checkpoints"  # the folder of them within a run's
 CHECKSUMS = "checksums.json"
 _NAME = re.compile(r"step-\d+$")
 _HINTS = {
-    errno.ENOSPC: "the disk is full: make room, or point results_folder elsewhere",
-    errno.EDQUOT: "your quota on that disk is used up: make room, or point results_folder elsewhere",
-    errno.EROFS: "that disk is read-only: point results_folder elsewhere",
-    errno.EACCES: "you may not write there: point results_folder elsewhere",
+    errno.ENOSPC: "the disk is full: make room, or move the run's folder and resume it there",
+    errno.EDQUOT: "your quota on that disk is used up: make room, or move the run's folder and resume it there",
+    errno.EROFS: "that disk is read-only: move the run's folder and resume it there",
+    errno.EACCES: "you may not write there: move the run's folder and resume it there",
     errno.ENOTCONN: "the drive has gone: mount it again, and resume the run",
     errno.ESTALE: "the drive was mounted anew: resume the run",
 }
@@ -83,7 +83,9 @@ def write_checkpoint(
         sync_folder(folder.parent)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        hint = _HINTS.get(error.errno or 0, "point results_folder to a disk that can be written")
+        hint = _HINTS.get(
+            error.errno or 0, "move the run's folder to a disk that can be written, and resume it there"
+        )
         what = f"the checkpoint {folder} could not be written ({error}); {hint}"
         raise OSError(error.errno or errno.EIO, what) from error
     older = [other for other in list_checkpoints(run) if step_of(other) <= step]
@@ -189,7 +191,10 @@ def own_parts(config: Mapping[str, Any]) -> list[str]:
 
 
 def verify(folder: Path) -> list[str]:
-    """The names of a checkpoint's files, once every checksum holds; DamagedCheckpointError if one does not."""
+    """The names of a checkpoint's files, once every checksum holds; DamagedCheckpointError if one does not.
+
+    An OSError if a file is there and cannot be read.
+    """
     try:
         checksums = read_json(folder / CHECKSUMS)
         if not checksums:
@@ -197,7 +202,8 @@ def verify(folder: Path) -> list[str]:
         for name, expected in checksums.items():
             if sha256((folder / name).read_bytes()) != expected:
                 raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} does not hold")
-    except (OSError, ValueError, AttributeError) as error:
+    # What cannot be read, as it is another user's or its drive has gone, may be whole.
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError, AttributeError) as error:
         raise DamagedCheckpointError(f"{folder} is damaged: {error}") from error
     return list(checksums)
 

@@ -17,9 +17,11 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ddpm.checks import check_choice
 from ddpm.io.checkpoint import CHECKPOINTS, CHECKSUMS, list_checkpoints, newest_good_folder, step_of
+from ddpm.io.files import read_json
 
 MODEL = "model.safetensors"
 EMA = "ema.safetensors"
@@ -181,6 +183,31 @@ def _reader_of(folder: Path, word: str) -> str:
         return "; load_diffusers_unet reads the network of diffusers there"
     on_hub = HUB_NAME.fullmatch(word) and not folder.exists()
     return "; if it is a name on the Hugging Face Hub, load_diffusers_pipeline fetches it" if on_hub else ""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the model in a folder; a ValueError if it is none, or damaged."""
+    try:
+        config = read_json(folder / CONFIG)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} is damaged: {error}") from error
+    check_parts(config, folder)
+    return config
+
+
+def check_parts(config: Any, folder: Path) -> None:
+    """Refuse the configuration of another program's model."""
+    if isinstance(config, dict) and all(
+        isinstance(config.get(part), dict) for part in ("network", "diffusion")
+    ):
+        return
+    theirs = isinstance(config, dict) and "_class_name" in config
+    advice = (
+        "it is one of diffusers: load_diffusers_unet reads networks in that layout"
+        if theirs
+        else "give a folder that save_pretrained or a training run has written"
+    )
+    raise ValueError(f"{folder / CONFIG} is not the configuration of a model of this package; {advice}")
 
 
 def _suggestion(word: str) -> str:

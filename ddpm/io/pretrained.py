@@ -13,7 +13,7 @@ from ddpm.checks import check_choice, how_to_model
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import CHECKSUMS, own_parts, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_whole
-from ddpm.io.paths import CONFIG, MODEL, check_folder_name, find_model, refuse_run, weights_file
+from ddpm.io.paths import CONFIG, MODEL, check_folder_name, check_parts, find_model, refuse_run, weights_file
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
 from ddpm.latent import Autoencoder, LatentDiffusion
 from ddpm.schedule import BETA_SCHEDULES
@@ -165,16 +165,8 @@ def load_pretrained(
 
 def _check_config(config: Any, folder: Path) -> None:
     """Refuse a configuration that another program wrote, or a newer version of this one."""
-    parts = ("network", "diffusion")
-    if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in parts):
-        theirs = isinstance(config, dict) and "_class_name" in config
-        advice = (
-            "it is one of diffusers: load_diffusers_unet reads networks in that layout"
-            if theirs
-            else ("give a folder that save_pretrained or a training run has written")
-        )
-        raise ValueError(f"{folder / CONFIG} is not the configuration of a model of this package; {advice}")
-    for part, kind in zip(parts, (Unet, GaussianDiffusion), strict=True):
+    check_parts(config, folder)
+    for part, kind in {"network": Unet, "diffusion": GaussianDiffusion}.items():
         unknown = config[part].keys() - inspect.signature(kind).parameters.keys() - {"class", "own_schedule"}
         if unknown and "class" not in config[part]:  # a class of the user's own has options of its own
             raise ValueError(

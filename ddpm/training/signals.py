@@ -38,9 +38,11 @@ class Interrupts:
         return self
 
     def _remember(self, number: int, _: FrameType | None) -> None:
-        """Remember the signal, and let the next one through."""
+        """Remember the signal, and let the next one through, but for a SIGHUP: terminal and shell may both send one."""
         self.received = signal.Signals(number)
-        self.__exit__()
+        for other, handler in self._handlers_before.items():
+            again = number == other == getattr(signal, "SIGHUP", None)
+            signal.signal(other, signal.SIG_IGN if again else handler)
         say(self._notice, sys.stderr)
 
     def __exit__(self, *_: object) -> None:
@@ -52,12 +54,11 @@ class Interrupts:
     @contextlib.contextmanager
     def let_through(self) -> Iterator[None]:
         """Within it a signal does at once what it would have done, unless one was received before."""
-        listening = bool(self._handlers_before)
         self.__exit__()
         try:
             yield
         finally:
-            if listening:
+            if self.received is None:
                 self.__enter__()
 
     def deliver(self) -> None:

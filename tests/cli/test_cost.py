@@ -86,6 +86,19 @@ def test_measure_cost_times_an_image_and_a_slow_network_on_few(monkeypatch, long
     assert max(count for count, _ in model.network.seen) in counts
 
 
+def test_loading_is_timed_on_files_from_the_whole_of_a_sorted_folder():
+    asked = []
+
+    class Pictures(list):
+        def __getitem__(self, batch):
+            asked.extend(batch.indices)
+
+    costs.loading_seconds(Pictures(range(1000)), 8)
+    _, *timed = asked
+    assert len(set(timed)) == len(timed) == 16
+    assert min(timed) < 250 < 750 < max(timed)
+
+
 def test_measure_cost_does_not_time_a_single_image_twice():
     calls = []
     for batch_size in (1, 2):

@@ -103,7 +103,8 @@ def test_a_signal_leaves_what_was_drawn_and_says_how_to_draw_the_rest(
     delivered = stopped(model, 1, number)
     draw_into(out, model, range(10, 30), batch_size=3)
     said = capsys.readouterr()
-    assert f"6 images in {out}; 14 are still to be drawn, with --seed 16 -n 14\n" in said.out
+    where = "" if name == "folder" else ", into another picture"
+    assert f"6 images in {out}; 14 are still to be drawn, with --seed 16 -n 14{where}\n" in said.out
     assert "Stopping after these images" in said.err
     assert delivered == [number]
     if name == "folder":

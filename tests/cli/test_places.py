@@ -207,8 +207,33 @@ def test_data_that_moved_are_told_how_to_be_found(ddpm, moved, command, there):
         (moved / "old/x.png").touch() if there == "broken" else None
     _, err = ddpm(command, "run", *(["--steps", "5"] if command == "resume" else ["-n", "4"]), code=1)
     assert err.splitlines()[-1] == (
-        f"run/run.json says that the data are in {moved}/old. If they have moved: ddpm {command} run --data FOLDER"
+        f"run says that the data are in {moved}/old. If they have moved: ddpm {command} run --data FOLDER"
     )
+
+
+def test_advice_about_a_run_with_a_space_in_its_name_can_be_typed(ddpm, moved):
+    (moved / "run").rename(moved / "my run")
+    _, err = ddpm("evaluate", "my run", "-n", "4", code=1)
+    assert err.endswith("ddpm evaluate 'my run' --data FOLDER\n")
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("{}", "is not the configuration of a model of this package; give a folder that save_pretrained or"),
+        ('{"network": {}}', "is not the configuration of a model of this package"),
+        ('{"_class_name": "UNet2DModel"}', "it is one of diffusers: load_diffusers_unet reads"),
+        ("{", "config.json is damaged: "),
+    ],
+)
+@pytest.mark.parametrize("words", [("info", "there"), ("train", "digits", "--from", "there", "--dry-run")])
+def test_another_programs_model_is_named(ddpm, tmp_path, monkeypatch, words, written, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/config.json").write_text(written)
+    (tmp_path / "there/model.safetensors").write_bytes(b"")
+    _, err = ddpm(*words, code=1)
+    assert message in flat(err)
 
 
 def test_data_that_moved_are_found_as_told_and_kept_so(ddpm, moved):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ddpm.cli import commands
-from ddpm.cli.checks import check_writable, prepare_output
+from ddpm.cli.checks import check_export, check_writable, prepare_output
 from ddpm.cli.run_config import RunConfig
 from ddpm.io.paths import is_file_name
 from tests.cli.small_runs import ENVIRONMENT, everything_in
@@ -209,3 +209,9 @@ def test_a_folder_is_no_file_whatever_its_name(tmp_path):
     (tmp_path / "grid.png").mkdir()
     with pytest.raises(IsADirectoryError, match=r"grid\.png is a folder: give the name of a file in it"):
         prepare_output(tmp_path / "grid.png")
+
+
+def test_export_writes_over_no_configuration_of_another_program(tmp_path):
+    (tmp_path / "config.json").write_text('{"mine": 1}')
+    with pytest.raises(FileExistsError, match=r"already holds a config\.json, which would be written over"):
+        check_export(tmp_path)

@@ -264,6 +264,25 @@ def test_exif_orientation_is_respected(tmp_path, orientation, extension):
     assert np.array_equal(grid(read_one(tmp_path, (6, 9))), upright)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_the_orientation_of_an_uncompressed_tiff_of_any_mode_is_respected(tmp_path, orientation, mode):
+    """Pillow maps such files into memory where it can."""
+    grey = RANDOM.integers(0, 2, (6, 9, 1), dtype=np.uint8) * 255
+    pixels = np.ascontiguousarray(stored(grey, orientation))[..., 0]
+    sixteen = mode == "I;16"
+    image = Image.fromarray(pixels.astype(np.uint16) * 257 if sixteen else pixels)
+    image = image if sixteen else image.convert(mode)
+    image.save(tmp_path / "x.tif", tiffinfo={274: orientation})
+    assert np.array_equal(grid(read_one(tmp_path, (6, 9), channels=1)), grey)
+
+
+def test_sixteen_bits_that_hold_eight_are_warned_of(tmp_path):
+    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(tmp_path / "x.png")
+    with pytest.warns(UserWarning, match="16-bit pixels of at most 255 are almost black"):
+        read_image(tmp_path / "x.png")
+
+
 def test_flips_happen_half_of_the_time_and_mirror_left_and_right(tmp_path):
     write_images(tmp_path, ["x.png"], size=(6, 6))
     image = read_one(tmp_path, 6)

@@ -137,6 +137,13 @@ def test_first_images_come_with_labels_and_without():
     assert chosen_labels is None
 
 
+@pytest.mark.parametrize("beside", [torch.zeros(40).long(), {"bbox": [1, 2]}, "a caption", None])
+def test_random_images_leave_out_what_is_no_label(beside):
+    images, labels = random_images([(torch.zeros(1, 4, 4), beside)] * 4, 3)  # pyright: ignore[reportArgumentType]
+    assert images.shape == (3, 1, 4, 4)
+    assert labels is None
+
+
 def test_random_images_are_of_the_whole_set_and_the_same_for_a_seed():
     """A data set sorted by class: the first hundred would be of one."""
     labels = torch.arange(1000) // 100

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,6 +128,20 @@ def test_newest_checkpoint_needs_a_good_one(tmp_path):
         newest_checkpoint(tmp_path)
 
 
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    read = Path.read_bytes
+
+    def refuse(path):
+        if path.name == "ema.safetensors":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*ema\.safetensors"):
+        newest_checkpoint(tmp_path)
+
+
 def test_write_checkpoint_replaces_all_but_a_good_one_of_the_same_contents(tmp_path):
     broken = write(tmp_path, 2, value=2.0)
     (broken / "state.json").write_text("{}")
@@ -149,7 +164,7 @@ def test_write_checkpoint_replaces_all_but_a_good_one_of_the_same_contents(tmp_p
         (errno.EDQUOT, "your quota on that disk is used up"),
         (errno.EROFS, "that disk is read-only"),
         (errno.EACCES, "you may not write there"),
-        (errno.EIO, "point results_folder to a disk that can be written"),
+        (errno.EIO, "move the run's folder to a disk that can be written"),
     ],
 )
 def test_write_checkpoint_leaves_the_old_ones_where_the_disk_refuses(tmp_path, monkeypatch, number, hint):

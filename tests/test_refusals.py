@@ -202,7 +202,7 @@ ROWS = [
         [X.byte()],
         rf"images {IMAGES}.*but got torch.uint8.*; 8-bit pixels are images.float\(\) / 255",
     ),
-    ("forward", "images", [X - 1], r"must lie in \[0, 1\], but .* -1 to -1; `loss` takes"),
+    ("forward", "images", [X - 1], r"must lie in \[0, 1\], but .* -1 to -1; .*`loss` takes"),
     ("predict", "x_self_cond", [X], "x_self_cond is for a network with self-conditioning"),
     ("told predict", "x_self_cond", [X[:1]], "x_t and x_self_cond must have one shape"),
     ("loss", "self_condition_mask", [MASK], "mask is for a network with self-conditioning"),

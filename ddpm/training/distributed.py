@@ -49,6 +49,15 @@ def make_optimizer(network: torch.nn.Module, kind: str, config: TrainingConfig) 
     return torch.optim.AdamW(network.parameters(), fused=machine.fuses_optimizer(kind), **options)
 
 
+def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    """One step; with the loss scaler of fp16 it is left out where gradients have overflowed."""
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+
+
 @contextlib.contextmanager
 def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: TrainingConfig) -> Iterator[Any]:
     """The network as it is trained: in training mode, distributed, in its precision, compiled; put back afterwards."""

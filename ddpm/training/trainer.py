@@ -130,11 +130,7 @@ class Trainer(Configured):
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.step)
-        if accelerator.scaler is None:
-            self.optimizer.step()
-        else:  # in fp16, which leaves out a step whose gradients overflowed
-            accelerator.scaler.step(self.optimizer)
-            accelerator.scaler.update()
+        distributed.update(self.optimizer, accelerator.scaler)
         return torch.stack(losses).mean(), torch.as_tensor(norm).detach()
 
     def batches(self) -> Batches:

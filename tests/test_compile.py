@@ -11,11 +11,11 @@ from ddpm import EDM, P2, ClassifierFreeGuidance, GaussianDiffusion, MinSNR, Une
 from tests.networks import SMALL_UNET, UNET_OPTIONS, drawn, randn, seeded
 
 OBJECTIVES, WEIGHTINGS = ("pred_noise", "pred_x0", "pred_v", "pred_flow"), (None, MinSNR(), P2(), EDM())
-# Every objective with every weighting; each meets both kinds of loss.
+# Every objective with two weightings, by turns; each meets both kinds of loss.
 LOSSES = [
-    (objective, ("l1", "l2")[(i + j) % 2], weighting)
+    (objective, kind, WEIGHTINGS[(i + shift) % 4])
     for i, objective in enumerate(OBJECTIVES)
-    for j, weighting in enumerate(WEIGHTINGS)
+    for shift, kind in enumerate(("l1", "l2"))
 ]
 X, NOISE, T, CLASSES = (
     randn(2, 1, 8, 8),

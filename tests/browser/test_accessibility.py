@@ -1,64 +1,10 @@
-"""What axe-core finds on every page, light and dark, and what the keyboard reaches."""
+"""What axe-core finds, and what the keyboard reaches."""
 
 import re
-from pathlib import Path
 
 import pytest
-from book_numbers import page_files
 
-AXE = (Path(__file__).parent / "thirdparty" / "axe.min.js").read_text(encoding="utf-8")
-ADDRESSES = [*(f"chapters/{path.stem}.html" for path in page_files()), "search.html", "404.html"]
-# Held in addition to what axe calls serious or critical.
-RULES = ["heading-order", "page-has-heading-one"]
-
-# All that is folded is opened first, for axe passes over what is not shown.
-UNFOLD = """async () => {
-  if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
-  await document.fonts.ready;
-  document.querySelectorAll("article details").forEach(folded => { folded.open = true; });
-  document.querySelectorAll("article .toggle-hidden button.toggle-button").forEach(button => button.click());
-  // The theme looks a moment later for what scrolls now.
-  await new Promise(done => setTimeout(done, 500));
-}"""
-LOOK = """async ([theme, rules, options]) => {
-  const root = document.documentElement;
-  root.dataset.theme = root.dataset.mode = theme;
-  // Colours that fade over are measured when they have arrived.
-  const still = document.head.appendChild(document.createElement("style"));
-  still.textContent = "*, ::before, ::after { transition: none !important; animation: none !important }";
-  await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
-  const found = await axe.run(document, {resultTypes: ["violations"], ...options});
-  return found.violations
-    .filter(({id, impact}) => ["serious", "critical"].includes(impact) || rules.includes(id))
-    .flatMap(({id, nodes}) => nodes.map(node => `${theme}: ${id}: ${node.html.slice(0, 120)}`));
-}"""
-
-
-# Contrast is looked up element by element, which takes long. A formula has the ink of its sentence, so that one word
-# stands for it, and in a block of code the words of one kind have one ink.
-THIN = """() => {
-  document.querySelectorAll("mjx-container").forEach(formula => formula.replaceChildren("formula"));
-  document.querySelectorAll("article pre").forEach(block => {
-    const seen = new Set();
-    for (const word of block.querySelectorAll("span")) {
-      if (seen.has(word.className)) word.replaceWith(word.textContent);
-      seen.add(word.className);
-    }
-  });
-}"""
-COLOURS = ["color-contrast", "link-in-text-block"]
-
-
-def violations(page):
-    """What axe finds on the page that is open; in the dark, where pictures have twins, their texts and all colours."""
-    page.evaluate(UNFOLD)
-    page.evaluate(AXE)
-    others = {"rules": {rule: {"enabled": False} for rule in COLOURS}}
-    found = page.evaluate(LOOK, ["light", RULES, others])
-    page.evaluate(THIN)
-    for theme, rules in (("light", COLOURS), ("dark", [*COLOURS, "image-alt"])):
-        found += page.evaluate(LOOK, [theme, RULES, {"runOnly": {"type": "rule", "values": rules}}])
-    return found
+from tests.browser.axe import UNFOLD, violations
 
 
 @pytest.fixture
@@ -68,7 +14,8 @@ def page(chromium):
     page.close()
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+# The book's other pages are looked at in test_pages, where they are open already.
+@pytest.mark.parametrize("address", ["search.html", "404.html"])
 def test_axe_finds_nothing_serious(address, site, page):
     page.goto(f"{site}/{address}")
     assert violations(page) == []
@@ -136,26 +83,19 @@ def test_arrow_keys_turn_the_page(address, key, goal, site, page):
     page.wait_for_url(f"{site}/{goal or address}")
 
 
-@pytest.mark.parametrize("where", ["article pre", "figure.live-model input", "figure.live-model select"])
-def test_arrow_keys_do_their_own_work_where_they_have_some(where, site, page):
+def test_arrow_keys_do_their_own_work_where_they_have_some(site, page):
     page.set_viewport_size({"width": 390, "height": 900})
     page.goto(f"{site}/chapters/intro.html")
-    page.evaluate(
-        """where => {
-      const it = document.querySelector(where);
-      it.tabIndex = 0;
-      it.focus();
-    }""",
-        where,
-    )
-    page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(300)
-    assert page.url == f"{site}/chapters/intro.html"
+    for where in ("article pre", "figure.live-model input", "figure.live-model select"):
+        page.locator(where).first.evaluate("it => { it.tabIndex = 0; it.focus(); }")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(300)
+        assert page.url == f"{site}/chapters/intro.html", where
 
 
-@pytest.mark.parametrize("keys", ["Alt+ArrowRight", "Shift+ArrowRight", "Control+ArrowRight"])
-def test_arrow_keys_with_others_are_left_alone(keys, site, page):
+def test_arrow_keys_with_others_are_left_alone(site, page):
     page.goto(f"{site}/chapters/04-posterior.html")
-    page.keyboard.press(keys)
-    page.wait_for_timeout(300)
-    assert page.url == f"{site}/chapters/04-posterior.html"
+    for keys in ("Alt+ArrowRight", "Shift+ArrowRight", "Control+ArrowRight"):
+        page.keyboard.press(keys)
+        page.wait_for_timeout(300)
+        assert page.url == f"{site}/chapters/04-posterior.html", keys

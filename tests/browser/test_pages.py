@@ -1,8 +1,9 @@
-"""The built book in a real browser: formulas are typeset, nothing is asked of other hosts, pages fit a phone."""
+"""The built book in a real browser: formulas are typeset, nothing is asked of other hosts, all can see and use it."""
 
 import pytest
 from book_numbers import page_files
 
+from tests.browser.axe import violations
 from tests.browser.conftest import HTML
 
 pytestmark = pytest.mark.usefixtures("built")
@@ -50,10 +51,16 @@ PROBLEMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def context(chromium):
+    """One for all pages, so that what is the same on each is read once."""
+    return chromium.new_context()
+
+
 @pytest.fixture
-def page(chromium):
+def page(context):
     """An empty page; `page.problems` collects what it does wrong."""
-    page = chromium.new_page()
+    page = context.new_page()
     page.problems = []
     for event, problem in PROBLEMS.items():
         page.on(event, lambda it, problem=problem: page.problems.extend(filter(None, [problem(it)])))
@@ -72,7 +79,7 @@ def look(page, width):
 
 @pytest.mark.parametrize(("by", "first", "then"), [("http", 390, 1280), ("file", 1280, 390)])
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_page_fits_and_asks_no_other_host(address, by, first, then, site, page):
+def test_page_fits_asks_no_other_host_and_is_accessible(address, by, first, then, site, page):
     page.set_viewport_size({"width": first, "height": 900})
     page.goto(f"{site}/{address}" if by == "http" else (HTML / address).as_uri())
     # A reader may also turn a phone, or drag a window's edge.
@@ -81,6 +88,8 @@ def test_page_fits_and_asks_no_other_host(address, by, first, then, site, page):
         assert (width, wrong, page.problems) == (width, {}, [])
         # The widest line that `ruff format` lets a chapter have is shown without scrolling on a laptop.
         assert width < 1280 or columns is None or columns >= 88
+    if by == "http":
+        assert violations(page) == []
 
 
 def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):

@@ -145,7 +145,8 @@ def test_train_from_a_model_begins_with_its_weights_and_options(ddpm, finished, 
 
 
 def test_train_from_a_model_that_ships_keeps_its_name(ddpm, tmp_path):
-    out, _ = ddpm("train", "digits", "--from", "digits", "--steps", "1", "--out", tmp_path / "run")
+    quick = ["--steps", "1", "--set", "training.num_samples=1", "--set", "diffusion.sampling_timesteps=1"]
+    out, _ = ddpm("train", "digits", "--from", "digits", *quick, "--out", tmp_path / "run")
     assert "weights    begin as those of the model digits that ships, in " in out
     assert RunConfig.load(tmp_path / "run").start == "digits"
 

@@ -282,10 +282,9 @@ def test_train_refuses_a_folder_that_another_program_has(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_that_begins_a_run_finishes_it_after_a_kill_at_any_moment(tmp_path):
-    """Whole processes, three of them killed: while Python imports, before the first checkpoint, and later."""
+    """Whole processes, one killed while Python imports and one later; `killed_runs` takes any number of moments."""
     taken, expected = killed_runs.undisturbed(tmp_path / "whole", 40)
-    moments = random.Random(2)
-    for number, share in enumerate((0.1, 0.6, 0.9)):
-        folder = tmp_path / str(number)
-        killed_runs.killed_once(folder, 40, taken * share * moments.uniform(0.9, 1.1))
+    for share in (0.1, 0.85):
+        folder = tmp_path / str(share)
+        killed_runs.killed_once(folder, 40, taken * share)
         assert saved_files(folder) == expected

@@ -33,13 +33,7 @@ multiprocessing.set_start_method({method!r}, force=True)
             "if True:",
             "runs your program anew as it starts: what the program does belongs under `if __name__",
         ),
-        (
-            "forkserver",
-            "if True:",
-            "runs your program anew as it starts: what the program does belongs under `if __",
-        ),
         ("spawn", 'if __name__ == "__main__":', None),
-        ("fork", "if True:", None),
     ],
 )
 def test_last_words_name_the_guard_that_is_missing(tmp_path, method, before, said):

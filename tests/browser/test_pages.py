@@ -16,6 +16,7 @@ LOOK = """async () => {
   if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
   await document.fonts.ready;
   document.querySelectorAll("article details").forEach(folded => { folded.open = true; });
+  document.querySelectorAll("article .toggle-hidden button.toggle-button").forEach(button => button.click());
   const all = selector => [...document.querySelectorAll(selector)];
   const text = element => element.outerHTML.slice(0, 120);
   const width = document.documentElement.clientWidth;
@@ -31,6 +32,9 @@ LOOK = """async () => {
       && !element.closest("mjx-container, pre, .pst-scrollable-table-container, .sr-only")).map(text),
     "cut off": all("article .math, article .math mjx-container").filter(element =>
       element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).overflowX === "hidden").map(text),
+    "formulas that scroll": all("article div.math").filter(formula =>
+      [formula, ...formula.querySelectorAll("mjx-container")].some(it => it.scrollWidth > it.clientWidth + 1))
+      .map(text),
     "code that scrolls": width < 1200 ? [] : all("article div.highlight pre, article div.cell_output pre")
       .filter(block => block.scrollWidth > block.clientWidth + 1)
       .map(block => block.textContent.split("\\n").reduce((a, b) => a.length < b.length ? b : a)),
@@ -104,7 +108,7 @@ def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
     )
     page.goto((tmp_path / "bad.html").as_uri())
     wrong, _ = look(page, 1280)
-    assert len(wrong) == 7  # every kind there is
+    assert len(wrong) == 8  # every kind there is
     addresses = ("http://script.invalid/x.js", "https://css.invalid/", "https://fetch.invalid/")
     assert {f"foreign: {address}" for address in addresses} <= set(page.problems)
     assert "error: missing is not defined" in page.problems

@@ -35,6 +35,9 @@ LOOK = """async () => {
     "formulas that scroll": all("article div.math").filter(formula =>
       [formula, ...formula.querySelectorAll("mjx-container")].some(it => it.scrollWidth > it.clientWidth + 1))
       .map(text),
+    "formulas wider than the line": all("article span.math").filter(formula =>
+      formula.querySelector("mjx-math")?.getBoundingClientRect().width > formula.getBoundingClientRect().width + 1)
+      .map(text),
     "code that scrolls": width < 1200 ? [] : all("article div.highlight pre, article div.cell_output pre")
       .filter(block => block.scrollWidth > block.clientWidth + 1)
       .map(block => block.textContent.split("\\n").reduce((a, b) => a.length < b.length ? b : a)),
@@ -101,6 +104,8 @@ def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
         """<script src="http://script.invalid/x.js"></script><style>p { background: url(https://css.invalid/) }</style>
         <article><p style="width: 2000px">x</p><img src="no.png"><mjx-merror>z</mjx-merror>
         <div class="math" style="width: 9px; overflow: hidden">a long formula</div>
+        <span class="math" style="display: inline-block; width: 9px"><mjx-container><mjx-math>too long</mjx-math>
+        </mjx-container></span>
         <div class="highlight"><pre style="width: 90px; overflow: auto">a line of code that is long</pre></div>
         </article>
         <script>fetch("https://fetch.invalid/").catch(() => 0); missing();</script>""",
@@ -108,7 +113,7 @@ def test_look_notices_what_is_wrong_with_a_page(page, tmp_path):
     )
     page.goto((tmp_path / "bad.html").as_uri())
     wrong, _ = look(page, 1280)
-    assert len(wrong) == 8  # every kind there is
+    assert len(wrong) == 9  # every kind there is
     addresses = ("http://script.invalid/x.js", "https://css.invalid/", "https://fetch.invalid/")
     assert {f"foreign: {address}" for address in addresses} <= set(page.problems)
     assert "error: missing is not defined" in page.problems

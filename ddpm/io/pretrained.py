@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpm.checks import check_choice, how_to_model
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import CHECKSUMS, own_parts, verify
-from ddpm.io.files import json_bytes, tensor_bytes, write_whole
+from ddpm.io.files import json_bytes, tensor_bytes, write_all
 from ddpm.io.paths import CONFIG, MODEL, check_folder_name, check_parts, find_model, refuse_run, weights_file
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
 from ddpm.latent import Autoencoder, LatentDiffusion
@@ -57,9 +57,8 @@ def save_pretrained(
     folder = check_folder_name(folder)
     refuse_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / MODEL, weights)
     checked = {"checked_precisions": list(checked_precisions)} if checked_precisions else {}
-    write_whole(folder / CONFIG, json_bytes(model_config(diffusion) | checked))
+    write_all({folder / MODEL: weights, folder / CONFIG: json_bytes(model_config(diffusion) | checked)})
 
 
 def plain_diffusion(diffusion: Any, taker: str) -> GaussianDiffusion:

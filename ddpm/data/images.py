@@ -38,6 +38,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE = {5, 6, 7, 8}
+# Said of a file of which only the first picture is taken; of these formats the others are views or layers of that one.
+SEVERAL = "the first of its several pictures is taken"
+_ONE_PICTURE = {"MPO", "PSD"}
 # Packages that teach Pillow further formats, and the function that makes them do so.
 _PLUGINS = {"pillow_heif": "register_heif_opener"}
 
@@ -148,7 +151,19 @@ def _decoded(file: BinaryIO, image_size: int | tuple[int, int] | None) -> tuple[
             # By hand, as ImageOps.exif_transpose also writes the EXIF data anew, and fails where another tag is broken.
             upright = upright.transpose(_TURNS[orientation])
         width, height = reversed(whole) if orientation in _ON_ITS_SIDE else whole
+        if upright is image and image.format == "GIF":
+            # Where asking for a second picture drops the pixels of the first.
+            upright = image.copy()
+        if _holds_several(image):
+            warnings.warn(SEVERAL, stacklevel=2)
         return _to_eight_bits(upright), (height, width)
+
+
+def _holds_several(image: Image.Image) -> bool:
+    """Whether there are further pictures in the file: pages of a TIFF, the frames of an animation."""
+    with contextlib.suppress(Exception):  # what comes after the first may be broken
+        return image.format not in _ONE_PICTURE and getattr(image, "is_animated", False)
+    return False
 
 
 def _orientation(image: Image.Image) -> int:

@@ -13,6 +13,8 @@ from typing import Any
 
 # What `torch.Generator.manual_seed` takes.
 _SEEDS = (-(2**63), 2**64 - 1)
+# The largest whole number that torch takes, and the longest side of an image; more is a slip.
+_LARGEST, _LONGEST_SIDE = 2**63 - 1, 2**16
 _SHORTENED = reprlib.Repr()
 _SHORTENED.maxstring = _SHORTENED.maxother = 100
 
@@ -53,15 +55,17 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
 def check_whole(name: str, value: Any, lowest: int = 1, highest: int | None = None) -> int:
     """The whole number, as Python's own; anything else (a bool too), or one out of range, is refused."""
     number = plain_number(value)
-    if not isinstance(number, int) or number < lowest or (highest is not None and number > highest):
-        allowed = f"of at least {lowest}" if highest is None else f"in {lowest} … {highest}"
+    most = _LARGEST if highest is None else highest
+    if not isinstance(number, int) or not lowest <= number <= most:
+        too_large = isinstance(number, int) and number > most
+        allowed = f"of at least {lowest}" if highest is None and not too_large else f"in {lowest} … {most}"
         raise ValueError(f"{name} must be a whole number {allowed}, but got {shown(value)}")
     return int(number)
 
 
 def check_wholes(name: str, values: Any, lowest: int = 1) -> list[int]:
     """The whole numbers of a list, a tuple, an array or a tensor, as Python's own."""
-    numbers = [int(n) for n in plain_numbers(values) if isinstance(n, int) and n >= lowest]
+    numbers = [int(n) for n in plain_numbers(values) if isinstance(n, int) and lowest <= n <= _LARGEST]
     if not hasattr(values, "__len__") or len(numbers) != len(values):
         raise ValueError(
             f"{name} must be a list of whole numbers of at least {lowest}, such as [1, 2], but got {shown(values)}"
@@ -123,9 +127,10 @@ def check_image_size(image_size: Any) -> tuple[int, int]:
     """(height, width) from one number or a pair, each at least 1."""
     single = plain_number(image_size) is not None
     size = plain_numbers([image_size, image_size] if single else image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
+    if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= _LONGEST_SIDE for side in size):
         raise ValueError(
-            f"image_size must be one whole number >= 1 or a pair of them, but got {shown(image_size)}"
+            "image_size must be one whole number >= 1 or a pair of them, each at most"
+            f" {_LONGEST_SIDE}, but got {shown(image_size)}"
         )
     return int(size[0] or 0), int(size[1] or 0)
 

@@ -21,6 +21,8 @@ def test_training_config_refuses_all_but_whole_numbers(name):
         message = rf"^{name} must be a whole number of at least {lowest}, but got {value!r}$"
         with pytest.raises(ValueError, match=message):
             TrainingConfig(**{name: value})
+    with pytest.raises(ValueError, match=rf"^{name} must be a whole number in {lowest} … \d+, but got"):
+        TrainingConfig(**{name: 2**64})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ddpm.checks import check_image_size
@@ -133,7 +133,7 @@ def add_formats() -> None:
 
 def _decoded(file: BinaryIO, image_size: int | tuple[int, int] | None) -> tuple[Image.Image, tuple[int, int]]:
     """The picture, and (height, width) of the whole."""
-    with Image.open(file) as image:
+    with _opened(file) as image:
         # That of a TIFF is known, and its size final, once Pillow has decoded it and turned it upright.
         reduced = None
         if image.format in ("JPEG", "MPO"):
@@ -157,6 +157,16 @@ def _decoded(file: BinaryIO, image_size: int | tuple[int, int] | None) -> tuple[
         if _holds_several(image):
             warnings.warn(SEVERAL, stacklevel=2)
         return _to_eight_bits(upright), (height, width)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """A file whose beginning could be read; without Pillow's words about the stream, which is nothing to a reader."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError(
+            "no picture that Pillow knows, or damaged where it says what it is"
+        ) from error
 
 
 def _holds_several(image: Image.Image) -> bool:

@@ -7,6 +7,7 @@ in `ddpm.tensor_checks`. Importing this does not import torch: the command line 
 import inspect
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -78,7 +79,8 @@ def check_number(
 ) -> float:
     """The number, as Python's own; anything but finite numbers in the range is refused."""
     number = plain_number(value)
-    if number is None or not (number > above and number >= at_least and number < below):
+    finite = number is not None and abs(number) <= sys.float_info.max
+    if number is None or not (finite and number > above and number >= at_least and number < below):
         limits = {"above": above, "at least": at_least, "below": below}
         allowed = " and".join(f" {word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
         raise ValueError(f"{name} must be a number{allowed}, but got {shown(value)}")
@@ -112,8 +114,8 @@ def check_class_names(names: Any, count: int | None) -> list[str] | None:
     """One name per class, all different, as a list; None stays None."""
     if names is None:
         return None
-    listed = [] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)
-    if not all(isinstance(name, str) and name for name in listed) or len({*listed}) != len(names):
+    listed: list[Any] = list(names) if isinstance(names, Sequence) and not isinstance(names, str) else [None]
+    if not all(isinstance(name, str) and name for name in listed) or len({*listed}) != len(listed):
         raise ValueError(f"class_names must be a list of different words, but got {shown(names)}")
     if len(listed) != count:
         has = "no classes (num_classes)" if count is None else f"{count} classes"

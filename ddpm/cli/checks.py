@@ -80,7 +80,7 @@ def checked_precisions(folder: Path) -> list[str]:
     """In which precisions a model's samples were found as good as in float32, by the configuration in its folder."""
     config = read_json(folder / CONFIG)
     named = config.get("checked_precisions", []) if isinstance(config, dict) else []
-    return named if isinstance(named, list) else []
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
 def check_writable(folder: Path, *, by: str = " by --out") -> None:

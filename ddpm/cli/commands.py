@@ -300,7 +300,7 @@ def info(model: Model) -> None:
 
 
 # What bad input, a full disk or a broken file can raise. Anything else is a fault of ours and shows its origin.
-_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, MemoryError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -329,6 +329,9 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 def _message(error: BaseException) -> str:
     """The words of an error, without the number that the system gave it, or its kind where it has none."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        why = str(error) or "MemoryError"
+        return f"memory does not suffice: take a smaller network, smaller images or batches ({why})"
     without_number = error.strerror if isinstance(error, OSError) and error.filename is None else None
     return without_number or str(error) or type(error).__name__
 

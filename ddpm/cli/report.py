@@ -161,6 +161,6 @@ def duration(seconds: float) -> str:
     if seconds < 1:
         return "less than a second"
     if seconds > _LONGEST:
-        return "more than 10,000 years"
+        return "10,000 years or more"
     unit = "seconds" if seconds < _HOUR else "minutes" if seconds < _DAY else "hours"
     return humanize.precisedelta(seconds, minimum_unit=unit, suppress=("months", "years"), format="%.0f")

@@ -11,7 +11,7 @@ from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, NO_DOWNLOAD, TORCHVISION, known_name
 from ddpm.io.checkpoint import CHECKPOINTS
 from ddpm.io.files import json_bytes, read_json, write_whole
-from ddpm.io.paths import RUN, expanded, holds_run, locate_model, read_config, shipped_model
+from ddpm.io.paths import RUN, expanded, holds_run, locate_model, naming_config, read_config, shipped_model
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 
@@ -84,7 +84,8 @@ class RunConfig:
         start = model if shipped_model(model) == found.folder else str(expanded(model).absolute())
         config["diffusion"].pop("class_names", None)  # of other data
         parts = {part: getattr(self, part) | config[part] for part in ("network", "diffusion")}
-        return replace(self, start=start, **parts), found.said
+        with naming_config(found.folder):
+            return replace(self, start=start, **parts), found.said
 
     def build_diffusion(self, *, start: bool = True) -> "ddpm.GaussianDiffusion":
         """A model to begin with, its weights drawn by the seed of training; a ValueError says which option is wrong.

@@ -202,7 +202,7 @@ class Trainer(Configured):
             self.config.warn_of_warm_up()
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
-                set_seed(self.config.seed, device_specific=True)
+                set_seed(self.config.seed % 2**31, device_specific=True)
             self.averages.attach(self.diffusion, self.config.extra_ema_decays)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):

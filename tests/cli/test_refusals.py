@@ -247,6 +247,10 @@ def test_help_and_refusals_at_once_do_not_import_torch(finished, tmp_path):
         (OSError(28, "No space left on device"), "No space left on device"),
         (OSError(28, "No space left", "x.png"), "[Errno 28] No space left: 'x.png'"),
         (ValueError("no such thing"), "no such thing"),
+        (
+            MemoryError(),
+            "memory does not suffice: take a smaller network, smaller images or batches (MemoryError)",
+        ),
     ],
 )
 def test_errors_are_said_in_words(ddpm, monkeypatch, error, said):

@@ -100,19 +100,25 @@ def images_of(model: Path) -> Path | None:
 
 def load_data(run_config: RunConfig, run: Path, command: str) -> Any:
     """A run's data; an error says where the run has them from, and how to say where they are now."""
-    with told_where(run_config, run, command):
+    check_there(run_config, run, command)
+    with _told_where(run_config, run, command):
         return run_config.load_data()
 
 
+def check_there(run_config: RunConfig, run: Path, command: str) -> None:
+    """Refuse the data of a run that are not where the run has them from."""
+    with _told_where(run_config, run, command):
+        check_data(run_config.data["name_or_path"])
+
+
 @contextlib.contextmanager
-def told_where(run_config: RunConfig, run: Path, command: str) -> Iterator[None]:
-    """Meanwhile a run's data are read: an error says where the run has them from, and how to say where they are now."""
+def _told_where(run_config: RunConfig, run: Path, command: str) -> Iterator[None]:
+    """Meanwhile a run's data are looked for: an error says where the run has them from, and how to give others."""
     source = run_config.data["name_or_path"]
     name = known_name(source)
     option = "--data-root" if name in TORCHVISION else "--data"
     where = run_config.data.get("root", "data") if name in TORCHVISION else source
     try:
-        check_data(source)
         yield
     except (OSError, ValueError, RuntimeError) as error:
         error.add_note(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.cli import report
-from ddpm.cli.places import load_data, told_where
+from ddpm.cli.places import check_there, load_data
 from ddpm.cli.report import show
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import canonical, known_name
@@ -42,6 +42,8 @@ def continued(folder: Path, fresh: RunConfig, *, by_preset: bool) -> RunConfig:
             f"{folder} holds a run that learns from {before}, not from {now}: choose another folder by --out"
             f"{'' if by_name else meant}"
         )
+    if before == now:
+        check_there(saved, folder, "resume")
     if by_preset:
         kept = {name: saved.training[name] for name in _OF_THE_MACHINE if name in saved.training}
         return fresh.changed("training", **kept)
@@ -70,8 +72,8 @@ def load_images(run_config: RunConfig, run: Path) -> Any:
     """The data of a run that goes on: of one that a program began the folder, so that the Trainer takes it as there."""
     if (run / RUN).is_file():
         return load_data(run_config, run, "resume")
-    with told_where(run_config, run, "resume"):
-        return Path(run_config.data["name_or_path"])
+    check_there(run_config, run, "resume")
+    return Path(run_config.data["name_or_path"])
 
 
 def with_class_names(run_config: RunConfig, diffusion: "ddpm.GaussianDiffusion", images: Any) -> RunConfig:

@@ -259,9 +259,10 @@ def test_a_programs_run_goes_on_with_its_images_where_they_are_now(ddpm, tmp_pat
     trained("run", model(network={"channels": 3}), pictures(tmp_path / "old", 9))
     (tmp_path / "old").rename(tmp_path / "new")
     assert "or `ddpm resume run`" in how_to_resume(Path("run"))
-    _, err = ddpm("resume", "run", "--steps", "5", code=1)
     advice = "ddpm resume run --data FOLDER"
-    assert err.endswith(f"run says that the data are in {tmp_path}/old. If they have moved: {advice}\n")
+    for words in ("resume run --steps 5", "train ./old --resume --out run --steps 5"):
+        _, err = ddpm(*words.split(), code=1)
+        assert err.endswith(f"run says that the data are in {tmp_path}/old. If they have moved: {advice}\n")
     words = instead or f"{advice.removeprefix('ddpm ').replace('FOLDER', 'new')} --steps 5"
     out, _ = ddpm(*words.split())
     assert f"resuming run at step 4 of 5, on the folder {tmp_path}/new\n" in out

@@ -221,6 +221,13 @@ def test_advice_about_a_run_with_a_space_in_its_name_can_be_typed(ddpm, moved):
     assert err.endswith("ddpm evaluate 'my run' --data FOLDER\n")
 
 
+def test_precisions_that_are_none_are_passed_over(ddpm, tmp_path):
+    ddpm("export", "digits", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"checked_precisions": [3, "bf16"]}))
+    assert " checked in bf16" in flat(ddpm("info", tmp_path)[0])
+
+
 @pytest.mark.parametrize(
     ("written", "message"),
     [

@@ -7,12 +7,15 @@ in `ddpm.tensor_checks`. Importing this does not import torch: the command line 
 import inspect
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 # What `torch.Generator.manual_seed` takes.
 _SEEDS = (-(2**63), 2**64 - 1)
+# The largest whole number that torch takes, and the longest side of an image; more is a slip.
+_LARGEST, _LONGEST_SIDE = 2**63 - 1, 2**16
 _SHORTENED = reprlib.Repr()
 _SHORTENED.maxstring = _SHORTENED.maxother = 100
 
@@ -53,15 +56,17 @@ def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
 def check_whole(name: str, value: Any, lowest: int = 1, highest: int | None = None) -> int:
     """The whole number, as Python's own; anything else (a bool too), or one out of range, is refused."""
     number = plain_number(value)
-    if not isinstance(number, int) or number < lowest or (highest is not None and number > highest):
-        allowed = f"of at least {lowest}" if highest is None else f"in {lowest} … {highest}"
+    most = _LARGEST if highest is None else highest
+    if not isinstance(number, int) or not lowest <= number <= most:
+        too_large = isinstance(number, int) and number > most
+        allowed = f"of at least {lowest}" if highest is None and not too_large else f"in {lowest} … {most}"
         raise ValueError(f"{name} must be a whole number {allowed}, but got {shown(value)}")
     return int(number)
 
 
 def check_wholes(name: str, values: Any, lowest: int = 1) -> list[int]:
     """The whole numbers of a list, a tuple, an array or a tensor, as Python's own."""
-    numbers = [int(n) for n in plain_numbers(values) if isinstance(n, int) and n >= lowest]
+    numbers = [int(n) for n in plain_numbers(values) if isinstance(n, int) and lowest <= n <= _LARGEST]
     if not hasattr(values, "__len__") or len(numbers) != len(values):
         raise ValueError(
             f"{name} must be a list of whole numbers of at least {lowest}, such as [1, 2], but got {shown(values)}"
@@ -74,7 +79,8 @@ def check_number(
 ) -> float:
     """The number, as Python's own; anything but finite numbers in the range is refused."""
     number = plain_number(value)
-    if number is None or not (number > above and number >= at_least and number < below):
+    finite = number is not None and abs(number) <= sys.float_info.max
+    if number is None or not (finite and number > above and number >= at_least and number < below):
         limits = {"above": above, "at least": at_least, "below": below}
         allowed = " and".join(f" {word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
         raise ValueError(f"{name} must be a number{allowed}, but got {shown(value)}")
@@ -108,8 +114,8 @@ def check_class_names(names: Any, count: int | None) -> list[str] | None:
     """One name per class, all different, as a list; None stays None."""
     if names is None:
         return None
-    listed = [] if isinstance(names, str) or not isinstance(names, Sequence) else list(names)
-    if not all(isinstance(name, str) and name for name in listed) or len({*listed}) != len(names):
+    listed: list[Any] = list(names) if isinstance(names, Sequence) and not isinstance(names, str) else [None]
+    if not all(isinstance(name, str) and name for name in listed) or len({*listed}) != len(listed):
         raise ValueError(f"class_names must be a list of different words, but got {shown(names)}")
     if len(listed) != count:
         has = "no classes (num_classes)" if count is None else f"{count} classes"
@@ -123,9 +129,10 @@ def check_image_size(image_size: Any) -> tuple[int, int]:
     """(height, width) from one number or a pair, each at least 1."""
     single = plain_number(image_size) is not None
     size = plain_numbers([image_size, image_size] if single else image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
+    if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= _LONGEST_SIDE for side in size):
         raise ValueError(
-            f"image_size must be one whole number >= 1 or a pair of them, but got {shown(image_size)}"
+            "image_size must be one whole number >= 1 or a pair of them, each at most"
+            f" {_LONGEST_SIDE}, but got {shown(image_size)}"
         )
     return int(size[0] or 0), int(size[1] or 0)
 

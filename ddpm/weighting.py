@@ -148,7 +148,7 @@ def weighting_from_config(config: Mapping[str, Any] | None) -> Weighting | None:
     """The weighting that `weighting_config` wrote down; numbers that are left out take their defaults."""
     if config is None:
         return None
-    numbers = dict(config)
+    numbers = dict(config) if isinstance(config, Mapping) else {}
     name = numbers.pop("name", None)
     if name == "custom":
         raise ValueError(

@@ -31,10 +31,10 @@ def check_export(out: Path) -> None:
     check_writable(out, by="")
 
 
-def check_folder(folder: Path, source: str) -> None:
-    """Refuse a folder that holds a run, cannot be written, or lies among the images, which would then hold samples."""
+def check_folder(folder: Path, source: str, *, go_on: bool = False) -> None:
+    """Refuse a folder that cannot be written, or holds a run, unless to `go_on` with it; a new one among the images."""
     there = list_checkpoints(folder)
-    if there:
+    if there and not go_on:
         how = f"resume it with `ddpm resume {as_typed(folder)}`, or by --resume"
         if not goes_on_by_command(folder):
             how = "only the program that began it can go on with it, by trainer.train(resume=True)"
@@ -42,15 +42,24 @@ def check_folder(folder: Path, source: str) -> None:
             f"{folder} already holds a run, up to step {step_of(there[-1])}: {how}; or choose another folder by --out"
         )
     check_writable(folder)
-    if Path(source).is_absolute() and folder.resolve().is_relative_to(Path(source).resolve()):
+    if not there and Path(source).is_absolute():
+        check_apart(folder, Path(source))
+
+
+def check_apart(out: Path, images: Path) -> None:
+    """Refuse to write samples among the images that a model learns from."""
+    if out.resolve().is_relative_to(images.resolve()):
         raise ValueError(
-            f"{folder} lies within the data, {source}, so that the run's samples would be taken for images of it;"
-            " choose another folder by --out"
+            f"{out} lies within the data, {images}, so that samples would be taken for images of it; choose another"
+            " place by --out"
         )
 
 
-def prepare_output(out: Path) -> None:
-    """Make the folder that images will go to; refuse the name of any file but a PNG's, and what cannot be written."""
+def prepare_output(out: Path, images: Path | None = None) -> None:
+    """Make the folder that samples will go to, of a model that learned from `images` if these are known.
+
+    The name of any file but a PNG's is refused, and a place that cannot be written or is among the images.
+    """
     is_png = out.suffix.lower() == ".png"
     if out.name.lower() == ".png":
         raise ValueError(f"--out {out} has no name before its ending: give one such as samples.png")
@@ -61,6 +70,8 @@ def prepare_output(out: Path) -> None:
             f"--out {out} is a folder: give the name of a file in it, or a folder without .png"
         )
     folder = out.parent if is_png else out
+    if images is not None:
+        check_apart(folder, images)
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -69,7 +80,7 @@ def checked_precisions(folder: Path) -> list[str]:
     """In which precisions a model's samples were found as good as in float32, by the configuration in its folder."""
     config = read_json(folder / CONFIG)
     named = config.get("checked_precisions", []) if isinstance(config, dict) else []
-    return named if isinstance(named, list) else []
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
 def check_writable(folder: Path, *, by: str = " by --out") -> None:

@@ -21,8 +21,11 @@ from ddpm.cli.application import Application
 from ddpm.cli.checks import check_data, check_export, check_folder, checked_precisions, prepare_output
 from ddpm.cli.options import (
     BatchSize,
+    BoundImages,
     ChosenSampler,
     ChosenSpacing,
+    EvaluatedImages,
+    Images,
     Overrides,
     Precision,
     SamplingSteps,
@@ -36,7 +39,7 @@ from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
 from ddpm.cli.run_config import completed, with_overrides
 from ddpm.data.names import DIGITS, known_name
-from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints, step_of
+from ddpm.io.checkpoint import DamagedCheckpointError, list_checkpoints, newest_step
 from ddpm.io.files import json_bytes, write_whole
 from ddpm.io.paths import MODEL, locate_model, weights_file
 from ddpm.io.streams import as_typed, patient_streams
@@ -106,17 +109,17 @@ def train(
     run_config, said = runs.with_warm_up_that_fits(run_config, change or [])
     run_config.check_size()
     check_data(source)
-    if not dry_run and not go_on:
-        check_folder(folder, source)
+    if not dry_run:
+        check_folder(folder, source, go_on=go_on)
 
     from ddpm.cli import cost
 
-    run_config = completed(run_config)
+    run_config, stands = completed(run_config), newest_step(folder)
     diffusion = run_config.build_diffusion(start=not list_checkpoints(folder))
     run_config, threads = cost.with_threads(run_config, diffusion)
     said = [f"preset {name}", *begins, *said, *threads]
     if dry_run:
-        show(*said, *cost.dry_run(run_config, diffusion))
+        show(*said, *cost.dry_run(run_config, diffusion, stands if go_on else 0))
         return
     images = runs.load_images(run_config, folder) if list_checkpoints(folder) else run_config.load_data()
     run_config = runs.with_class_names(run_config, diffusion, images)
@@ -132,7 +135,7 @@ def train(
 def resume(run: Run, train_steps: TrainSteps = None, data: DataAt = None, data_root: DataRoot = None) -> None:
     """Resume a run from its newest whole checkpoint, or begin it where it has none yet."""
     run_config = places.load_run(run, data, data_root).changed("training", train_num_steps=train_steps)
-    stands = step_of(list_checkpoints(run)[-1]) if list_checkpoints(run) else 0
+    stands = newest_step(run)
     if train_steps is not None and stands >= train_steps:
         raise ValueError(
             f"--train-steps {train_steps} is not beyond step {stands}, where the run stands; give a larger number, as"
@@ -149,7 +152,7 @@ def resume(run: Run, train_steps: TrainSteps = None, data: DataAt = None, data_r
 def sample(
     model: Model,
     out: Annotated[Path, typer.Option(parser=places.path, help="A .png or a folder.")] = Path("samples.png"),
-    images: Annotated[int, typer.Option("-n", "--images", min=1, help="How many images.")] = 64,
+    images: Images = 64,
     sampling_steps: SamplingSteps = None,
     sampler: ChosenSampler = None,
     spacing: ChosenSpacing = None,
@@ -173,7 +176,7 @@ def sample(
     weights_file(found.folder, weights)
     chosen = None if label is None else [labels.label_number(found.folder, label)] * images
     labels.check_guidance(found.folder, guidance)
-    prepare_output(out)
+    prepare_output(out, places.images_of(found.folder))
 
     from ddpm.cli.drawing import draw_into
     from ddpm.training.precision import sampling_precision
@@ -190,14 +193,14 @@ def sample(
 @app.command()
 def evaluate(
     run: Run,
-    images: Annotated[int, typer.Option("-n", "--images", min=4, help="How many images.")] = 1000,
+    images: EvaluatedImages = 1000,
     sampling_steps: SamplingSteps = None,
     sampler: ChosenSampler = None,
     spacing: ChosenSpacing = None,
     features: Annotated[
         Literal["pixels", "classifier", "inception"], typer.Option(help="What images are compared by.")
     ] = "pixels",
-    bound_images: Annotated[int, typer.Option(min=0, help="Images for the bound; 0 leaves it out.")] = 64,
+    bound_images: BoundImages = 64,
     timesteps: Timesteps = 100,
     seed: Seed = 0,
     mixed_precision: Precision = "auto",
@@ -251,7 +254,7 @@ def evaluate(
     if bound_images:
         real, given = random_images(dataset, bound_images, seed=seed)
         classes = given if takes_classes else None
-        bound = bits_per_dimension(diffusion, real, classes, timesteps_per_image=timesteps)
+        bound = bits_per_dimension(diffusion, real, classes, timesteps_per_image=timesteps, progress=True)
         figures |= {"bits_per_dimension": float(bound.mean), "standard_error": float(bound.standard_error)}
         settings |= {"bound_images": len(real), "bound_timesteps": timesteps}
     written = {**figures, "model": model, "settings": settings}
@@ -297,7 +300,7 @@ def info(model: Model) -> None:
 
 
 # What bad input, a full disk or a broken file can raise. Anything else is a fault of ours and shows its origin.
-_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, MemoryError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -326,6 +329,9 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 def _message(error: BaseException) -> str:
     """The words of an error, without the number that the system gave it, or its kind where it has none."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        why = str(error) or "MemoryError"
+        return f"memory does not suffice: take a smaller network, smaller images or batches ({why})"
     without_number = error.strerror if isinstance(error, OSError) and error.filename is None else None
     return without_number or str(error) or type(error).__name__
 

@@ -97,8 +97,8 @@ def measure_cost(
     )
 
 
-def dry_run(run_config: RunConfig, diffusion: GaussianDiffusion) -> Iterable[str]:
-    """What a run is made from and what it costs, in words; nothing is downloaded or written."""
+def dry_run(run_config: RunConfig, diffusion: GaussianDiffusion, stands: int = 0) -> Iterable[str]:
+    """What a run that `stands` at some step is made from, and what its rest costs; nothing is fetched or written."""
     started = time.perf_counter()
     config, data = run_config.training_config, run_config.local_data()
     reading = time.perf_counter() - started  # of a folder every file, as a run does when it begins
@@ -121,17 +121,18 @@ def dry_run(run_config: RunConfig, diffusion: GaussianDiffusion) -> Iterable[str
     memory = humanize.naturalsize(cost.fixed_bytes + batch * cost.image_bytes, binary=True)
     loading = loading_seconds(trainer.data, batch) if known else 0.0
     seconds = seconds_per_image(cost.seconds_per_image, loading, config.num_workers, os.cpu_count() or 1)
-    images, rate = trainer.images_per_step * config.train_num_steps, 1 / seconds
+    images, rate = trainer.images_per_step * max(0, config.train_num_steps - stands), 1 / seconds
     needed = report.duration(images / rate / trainer.accelerator.num_processes + reading)
     share = f"; loading them takes {loading / seconds:.0%}" if loading > 0.1 * seconds else ""
     per_second = f"{rate:,.0f}" if rate >= 1 else f"{rate:.2g}"
+    left = " that are left" if stands else ""
     without = "" if known else " reading the images,"
     yield from report.paragraphs(
         {
             "FLOPs": f"{training} per image in training, {call} per network call",
             "memory": f"about {memory} per process for batches of {batch}, besides what PyTorch takes for itself",
-            "time": f"about {needed} here for {images:,} images ({per_second} images/s and process, measured{share})"
-            f", besides{without} samples and checkpoints",
+            "time": f"about {needed} here for {images:,} images{left} ({per_second} images/s and process, measured"
+            f"{share}), besides{without} samples and checkpoints",
         }
     )
     yield "dry run: nothing was trained, nothing was written"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpm.cli.report import counted, show
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.io.files import json_bytes, sha256, tensor_bytes
+from ddpm.io.files import json_bytes, naming_file, sha256, tensor_bytes, unfinished_file
 from ddpm.io.progress import Progress
 from ddpm.io.streams import is_terminal
 from ddpm.sampler_choice import sampler_name
@@ -172,9 +172,8 @@ def _side_by_side(pictures: list[Tensor]) -> Tensor:
 def _write(image: Tensor, path: Path) -> None:
     """Write a PNG, with three channels where it has one, that is there whole or not at all."""
     pixels = image.expand(3, -1, -1) if len(image) == 1 else image
-    unfinished = path.with_name(f".{path.name}.part")
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(unfinished, format="PNG")
-    unfinished.replace(path)
+    with naming_file(path), unfinished_file(path) as unfinished:
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(unfinished, format="PNG")
 
 
 def _read(path: Path, channels: int) -> Tensor:

@@ -10,8 +10,7 @@ from typing import Any
 from ddpm.checks import check_number
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import canonical, known_name, suggestion
-from ddpm.io.files import read_json
-from ddpm.io.paths import CONFIG
+from ddpm.io.paths import read_config
 
 # How often training hides the labels of a model with classes, if nothing else is said (Ho & Salimans 2022).
 _LABEL_DROPOUT = 0.1
@@ -74,8 +73,5 @@ def check_guidance(folder: Path, guidance: float | None) -> None:
 
 def _config(folder: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The arguments of the network and of the diffusion of the model in a folder."""
-    try:
-        config = read_json(folder / CONFIG)
-        return config["network"], config["diffusion"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG} is not the configuration of a model: {error}") from error
+    config = read_config(folder)
+    return config["network"], config["diffusion"]

@@ -83,9 +83,11 @@ _SETTLED = {
 }
 
 
-def check_options(part: str, options: Mapping[str, Any]) -> None:
+def check_options(part: str, options: Any) -> None:
     """Refuse an option that the part does not have, or a value of the wrong kind; ranges are the part's own matter."""
     known = OPTIONS[part]
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{part} must be a list of options by name, but got {options!r}")
     for name, value in options.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

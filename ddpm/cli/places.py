@@ -1,16 +1,18 @@
 """What words and paths on the command line stand for, by the rule of `ddpm.io.paths`, and data that have moved."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ddpm.cli import report
-from ddpm.cli.checks import check_data
+from ddpm.cli.checks import check_data, check_writable
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import TORCHVISION, known_name
-from ddpm.io.checkpoint import list_checkpoints
+from ddpm.io.checkpoint import CHECKPOINTS, list_checkpoints
 from ddpm.io.paths import RUN, expanded, locate_model
 from ddpm.io.streams import as_typed
 
@@ -54,6 +56,7 @@ def load_run(run: Path, data: Path | None, data_root: Path | None) -> RunConfig:
 
     Raises:
         FileNotFoundError: if it is not the folder of a run.
+        PermissionError: if it cannot be written, as all do that load a run.
         ValueError: if the run's data have a name and `data` is given, or its config is spoiled.
     """
     run_config = RunConfig.load(run).changed("training", results_folder=str(run))
@@ -63,6 +66,7 @@ def load_run(run: Path, data: Path | None, data_root: Path | None) -> RunConfig:
             f"--data {data} is for a run on a folder of images, but {run} learns from {source}: leave it out; where"
             " torchvision's files are is said by --data-root"
         )
+    check_writable(run, by=", and copy the run there, whose samples and figures are written to it")
     return run_config.changed(
         "data",
         name_or_path=data and absolute(data),
@@ -83,15 +87,39 @@ def described(model: str) -> list[str]:
         raise FileNotFoundError(what) from error
 
 
+def images_of(model: Path) -> Path | None:
+    """The folder of images that the model in a folder learned from, where it lies in its run and that says so."""
+    checkpoints = model.absolute().parent
+    if checkpoints.name != CHECKPOINTS:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        source = RunConfig.load(checkpoints.parent).data["name_or_path"]
+        return None if known_name(source) else expanded(source)
+    return None
+
+
 def load_data(run_config: RunConfig, run: Path, command: str) -> Any:
     """A run's data; an error says where the run has them from, and how to say where they are now."""
+    check_there(run_config, run, command)
+    with _told_where(run_config, run, command):
+        return run_config.load_data()
+
+
+def check_there(run_config: RunConfig, run: Path, command: str) -> None:
+    """Refuse the data of a run that are not where the run has them from."""
+    with _told_where(run_config, run, command):
+        check_data(run_config.data["name_or_path"])
+
+
+@contextlib.contextmanager
+def _told_where(run_config: RunConfig, run: Path, command: str) -> Iterator[None]:
+    """Meanwhile a run's data are looked for: an error says where the run has them from, and how to give others."""
     source = run_config.data["name_or_path"]
     name = known_name(source)
     option = "--data-root" if name in TORCHVISION else "--data"
     where = run_config.data.get("root", "data") if name in TORCHVISION else source
     try:
-        check_data(source)
-        return run_config.load_data()
+        yield
     except (OSError, ValueError, RuntimeError) as error:
         error.add_note(
             f"{run} says that the data are in {where}. If they have moved:"

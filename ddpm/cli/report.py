@@ -17,7 +17,7 @@ from ddpm.io.checkpoint import DamagedCheckpointError, read_checkpoint, verify
 from ddpm.io.paths import FoundModel, read_config
 
 _WIDEST = 110
-_HOUR, _DAY = 3600, 86400
+_HOUR, _DAY, _LONGEST = 3600, 86400, 10_000 * 365 * 86400
 
 
 def show(*lines: str) -> None:
@@ -160,5 +160,7 @@ def duration(seconds: float) -> str:
     """Such as "1 minute and 25 seconds" or "653 days"; long ones are not told to the second."""
     if seconds < 1:
         return "less than a second"
+    if seconds > _LONGEST:
+        return "10,000 years or more"
     unit = "seconds" if seconds < _HOUR else "minutes" if seconds < _DAY else "hours"
     return humanize.precisedelta(seconds, minimum_unit=unit, suppress=("months", "years"), format="%.0f")

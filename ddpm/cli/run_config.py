@@ -8,13 +8,23 @@ from typing import Any
 import ddpm
 from ddpm.checks import check_image_size
 from ddpm.cli.overrides import OPTIONS, check_options, read_override
-from ddpm.data.names import DIGITS, TORCHVISION, known_name
+from ddpm.data.names import DIGITS, NO_DOWNLOAD, TORCHVISION, known_name
+from ddpm.io.checkpoint import CHECKPOINTS
 from ddpm.io.files import json_bytes, read_json, write_whole
-from ddpm.io.paths import RUN, expanded, holds_run, locate_model, read_config, shipped_model
+from ddpm.io.paths import RUN, expanded, holds_run, locate_model, naming_config, read_config, shipped_model
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 
 Options = dict[str, Any]
+
+
+# What a run is not built without.
+_NEEDED = (
+    ("data", "name_or_path"),
+    ("network", "dim"),
+    ("network", "dim_mults"),
+    ("diffusion", "image_size"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,10 @@ class RunConfig:
         """Refuse what is no option, or of the wrong kind, long before a part is built from it."""
         for part in OPTIONS:
             check_options(part, getattr(self, part))
+        if not isinstance(self.start, str | None):
+            raise ValueError(
+                f"start must be the name or the folder of a model, or null, but got {self.start!r}"
+            )
         _ = self.training_config
 
     @property
@@ -70,7 +84,8 @@ class RunConfig:
         start = model if shipped_model(model) == found.folder else str(expanded(model).absolute())
         config["diffusion"].pop("class_names", None)  # of other data
         parts = {part: getattr(self, part) | config[part] for part in ("network", "diffusion")}
-        return replace(self, start=start, **parts), found.said
+        with naming_config(found.folder):
+            return replace(self, start=start, **parts), found.said
 
     def build_diffusion(self, *, start: bool = True) -> "ddpm.GaussianDiffusion":
         """A model to begin with, its weights drawn by the seed of training; a ValueError says which option is wrong.
@@ -97,16 +112,24 @@ class RunConfig:
         return load_dataset(**options, train=train)
 
     def local_data(self) -> Any:
-        """The training data, or None if they would have to be downloaded first; no cache is written."""
+        """The training data, or None if they would have to be downloaded first.
+
+        No cache is written: a folder that is to have one is read as fast as with it, but black.
+        """
         from ddpm.data.datasets import load_dataset, torchvision_dataset
+        from ddpm.data.folder import FolderDataset
 
         options = {name: value for name, value in self.data.items() if name != "cache"}
         if known_name(options["name_or_path"]) not in TORCHVISION:
-            return load_dataset(**options)
+            data: Any = load_dataset(**options)
+            cached = isinstance(data, FolderDataset) and self.data.get("cache") is not None
+            return data.as_if_cached() if cached else data
         name = options.pop("name_or_path")
         try:
             return torchvision_dataset(name, download=False, **options)
-        except RuntimeError:
+        except RuntimeError as error:
+            if known_name(name) in NO_DOWNLOAD or isinstance(error.__cause__, ModuleNotFoundError):
+                raise
             return None
 
     def save(self, folder: Path) -> None:
@@ -132,14 +155,25 @@ class RunConfig:
                 f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with"
                 f" a checkpoint in it{ships}"
             )
-        if not (folder / RUN).is_file():
-            return cls(**recipe(folder))
+        by_program = None if (folder / RUN).is_file() else recipe(folder)
         try:
-            return cls(**read_json(folder / RUN))
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{folder / RUN} cannot be read as the configuration of a run: {error}"
-            ) from error
+            return cls._of(read_json(folder / RUN) if by_program is None else by_program)
+        except ValueError as error:
+            file = folder / (RUN if by_program is None else CHECKPOINTS)
+            raise ValueError(f"{file} cannot be read as the configuration of a run: {error}") from error
+
+    @classmethod
+    def _of(cls, parts: Any) -> "RunConfig":
+        """Out of JSON, all that has no default included."""
+        known = list(asdict(cls()))
+        if not isinstance(parts, dict) or not parts.keys() <= set(known):
+            given = ", ".join(map(repr, parts)) if isinstance(parts, dict) else repr(parts)
+            raise ValueError(f"it holds {', '.join(known)}, but got {given}")
+        run_config = cls(**parts)
+        missing = [f"{part}.{name}" for part, name in _NEEDED if name not in getattr(run_config, part)]
+        if missing:
+            raise ValueError(f"{' and '.join(missing)} must be there")
+        return run_config
 
 
 def with_overrides(run_config: RunConfig, overrides: Sequence[str]) -> RunConfig:

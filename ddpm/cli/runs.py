@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.cli import report
-from ddpm.cli.places import load_data
+from ddpm.cli.places import check_there, load_data
 from ddpm.cli.report import show
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import canonical, known_name
@@ -24,6 +24,7 @@ def continued(folder: Path, fresh: RunConfig, *, by_preset: bool) -> RunConfig:
     """What `ddpm train … --resume` starts from: the run in the folder, if there is one, else a fresh run config.
 
     The options of the command line are to be laid over it. `by_preset` is for a preset that is named: that counts then.
+    A folder of images may have moved: then it is no longer where it was.
 
     Raises:
         ValueError: if the run in the folder learns from other data.
@@ -32,15 +33,26 @@ def continued(folder: Path, fresh: RunConfig, *, by_preset: bool) -> RunConfig:
         return fresh
     saved = RunConfig.load(folder)
     before, now = (config.data["name_or_path"] for config in (saved, fresh))
-    names = [known_name(source) for source in (before, now)]
-    if any(names) and canonical(before) != canonical(now):
+    by_name = any(known_name(source) for source in (before, now))
+    if canonical(before) != canonical(now) if by_name else _is_another(Path(before), Path(now)):
+        meant = (
+            f"; or, if these are its images, `ddpm resume {as_typed(folder)} --data {as_typed(Path(now))}`"
+        )
         raise ValueError(
             f"{folder} holds a run that learns from {before}, not from {now}: choose another folder by --out"
+            f"{'' if by_name else meant}"
         )
+    if before == now:
+        check_there(saved, folder, "resume")
     if by_preset:
         kept = {name: saved.training[name] for name in _OF_THE_MACHINE if name in saved.training}
         return fresh.changed("training", **kept)
     return saved.changed("data", name_or_path=now)
+
+
+def _is_another(before: Path, now: Path) -> bool:
+    """Whether both folders are there, and are two."""
+    return before.is_dir() and now.is_dir() and not before.samefile(now)
 
 
 def with_warm_up_that_fits(run_config: RunConfig, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
@@ -60,6 +72,7 @@ def load_images(run_config: RunConfig, run: Path) -> Any:
     """The data of a run that goes on: of one that a program began the folder, so that the Trainer takes it as there."""
     if (run / RUN).is_file():
         return load_data(run_config, run, "resume")
+    check_there(run_config, run, "resume")
     return Path(run_config.data["name_or_path"])
 
 

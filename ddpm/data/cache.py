@@ -81,7 +81,8 @@ def prepare_all(
                 saved = _read(index, root, shape)
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "choose another folder for the cache, or do without it")
-        what = f"the cache of images {cache} cannot be written ({error.strerror or error}); {hint}"
+        why = os.strerror(error.errno) if error.errno else error
+        what = f"the cache of images {cache} cannot be written ({why}); {hint}"
         raise OSError(error.errno or errno.EIO, what) from error
     if saved.pixels is None:
         raise OSError(

@@ -64,7 +64,7 @@ def torchvision_dataset(
 
     Raises:
         ValueError: if the name is unknown, the part does not exist, or the class needs more options.
-        RuntimeError: if torchvision cannot find or fetch the files.
+        RuntimeError: if torchvision cannot find or fetch the files, or a package that it reads them by is missing.
     """
     found = known_name(name)
     if found not in TORCHVISION:
@@ -80,6 +80,11 @@ def torchvision_dataset(
 
     try:
         return getattr(datasets, found)(**arguments)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        raise RuntimeError(
+            f"torchvision reads {found} by the package {package}, which is not installed: pip install {package}"
+        ) from error
     except (OSError, RuntimeError) as error:
         raise RuntimeError(f"torchvision could not load {found} from {str(root)!r}: {error}") from error
 

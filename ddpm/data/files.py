@@ -200,13 +200,13 @@ def described(found: Found, folder: Path) -> str:
     for path, reason in found.left_out.items():
         by_reason.setdefault(reason, []).append(path)
     others = by_reason.pop(ENDING, [])
-    said = [f"{len(paths)} {reason}: {_some(paths, folder)}" for reason, paths in by_reason.items()]
+    said = [f"{len(paths)} {reason}: {some(paths, folder)}" for reason, paths in by_reason.items()]
     if others:
         said.append(f"{len(others)} {ENDING}: {_by_ending(others, folder)}{_advice(others)}")
     return "; ".join(said)
 
 
-def _some(paths: list[Path], folder: Path) -> str:
+def some(paths: list[Path], folder: Path) -> str:
     """The first few files, and how many more there are."""
     named = [str(path.relative_to(folder)) for path in paths[:_NAMED]]
     more = len(paths) - len(named)

@@ -1,10 +1,12 @@
 """A folder of pictures as a data set: what is left out is counted and named."""
 
+import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -12,7 +14,7 @@ from torch.utils.data import Dataset
 from ddpm.checks import check_choice, check_image_size
 from ddpm.data import files
 from ddpm.data.cache import PreparedImages, prepare_all
-from ddpm.data.images import PrepareImage, read_sized
+from ddpm.data.images import SEVERAL, PrepareImage, read_sized
 from ddpm.data.looking import Look, look_at, quietly, reason
 from ddpm.data.names import described, known_name
 from ddpm.io.paths import expanded
@@ -38,7 +40,7 @@ class FolderDataset(Dataset[Any]):
         unreadable: dict[Path, str] | None = None,
         left_out: dict[Path, str] | None = None,
         noisy: frozenset[Path] | None = None,
-        prepared: tuple[PreparedImages, Sequence[int]] | None = None,
+        prepared: tuple[PreparedImages | Tensor, Sequence[int]] | None = None,
         classes: Mapping[Path, str] | None = None,
     ) -> None:
         self.paths, self.prepare = list(paths), prepare
@@ -63,6 +65,12 @@ class FolderDataset(Dataset[Any]):
             return images
         return [(image, self._labels[index]) for image, index in zip(images, indices, strict=True)]
 
+    def as_if_cached(self) -> "FolderDataset":
+        """The data set as a cache would give it, but black: to be timed, without a cache being written."""
+        cached = copy.copy(self)
+        cached._prepared = torch.zeros(1, *self._images([0])[0].shape, dtype=torch.uint8), [0] * len(self)
+        return cached
+
     def _images(self, indices: Sequence[int]) -> list[Tensor]:
         if self._prepared is None or not isinstance(self.prepare, PrepareImage):
             return [self._read(self.paths[index]) for index in indices]
@@ -78,8 +86,8 @@ class FolderDataset(Dataset[Any]):
             image, said = quietly(self._prepared_from, path)
         except Exception as error:  # as in `look_at`; the file's name is what helps
             raise RuntimeError(f"cannot read the image {path}: {reason(error)}") from error
-        if said and path not in self._noisy:
-            warnings.warn(f"{path}: {'; '.join(said)}", stacklevel=2)
+        if path not in self._noisy and (others := _others(said)):
+            warnings.warn(f"{path}: {'; '.join(others)}", stacklevel=2)
         if self._silent is not None:
             (self._noisy if said else self._silent).add(path)
         return image
@@ -143,9 +151,8 @@ def image_folder(
         warnings.warn(f"left out: {message}", stacklevel=2)
     if left_out := files.described(found, folder):
         warnings.warn(f"left out of {path}: {left_out}", stacklevel=2)
-    noisy = {file: "; ".join(look.said) for file, look in looks.items() if look.said and not look.problem}
-    if noisy:
-        warnings.warn(f"of {len(noisy)} images in {path} Pillow says: {_listed(noisy)}", stacklevel=2)
+    said = {file: look.said for file, look in looks.items() if look.said and not look.problem}
+    _warn_of_what_was_said(said, path, folder)
     _warn_of_small(looks, check_image_size(image_size), path)
     rows = [row for row, file in enumerate(found.images) if file not in unreadable]
     return FolderDataset(
@@ -153,7 +160,7 @@ def image_folder(
         prepare,
         unreadable=unreadable,
         left_out=found.left_out,
-        noisy=frozenset(noisy) if looks else None,
+        noisy=frozenset(said) if looks else None,
         prepared=None if prepared is None else (prepared, rows),
         classes=classes and {file: file.relative_to(folder).parts[0] for file in found.images},
     )
@@ -182,6 +189,20 @@ def _looks(paths: Sequence[Path], folder: Path, prepare: PrepareImage) -> dict[P
         return None, read_sized(path, prepare.image_size)[1]
 
     return {path: look for path, look, _ in look_at(paths, read, f"looking at the images in {folder}")}
+
+
+def _warn_of_what_was_said(said: Mapping[Path, Sequence[str]], path: str | Path, folder: Path) -> None:
+    """Say which files hold more than is taken of them, and what Pillow says of which."""
+    if several := [file for file, words in said.items() if SEVERAL in words]:
+        what = f"of {len(several)} images in {path} the first of several pictures is taken"
+        warnings.warn(f"{what}: {files.some(several, folder)}", stacklevel=3)
+    if noisy := {file: "; ".join(others) for file, words in said.items() if (others := _others(words))}:
+        warnings.warn(f"of {len(noisy)} images in {path} Pillow says: {_listed(noisy)}", stacklevel=3)
+
+
+def _others(said: Iterable[str]) -> list[str]:
+    """What is said of one file, but for what is said of all such files together."""
+    return [words for words in said if words != SEVERAL]
 
 
 def _listed(problems: Mapping[Path, str]) -> str:

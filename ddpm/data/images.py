@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ddpm.checks import check_image_size
@@ -38,6 +38,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE = {5, 6, 7, 8}
+# Said of a file of which only the first picture is taken; of these formats the others are views or layers of that one.
+SEVERAL = "the first of its several pictures is taken"
+_ONE_PICTURE = {"MPO", "PSD"}
 # Packages that teach Pillow further formats, and the function that makes them do so.
 _PLUGINS = {"pillow_heif": "register_heif_opener"}
 
@@ -130,7 +133,7 @@ def add_formats() -> None:
 
 def _decoded(file: BinaryIO, image_size: int | tuple[int, int] | None) -> tuple[Image.Image, tuple[int, int]]:
     """The picture, and (height, width) of the whole."""
-    with Image.open(file) as image:
+    with _opened(file) as image:
         # That of a TIFF is known, and its size final, once Pillow has decoded it and turned it upright.
         reduced = None
         if image.format in ("JPEG", "MPO"):
@@ -148,7 +151,29 @@ def _decoded(file: BinaryIO, image_size: int | tuple[int, int] | None) -> tuple[
             # By hand, as ImageOps.exif_transpose also writes the EXIF data anew, and fails where another tag is broken.
             upright = upright.transpose(_TURNS[orientation])
         width, height = reversed(whole) if orientation in _ON_ITS_SIDE else whole
+        if upright is image and image.format == "GIF":
+            # Where asking for a second picture drops the pixels of the first.
+            upright = image.copy()
+        if _holds_several(image):
+            warnings.warn(SEVERAL, stacklevel=2)
         return _to_eight_bits(upright), (height, width)
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """A file whose beginning could be read; without Pillow's words about the stream, which is nothing to a reader."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError(
+            "no picture that Pillow knows, or damaged where it says what it is"
+        ) from error
+
+
+def _holds_several(image: Image.Image) -> bool:
+    """Whether there are further pictures in the file: pages of a TIFF, the frames of an animation."""
+    with contextlib.suppress(Exception):  # what comes after the first may be broken
+        return image.format not in _ONE_PICTURE and getattr(image, "is_animated", False)
+    return False
 
 
 def _orientation(image: Image.Image) -> int:

@@ -16,8 +16,11 @@ from ddpm.data.looking import told
 from ddpm.diffusion import GaussianDiffusion, to_model_scale
 from ddpm.evaluation.features import DigitClassifier, Features, extractor, features_of
 from ddpm.evaluation.metrics import frechet_distance, kernel_distance, nearest_distances, precision_recall
+from ddpm.io.progress import Progress
 from ddpm.likelihood import Estimate, vlb_terms
 from ddpm.tensor_checks import check_images, check_within
+
+_AT_A_TIME = 256  # images, for the bound
 
 
 @dataclass(frozen=True)
@@ -203,15 +206,20 @@ def bits_per_dimension(
     *,
     timesteps_per_image: int | None,
     seeds: Sequence[int] | None = None,
+    progress: bool = False,
 ) -> Estimate:
     """The variational bound in bits per dimension (`ddpm.likelihood.vlb_terms`) on images in [0, 1], on the 256 greys.
 
-    Of the timesteps all are taken for None, or for as many as there are. `seeds` are 0, 1, 2, … if not given.
+    Of the timesteps all are taken for None, or for as many as there are. `seeds` are 0, 1, 2, … if not given. With
+    `progress` it is shown how far this has come.
     """
-    seeds = range(len(images)) if seeds is None else seeds
-    if timesteps_per_image is not None and timesteps_per_image >= diffusion.schedule.timesteps - 1:
+    seeds, steps = range(len(images)) if seeds is None else seeds, diffusion.schedule.timesteps
+    if timesteps_per_image is not None and timesteps_per_image >= steps - 1:
         timesteps_per_image = None
-    bound = vlb_terms(
-        diffusion, to_model_scale(images), timesteps_per_image=timesteps_per_image, labels=labels, seeds=seeds
-    )
+    options = {"timesteps_per_image": timesteps_per_image, "labels": labels, "seeds": seeds}
+    calls = math.ceil(len(images) / _AT_A_TIME) * (1 + (timesteps_per_image or steps - 1))
+    shown = Progress(calls, "network call", title="bound", shown=progress)
+    counted = diffusion.network.register_forward_hook(lambda *_: shown.update())
+    with contextlib.closing(shown), counted:
+        bound = vlb_terms(diffusion, to_model_scale(images), batch_size=_AT_A_TIME, **options)
     return bound.bits_per_dim(bound.total)

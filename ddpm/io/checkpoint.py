@@ -177,6 +177,11 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted((path for path in folders if path.is_dir() and _NAME.match(path.name)), key=step_of)
 
 
+def newest_step(run: Path) -> int:
+    """The step of a run's newest checkpoint, whole or not; 0 where there is none."""
+    return max(map(step_of, list_checkpoints(run)), default=0)
+
+
 def step_of(folder: Path) -> int:
     """The update after which a checkpoint was written, from its name."""
     return int(folder.name.removeprefix("step-"))

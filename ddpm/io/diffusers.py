@@ -35,7 +35,7 @@ from torch import Tensor
 
 from ddpm.checks import shown
 from ddpm.io.diffusers_config import diffusers_config, unet_arguments
-from ddpm.io.files import json_bytes, tensor_bytes, write_whole
+from ddpm.io.files import json_bytes, tensor_bytes, write_all
 from ddpm.io.paths import CONFIG, HUB_NAME, check_folder_name, expanded
 from ddpm.io.weights import check_weights, plain_name, read_file, unwrapped, weights_of
 from ddpm.unet import SinusoidalEmbedding, Stage, Unet
@@ -137,8 +137,7 @@ def save_diffusers_unet(
     config["sample_size"] = sample_size
     folder = check_folder_name(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / _WEIGHTS, tensor_bytes(tensors))
-    write_whole(folder / CONFIG, json_bytes(config))
+    write_all({folder / _WEIGHTS: tensor_bytes(tensors), folder / CONFIG: json_bytes(config)})
 
 
 # Weights

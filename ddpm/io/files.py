@@ -1,10 +1,11 @@
 """Files that appear whole or not at all, and the bytes that go into them. Importing this does not import torch."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,54 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# What to do, by what the system answers.
+_HINTS = {
+    errno.ENOSPC: "the disk is full: make room, or choose another place",
+    errno.EDQUOT: "your quota on that disk is used up: make room, or choose another place",
+    errno.EROFS: "that disk is read-only: choose another place",
+    errno.EACCES: "you may not write there: choose another place",
+}
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that its name never stands for half of one, not even after a power cut.
 
     It is written under another name, synced to the disk and renamed. After an error the old file is still there.
     """
+    write_all({path: content})
+
+
+def write_all(contents: Mapping[Path, bytes]) -> None:
+    """Write files in the same way, and give them their names once all are there."""
+    with contextlib.ExitStack() as stack:
+        for path, content in contents.items():
+            unfinished = stack.enter_context(unfinished_file(path))
+            with naming_file(path):
+                write_synced(unfinished, content)
+    for folder in {path.parent for path in contents}:
+        sync_folder(folder)
+
+
+@contextlib.contextmanager
+def unfinished_file(path: Path) -> Iterator[Path]:
+    """The name under which a file is to be written: it gets its own after that, or goes if there is an error."""
     unfinished = path.with_name(f".{path.name}.part")
     try:
-        write_synced(unfinished, content)
+        yield unfinished
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Meanwhile a file is written: an error says which, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, "choose another place")
+        what = f"{path} cannot be written ({error.strerror or error}); {hint}"
+        raise OSError(error.errno or errno.EIO, what) from error
 
 
 def write_synced(path: Path, content: bytes) -> None:

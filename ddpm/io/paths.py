@@ -10,11 +10,13 @@ The rule, for models and for data, in Python and on the command line:
 What a word was taken for is said; where it means two things, a warning says how to write the other.
 """
 
+import contextlib
 import difflib
 import mimetypes
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,16 @@ def check_parts(config: Any, folder: Path) -> None:
         else "give a folder that save_pretrained or a training run has written"
     )
     raise ValueError(f"{folder / CONFIG} is not the configuration of a model of this package; {advice}")
+
+
+@contextlib.contextmanager
+def naming_config(folder: Path) -> Iterator[None]:
+    """Meanwhile something is made of the configuration in a folder: an error has the name of that file."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        error.add_note(f"That is what {folder / CONFIG} says.")
+        raise
 
 
 def _suggestion(word: str) -> str:

@@ -12,8 +12,17 @@ from torch import Tensor
 from ddpm.checks import check_choice, how_to_model
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import CHECKSUMS, own_parts, verify
-from ddpm.io.files import json_bytes, tensor_bytes, write_whole
-from ddpm.io.paths import CONFIG, MODEL, check_folder_name, check_parts, find_model, refuse_run, weights_file
+from ddpm.io.files import json_bytes, tensor_bytes, write_all
+from ddpm.io.paths import (
+    CONFIG,
+    MODEL,
+    check_folder_name,
+    check_parts,
+    find_model,
+    naming_config,
+    refuse_run,
+    weights_file,
+)
 from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
 from ddpm.latent import Autoencoder, LatentDiffusion
 from ddpm.schedule import BETA_SCHEDULES
@@ -57,9 +66,8 @@ def save_pretrained(
     folder = check_folder_name(folder)
     refuse_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / MODEL, weights)
     checked = {"checked_precisions": list(checked_precisions)} if checked_precisions else {}
-    write_whole(folder / CONFIG, json_bytes(model_config(diffusion) | checked))
+    write_all({folder / MODEL: weights, folder / CONFIG: json_bytes(model_config(diffusion) | checked)})
 
 
 def plain_diffusion(diffusion: Any, taker: str) -> GaussianDiffusion:
@@ -155,7 +163,8 @@ def load_pretrained(
     config = read_file(folder / CONFIG)
     _check_config(config, folder)
     # In float32 whatever torch's default type is.
-    diffusion = build_diffusion(config, autoencoder)
+    with naming_config(folder):
+        diffusion = build_diffusion(config, autoencoder)
     diffusion.network.float()
     load_weights(
         diffusion.network, read_file(file), f"{file} does not hold the weights of the network in {CONFIG}"

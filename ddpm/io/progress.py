@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from ddpm.io.streams import Patient, is_terminal, say
 
+_LONGEST_LEFT = 1e13  # that a timedelta can hold
 _SHORTEST, _LONGEST = 30.0, 600.0  # seconds between two lines; between them a tenth of the time so far
 
 
@@ -75,7 +76,7 @@ class Progress:
         self._last = time.monotonic()
         self._said, now = self.done, self.done - self._initial
         left = (self._last - self._started) / now * (self._total - self.done) if now else 0.0
-        time_left = f"{timedelta(seconds=round(left))} left" if left >= 1 else ""
+        time_left = f"{timedelta(seconds=round(min(left, _LONGEST_LEFT)))} left" if left >= 1 else ""
         counted = f"{self.done:,}/{self._total:,} {self._unit}s"
         line = ", ".join(part for part in (counted, figures, time_left) if part)
         say(f"{self._title}: {line}" if self._title else line, self._stream)

@@ -16,6 +16,8 @@ MixedPrecision = Literal["no", "fp16", "bf16", "auto"]
 LearningRateSchedule = Literal["constant", "cosine"]
 
 AT_LEAST_ZERO = {"lr_warmup_steps", "num_workers", "seed"}  # the other whole numbers are at least 1
+# More is a slip, which would take the machine down.
+_AT_MOST = {"num_workers": 1024, "num_threads": 1024}
 # The other numbers, by what they may be.
 _LIMITS: dict[str, dict[str, float]] = {
     "train_lr": {"above": 0},
@@ -145,7 +147,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             if field.type is int:
-                self._keep(field.name, check_whole, 0 if field.name in AT_LEAST_ZERO else 1)
+                lowest = 0 if field.name in AT_LEAST_ZERO else 1
+                self._keep(field.name, check_whole, lowest, _AT_MOST.get(field.name))
             if field.type is bool:
                 self._keep(field.name, check_flag)
         self._keep_numbers()
@@ -163,7 +166,7 @@ class TrainingConfig:
     def _keep_numbers(self) -> None:
         """Keep the other numbers, of which some may be None."""
         if self.num_threads is not None:
-            self._keep("num_threads", check_whole)
+            self._keep("num_threads", check_whole, 1, _AT_MOST["num_threads"])
         for name, limits in _LIMITS.items():
             if getattr(self, name) is not None or name not in _MAY_BE_NONE:
                 self._keep(name, check_number, **limits)

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torchvision.utils import save_image
 
 from ddpm.checks import check_whole
 from ddpm.io import checkpoint as checkpoints
+from ddpm.io.files import naming_file, unfinished_file
 from ddpm.io.paths import check_folder_name
 from ddpm.training import spawning
 from ddpm.training.config import TrainingConfig
@@ -106,6 +108,12 @@ def find_checkpoint(folder: Path, step: int | None) -> checkpoints.Checkpoint:
             f"{folder} has no checkpoint of step {step}; it has those of {sorted(there) or 'none'}"
         )
     return checkpoints.read_checkpoint(there[step])
+
+
+def write_picture(picture: torch.Tensor, path: Path) -> None:
+    """Write an image in [0, 1], shape (C, H, W), as a PNG that is there whole or not at all."""
+    with naming_file(path), unfinished_file(path) as unfinished:
+        save_image(picture, unfinished, format="png")
 
 
 def _what_is_left(folder: Path) -> str:

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
 from ddpm.data.batches import loader, open_batches
 from ddpm.diffusion import GaussianDiffusion
@@ -202,7 +202,7 @@ class Trainer(Configured):
             self.config.warn_of_warm_up()
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
-                set_seed(self.config.seed, device_specific=True)
+                set_seed(self.config.seed % 2**31, device_specific=True)
             self.averages.attach(self.diffusion, self.config.extra_ema_decays)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):
@@ -311,7 +311,7 @@ class Trainer(Configured):
         )
         grid = make_grid(images, nrow=math.ceil(math.sqrt(count)), padding=1, pad_value=1.0)
         if accelerator.is_main_process:
-            save_image(grid, self._grid_path())
+            run_folder.write_picture(grid, self._grid_path())
         return grid
 
     # Checkpoints

@@ -232,6 +232,13 @@ def test_evaluate_compares_samples_and_takes_the_bound(ddpm, request, fixture, w
     assert out.endswith(f"written to {run / 'evaluation.json'}\n")
 
 
+def test_evaluate_shows_how_far_the_bound_has_come(ddpm, run, monkeypatch):
+    monkeypatch.setattr("ddpm.io.progress.is_terminal", lambda _: True)
+    _, err = ddpm("evaluate", run, "-n", "4", "--steps", "1", "--bound-images", "2", "--timesteps", "3")
+    assert "bound: 100%" in err
+    assert " 4/4 " in err
+
+
 def test_evaluate_compares_with_images_drawn_by_the_seed(ddpm, run):
     halves = []
     for seed in (0, 7):

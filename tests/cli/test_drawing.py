@@ -1,6 +1,8 @@
 """Images on the disk as they are drawn, and what a signal leaves of them."""
 
+import errno
 import math
+import os
 import re
 import signal
 import subprocess
@@ -51,6 +53,27 @@ def test_folder_and_picture_hold_what_torchvision_writes(tmp_path, batch_size, c
     out, err = capsys.readouterr()
     assert out == f"7 images in {tmp_path / 'folder'}\n7 images in {tmp_path / 'grid.png'}\n"
     assert err == ""
+
+
+@pytest.mark.parametrize("out", ["folder", "x.png"])
+def test_a_full_disk_is_said_with_the_file_and_leaves_no_half_of_one(tmp_path, monkeypatch, out):
+    written, save = [], Image.Image.save
+
+    def full_disk(image, path, **options):
+        save(image, path, **options)
+        written.append(path)
+        if len(written) == (3 if out == "folder" else 1):
+            path.write_bytes(path.read_bytes()[:20])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(
+        OSError, match=r"[2x]\.png cannot be written \(No space left on device\); .*: make room"
+    ):
+        draw_into(tmp_path / out, make_model(), range(4), batch_size=2)
+    names = {path.name for path in tmp_path.rglob("*")}
+    assert names == ({"folder", "000000.png", "000001.png"} if out == "folder" else {"folder"})
 
 
 @pytest.mark.parametrize("count", range(1, 11))

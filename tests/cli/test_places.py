@@ -1,19 +1,23 @@
 """What words and paths on the command line stand for, and data that are no longer where they were."""
 
 import json
+import os
 import re
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from ddpm.cli import cost
 from ddpm.cli.places import absolute
 from ddpm.cli.run_config import RunConfig
+from ddpm.training.recipe import how_to_resume
 from tests.cli.small_runs import SMALL, everything_in
 from tests.data.pictures import write_mnist
-from tests.runs import pictures
+from tests.runs import model, pictures, trained
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints/digits"
 EIGHT = ["--image-size", "8", *SMALL]
@@ -217,6 +221,13 @@ def test_advice_about_a_run_with_a_space_in_its_name_can_be_typed(ddpm, moved):
     assert err.endswith("ddpm evaluate 'my run' --data FOLDER\n")
 
 
+def test_precisions_that_are_none_are_passed_over(ddpm, tmp_path):
+    ddpm("export", "digits", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"checked_precisions": [3, "bf16"]}))
+    assert " checked in bf16" in flat(ddpm("info", tmp_path)[0])
+
+
 @pytest.mark.parametrize(
     ("written", "message"),
     [
@@ -249,6 +260,23 @@ def test_data_that_moved_are_found_as_told_and_kept_so(ddpm, moved):
     ddpm("resume", "run", "--steps", "6")
 
 
+@pytest.mark.parametrize("instead", ["", "train ./new --resume --out run --steps 5"])
+def test_a_programs_run_goes_on_with_its_images_where_they_are_now(ddpm, tmp_path, monkeypatch, instead):
+    monkeypatch.chdir(tmp_path)
+    trained("run", model(network={"channels": 3}), pictures(tmp_path / "old", 9))
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert "or `ddpm resume run`" in how_to_resume(Path("run"))
+    advice = "ddpm resume run --data FOLDER"
+    for words in ("resume run --steps 5", "train ./old --resume --out run --steps 5"):
+        _, err = ddpm(*words.split(), code=1)
+        assert err.endswith(f"run says that the data are in {tmp_path}/old. If they have moved: {advice}\n")
+    words = instead or f"{advice.removeprefix('ddpm ').replace('FOLDER', 'new')} --steps 5"
+    out, _ = ddpm(*words.split())
+    assert f"resuming run at step 4 of 5, on the folder {tmp_path}/new\n" in out
+    ddpm(*["evaluate", "run", "--data", "new", "-n", "4", "--steps", "1", "--bound-images", "0"])
+    ddpm("resume", "run", "--steps", "6")  # from there on by itself
+
+
 def test_torchvisions_files_that_moved(ddpm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_mnist(tmp_path / "old", train=9)
@@ -266,6 +294,24 @@ def test_torchvisions_files_that_moved(ddpm, tmp_path, monkeypatch):
     )
 
 
+def test_a_data_set_that_needs_another_package_is_not_said_to_be_downloaded(ddpm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    for words in ([], ["--dry-run"]):
+        _, err = ddpm("train", "lsun", *EIGHT, *words, code=1)
+        assert "torchvision reads LSUN by the package lmdb, which is not installed: pip install lmdb" in err
+
+
+@pytest.mark.parametrize("words", [["evaluate", "-n", "4"], ["resume", "--steps", "5"]])
+def test_a_run_on_a_read_only_disk_is_refused_before_work_starts(ddpm, run, monkeypatch, words):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    _, err = ddpm(words[0], run, *words[1:], code=1)
+    assert err == (
+        f"error: you may not write to {run}; choose another folder, and copy the run there, whose samples and figures"
+        " are written to it\n"
+    )
+
+
 def test_a_run_that_moved_takes_its_cache_along(ddpm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "old", 9)
@@ -279,6 +325,68 @@ def test_a_run_that_moved_takes_its_cache_along(ddpm, tmp_path, monkeypatch):
     ddpm("evaluate", "elsewhere", "-n", "4", "--steps", "1", "--bound-images", "0")
     assert (tmp_path / "elsewhere/prepared/3x8x8.json").stat().st_mtime_ns == kept
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("begin", ["command", "program"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train ./photos --image-size 8 --out photos/new",
+        "train ./photos --image-size 8 --out photos/new --resume",
+        "train ./photos --image-size 8 --out photos --resume",
+        "train ./photos --image-size 8 --out link/new --resume",
+        "sample run --out photos/x.png",
+        "sample run --out photos",
+        "sample run --out photos/deep/new",
+        "sample run --out link/x.png",
+        "sample run/checkpoints/step-00000004 --out photos/x.png",
+    ],
+)
+def test_nothing_is_written_among_the_images_that_a_model_learns_from(
+    ddpm, tmp_path, monkeypatch, begin, words
+):
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "photos", 9)
+    (tmp_path / "link").symlink_to("photos")
+    if begin == "command":
+        ddpm("train", "./photos", *EIGHT, "--out", "run")
+    else:
+        trained("run", model(network={"channels": 3}), "photos")
+    before = everything_in(tmp_path)
+    _, err = ddpm(*words.split(), code=1)
+    assert f"lies within the data, {tmp_path}/photos, so that samples would be taken for images of it;" in err
+    assert everything_in(tmp_path) == before
+    ddpm("sample", "run", "-n", "1", "--out", "x.png")
+
+
+def test_a_run_that_lies_among_its_images_goes_on_and_learns_from_none_of_its_samples(ddpm, tmp_path):
+    run = tmp_path / "photos/run"
+    trained(run, model(network={"channels": 3}), pictures(tmp_path / "photos", 9))
+    out, err = ddpm("train", tmp_path / "photos", "--resume", "--out", run, "--steps", "5")
+    assert "resuming" in out
+    assert "2 in the folder of a training run" in err
+    assert "images was" not in err
+
+
+def test_a_dry_run_times_what_is_left_of_a_run_and_reads_as_from_its_cache(ddpm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "photos", 9)
+    ddpm("train", "./photos", *EIGHT, "--cache", "--out", "run")
+    timed, before = [], everything_in(tmp_path)
+    monkeypatch.setattr(cost, "loading_seconds", lambda batches, _: timed.append(batches.dataset) or 0.0)
+    for words in (["--resume"], ["--cache", "--resume"], ["--cache"], []):
+        out, _ = ddpm("train", "./photos", *EIGHT, "--steps", "6", "--out", "run", "--dry-run", *words)
+        assert ("for 16 images that are left (" if "--resume" in words else "for 48 images (") in out
+    out, _ = ddpm("train", "./photos", *EIGHT, "--out", "run", "--dry-run", "--resume")
+    assert "for 0 images that are left (" in out
+    assert everything_in(tmp_path) == before
+    monkeypatch.setattr("ddpm.data.folder.read_sized", None)
+    *cached, plain = timed[:4]
+    for dataset in cached:
+        assert len(dataset) == 9
+        assert [image.shape for image in dataset.__getitems__([8, 0])] == [(3, 8, 8)] * 2
+    with pytest.raises(RuntimeError, match="cannot read the image"):
+        plain[0]
 
 
 @pytest.mark.parametrize("cached", [[], ["--cache"]])

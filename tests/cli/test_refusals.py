@@ -34,6 +34,29 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("train digits --batch-size -3", 2, "--batch-size"),
     ("train digits --seed -1", 2, "--seed"),
     ("train digits --nonsense", 2, "--nonsense"),
+    *[
+        (f"{words} {number}", code, message)
+        for number in (2**64, 10**30)
+        for words, code, message in (
+            ("train digits --seed", 1, "seed must be a whole number in 0 … 9223372036854775807, but got"),
+            ("train digits --steps", 1, "train_num_steps must be a whole number in 1 … 92233720368547758"),
+            ("train digits --batch-size", 1, "train_batch_size must be a whole number in 1 … 92233720368"),
+            (
+                "train digits --image-size",
+                1,
+                "image_size must be one whole number >= 1 or a pair of them, each",
+            ),
+            ("resume {run} --steps", 1, "train_num_steps must be a whole number in 1 … 92233720368547758"),
+            ("sample {run} --seed", 2, "--seed"),
+            ("sample {run} -n", 2, "--images"),
+            ("sample {run} --batch-size", 2, "--batch-size"),
+            ("evaluate {run} --seed", 2, "--seed"),
+            ("evaluate {run} -n", 2, "--images"),
+            ("evaluate {run} --bound-images", 2, "--bound-images"),
+            ("evaluate {run} --batch-size", 2, "--batch-size"),
+        )
+    ],
+    ("train digits --image-size 65537", 1, "each at most 65536, but got 65537"),
     ("train digits --out {run}", 1, "already holds a run, up to step 4: resume it with `ddpm resume {run}`"),
     ("train digits --out {run}/run.json", 1, "{run}/run.json is a file; choose another by --out"),
     ("train digits --out {run}/run.json/x", 1, "{run}/run.json/x cannot be written"),
@@ -112,6 +135,11 @@ REFUSED_BEFORE_WORK_STARTS = [
         " --set data.channels=1",
     ),
     ("train digits --set network.dropout=2", 1, "dropout must lie in [0, 1), but got 2"),
+    (f"train digits --set network.dim={10**30}", 1, "dim must be a whole number in 1 … 9223372036854775807"),
+    (f"train digits --set network.dim_mults=[{10**30}]", 1, "dim_mults must be a list of whole numbers"),
+    (f"train digits --set diffusion.timesteps={10**30}", 1, "timesteps must be a whole number in 1 … 9223"),
+    (f"sample {{run}} --steps {10**30}", 1, "sampling_timesteps must be a whole number in 1 … 20"),
+    (f"evaluate {{run}} --steps {10**30}", 1, "sampling_timesteps must be a whole number in 1 … 20"),
     ("train digits --set network.dim=12", 1, "every width must be a multiple of resnet_block_groups=8"),
     ("train digits --set diffusion.loss_weighting=MaxSNR", 1, "its name must be one of MinSNR, P2"),
     ("train digits --batch-size 2000", 1, "the 1797 there are"),
@@ -142,6 +170,55 @@ def test_bad_input_is_refused(ddpm, finished, tmp_path, monkeypatch, words, code
     assert list(tmp_path.iterdir()) == []
 
 
+def without(part, name):
+    return lambda config: config[part].pop(name)
+
+
+EDITS = {  # of run.json, and what is said of it
+    "no such part": (lambda config: config.update(model={}), "'model'"),
+    "unknown key": (lambda config: config["network"].update(dimm=3), "network has no option 'dimm' (did you"),
+    "part that is none": (lambda config: config.update(network=None), "network must be a list of options"),
+    "list for a part": (
+        lambda config: config.update(data=["digits"]),
+        "data must be a list of options by name",
+    ),
+    "start": (
+        lambda config: config.update(start=["digits"]),
+        "start must be the name or the folder of a model",
+    ),
+    "kind": (
+        lambda config: config["network"].update(dim="8"),
+        "network.dim must be a whole number, but got '8'",
+    ),
+    "list": (
+        lambda config: config["network"].update(dim_mults=2),
+        "network.dim_mults must be a list such as",
+    ),
+    "range": (lambda config: config["training"].update(seed=-1), "seed must be a whole number of at least 0"),
+    "no data": (without("data", "name_or_path"), "data.name_or_path must be there"),
+    "no dim": (without("network", "dim"), "network.dim must be there"),
+    "no resolutions": (without("network", "dim_mults"), "network.dim_mults must be there"),
+    "no size": (without("diffusion", "image_size"), "diffusion.image_size must be there"),
+}
+COMMANDS = ["info {run}", "resume {run} --steps 9", "evaluate {run}", "train digits --resume --out {run}"]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_run_json_that_was_edited_into_none_is_named_with_what_is_wrong(ddpm, run, tmp_path, edit):
+    change, message = EDITS[edit]
+    config = json.loads((run / "run.json").read_text())
+    change(config)
+    (run / "run.json").write_text(json.dumps(config))
+    for words in COMMANDS:
+        _, err = ddpm(*words.format(run=run).split(), code=1)
+        assert err.startswith(f"error: {run}/run.json cannot be read as the configuration of a run: ")
+        assert message in err
+    # What a checkpoint alone is enough for.
+    ddpm("sample", run, "-n", "1", "--out", tmp_path / "x.png")
+    ddpm("export", run, tmp_path / "model")
+    ddpm("train", "digits", "--from", run, "--image-size", "8", "--dry-run")
+
+
 WITHOUT_TORCH = """
 import json, sys
 from ddpm.cli import main
@@ -170,6 +247,10 @@ def test_help_and_refusals_at_once_do_not_import_torch(finished, tmp_path):
         (OSError(28, "No space left on device"), "No space left on device"),
         (OSError(28, "No space left", "x.png"), "[Errno 28] No space left: 'x.png'"),
         (ValueError("no such thing"), "no such thing"),
+        (
+            MemoryError(),
+            "memory does not suffice: take a smaller network, smaller images or batches (MemoryError)",
+        ),
     ],
 )
 def test_errors_are_said_in_words(ddpm, monkeypatch, error, said):

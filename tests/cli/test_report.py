@@ -14,6 +14,7 @@ from ddpm.cli import report
         (720, "12 minutes"),
         (3.5 * 3600 + 20, "3 hours and 30 minutes"),
         (653 * 86400 + 70, "653 days"),
+        (2.0**63, "10,000 years or more"),
     ],
 )
 def test_duration_is_told_in_units_that_fit(seconds, words):

@@ -18,6 +18,21 @@ from tests.data.pictures import write_mnist
     [
         ("{", "run.json cannot be read as the configuration of a run: Expecting"),
         ('{"model": {}}', "run.json cannot be read as the configuration of a run: .*'model'"),
+        (
+            "[1]",
+            r"run.json cannot be read .*: it holds data, network, diffusion, training, start, but got \[1\]",
+        ),
+        ("null", "run.json cannot be read .*: it holds data, .*, but got None"),
+        ('{"data": 3}', "run.json cannot be read .*: data must be a list of options by name, but got 3"),
+        ('{"training": []}', "run.json cannot be read .*: training must be a list of options by name"),
+        (
+            '{"start": 5}',
+            "run.json cannot be read .*: start must be the name or the folder of a model, or null",
+        ),
+        (
+            "{}",
+            "run.json cannot be read .*: data.name_or_path and network.dim and .*image_size must be there",
+        ),
         ('{"network": {"dimm": 3}}', "run.json cannot be read .*network has no option 'dimm'"),
         ('{"training": {"train_lr": -1}}', "run.json cannot be read .*train_lr must be a number above 0"),
     ],

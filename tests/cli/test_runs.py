@@ -1,10 +1,12 @@
 """`ddpm train … --resume` and `ddpm resume`: the same command begins a run, goes on with it, and finds it done."""
 
 import json
+import re
 import shutil
 
 import pytest
 
+from ddpm.cli.places import absolute
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.run_config import RunConfig
 from ddpm.cli.runs import with_warm_up_that_fits
@@ -93,6 +95,42 @@ def test_train_with_resume_takes_the_images_where_they_are_now(ddpm, tmp_path):
     out, _ = ddpm("train", moved, *words, "--steps", "5")
     assert "resuming" in out
     assert RunConfig.load(run).data["name_or_path"] == str(moved)
+
+
+@pytest.mark.parametrize("begin", ["command", "program"])
+@pytest.mark.parametrize(
+    ("now", "goes_on"),
+    [
+        ("{here}/a/photos", True),
+        ("./b/../a/photos", True),
+        ("./link", True),
+        ("./b/photos", False),
+        ("./a", False),
+    ],
+)
+def test_train_with_resume_refuses_another_folder_while_the_runs_own_is_there(
+    ddpm, tmp_path, monkeypatch, begin, now, goes_on
+):
+    """Both are called photos, and so are their runs; what is told to be typed goes on on purpose."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        pictures(tmp_path / name / "photos", 9)
+    (tmp_path / "link").symlink_to("a/photos")
+    if begin == "command":
+        ddpm("train", "./a/photos", "--image-size", "8", *SMALL)
+    else:
+        trained("runs/photos", model(network={"channels": 3}), "a/photos")
+    now, before = now.format(here=tmp_path), everything_in(tmp_path / "runs")
+    out, err = ddpm(
+        "train", now, "--resume", "--steps", "5", "--out", "runs/photos", code=0 if goes_on else 1
+    )
+    assert ("resuming runs/photos at step 4 of 5" in out) == goes_on
+    if not goes_on:
+        now = absolute(now)
+        assert f"that learns from {tmp_path}/a/photos, not from {now}: choose another folder by --out;" in err
+        assert everything_in(tmp_path / "runs") == before
+        words = re.search(r"if these are its images, `ddpm ([^`]+)`", err)[1]
+        assert f"on the folder {now}\n" in ddpm(*words.split(), "--steps", "5")[0]
 
 
 def test_train_without_resume_says_how_to_go_on(ddpm, finished, tmp_path):

@@ -1,6 +1,7 @@
 """Data sets by name: the digits, torchvision's, a folder."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,26 @@ NO_FILES = {"download": False}
 )
 def test_torchvision_dataset_refuses(tmp_path, name, options, error, message):
     with pytest.raises(error, match=message.replace("{folder}", re.escape(str(tmp_path)))):
+        data.torchvision_dataset(name, tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "options"),
+    [
+        ("LSUN", "lmdb", {}),
+        ("coco-detection", "pycocotools.coco", {"annFile": "x.json"}),
+        ("SVHN", "scipy.io", NO_FILES),
+    ],
+)
+def test_a_package_that_torchvision_needs_is_named_where_it_is_missing(
+    tmp_path, monkeypatch, name, module, options
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("torchvision.datasets.SVHN._check_integrity", lambda _: True)
+    package = module.partition(".")[0]
+    with pytest.raises(
+        RuntimeError, match=f" by the package {package}, .* installed: pip install {package}$"
+    ):
         data.torchvision_dataset(name, tmp_path, **options)
 
 

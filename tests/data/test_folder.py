@@ -1,10 +1,12 @@
 """A folder of pictures: all of them are found, in order; what cannot be read is named, counted and left out."""
 
 import pickle
+import struct
 import warnings
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from ddpm import data
@@ -43,6 +45,49 @@ def test_image_folder_names_counts_and_leaves_out_truncated_files(tmp_path, exte
     for workers in (0, 2):
         (batch,) = DataLoader(dataset, batch_size=4, num_workers=workers)
         assert batch.shape == (2, 3, 16, 16)
+
+
+def set_tag(tag, place, form, value):
+    """Writes a number into a TIFF's table: each entry is a tag (2 bytes), a kind (2), a count (4) and a value (4)."""
+
+    def change(content, table):
+        count = struct.unpack_from("<H", content, table)[0]
+        entries = range(table + 2, table + 2 + 12 * count, 12)
+        entry = next(at for at in entries if struct.unpack_from("<H", content, at)[0] == tag)
+        struct.pack_into(form, content, entry + place, value)
+
+    return change
+
+
+WIDTH, STRIPS = 256, 273
+BROKEN_TABLES = {
+    "cut off": lambda content, table: content.__delitem__(slice(table + 20, None)),
+    "beyond the file": lambda content, _: struct.pack_into("<I", content, 4, 2**32 - 1),
+    "without entries": lambda content, table: struct.pack_into("<H", content, table, 0),
+    "2^31 widths": set_tag(WIDTH, 4, "<I", 2**31),
+    "no width": set_tag(WIDTH, 4, "<I", 0),
+    "a width of 2^31": set_tag(WIDTH, 8, "<I", 2**31),
+    "a width that is a fraction": set_tag(WIDTH, 2, "<H", 11),
+    "a width in words": set_tag(WIDTH, 2, "<H", 2),
+    "2^31 strips": set_tag(STRIPS, 4, "<I", 2**31),
+    "strips beyond the file": set_tag(STRIPS, 8, "<I", 2**32 - 1),
+}
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("change", BROKEN_TABLES.values(), ids=BROKEN_TABLES)
+def test_a_tiff_with_a_broken_table_is_left_out_by_its_name(tmp_path, change, compression):
+    write_images(tmp_path, ["fine.png"])
+    Image.new("RGB", (20, 20)).save(tmp_path / "broken.tif", compression=compression)
+    content = bytearray((tmp_path / "broken.tif").read_bytes())
+    change(content, struct.unpack_from("<I", content, 4)[0])
+    (tmp_path / "broken.tif").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"left out: 1 of 2 images .*broken\.tif \([^<\n]+\)$") as caught:
+        dataset = data.image_folder(tmp_path, 8)
+    assert len(caught) == 1
+    assert [path.name for path in dataset.paths] == ["fine.png"]
+    with pytest.raises(RuntimeError, match=r"cannot read the image .*broken\.tif: [^<\n]+$"):
+        data.image_folder(tmp_path, 8, check=False)[0]
 
 
 def test_image_folder_cuts_a_long_list_of_problems(tmp_path):

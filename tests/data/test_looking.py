@@ -105,6 +105,39 @@ def test_warnings_of_other_threads_are_shown_as_ever():
     assert said == ["of another thread"]
 
 
+# Files of several pictures
+
+
+def write_several(folder):
+    """Two pages or frames a file, red and blue; a photograph with a second view; and one whose second page is cut."""
+    red, blue = (Image.new("RGB", (20, 20), colour) for colour in ("red", "blue"))
+    for name in ("a.gif", "b.tif", "c.webp", "d.png"):
+        red.save(folder / name, save_all=True, append_images=[blue], duration=100)
+    red.save(folder / "e.tif", save_all=True, append_images=[blue])
+    red.save(folder / "one.gif")
+    red.save(folder / "one.mpo", save_all=True, append_images=[blue])
+    whole = (folder / "a.gif").read_bytes()
+    (folder / "cut.gif").write_bytes(whole[: whole.rindex(b",") + 4])
+
+
+@pytest.mark.parametrize("options", [{}, {"check": False}, {"cache": "cache"}])
+def test_files_of_several_pictures_are_counted_and_named_once(tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    write_several(tmp_path / "pictures")
+    dataset, first = caught(lambda: data.image_folder("pictures", 8, **options))
+    several = (
+        "of 5 images in pictures the first of several pictures is taken: a.gif, b.tif, c.webp and 2 more"
+    )
+    assert first == ([several] if options.get("check", True) else [])
+    images, later = caught(lambda: [dataset[index] for index in range(8)])
+    assert later == []
+    assert len(dataset) == 8
+    for image in images:
+        assert image[0].min() > 0.9
+        assert image[2].max() < 0.1
+
+
 # Something is said
 
 

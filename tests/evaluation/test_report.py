@@ -1,6 +1,7 @@
 """Figures of a model: copies found out, unequal reports refused, the bound that of the likelihood module."""
 
 import re
+import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ddpm import GaussianDiffusion, Unet
 from ddpm.data import digits
+from ddpm.evaluation import report
 from ddpm.evaluation.metrics import frechet_distance, kernel_distance, nearest_distances, precision_recall
 from ddpm.evaluation.report import (
     bits_per_dimension,
@@ -20,6 +22,7 @@ from ddpm.evaluation.report import (
     report_on_samples,
 )
 from ddpm.likelihood import vlb_terms
+from tests.io.test_progress import Terminal
 from tests.networks import Pointwise
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -225,6 +228,19 @@ def test_bits_per_dimension_are_those_of_the_likelihood_module(given, drawn):
     assert torch.equal(found.standard_error, expected.standard_error)
     other = bits_per_dimension(model, images, timesteps_per_image=7, seeds=range(10, 15))
     assert other.mean != found.mean
+
+
+@pytest.mark.parametrize(("drawn", "calls"), [(7, 3 * 8), (None, 3 * 30)])
+def test_bits_per_dimension_say_how_far_they_have_come(monkeypatch, drawn, calls):
+    monkeypatch.setattr(report, "_AT_A_TIME", 2)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    images, model = pictures(5).float(), GaussianDiffusion(Pointwise(), image_size=4, timesteps=30)
+    bits_per_dimension(model, images, timesteps_per_image=drawn)
+    assert sys.stderr.getvalue() == ""
+    bits_per_dimension(model, images, timesteps_per_image=drawn, progress=True)
+    assert f"{calls}/{calls}" in sys.stderr.getvalue()
+    assert "bound: 100%" in sys.stderr.getvalue()
+    assert not model.network._forward_hooks
 
 
 def test_bits_per_dimension_of_a_model_with_classes_take_the_labels():

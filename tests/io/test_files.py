@@ -51,6 +51,27 @@ def test_writers_replace_files_whole_or_keep_the_old_ones(tmp_path, monkeypatch,
     assert everything_in(tmp_path) == written[1]
 
 
+@pytest.mark.parametrize("write", [write_diffusers, write_model])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_disk_that_is_full_before_the_last_file_leaves_none(tmp_path, monkeypatch, write, later):
+    """Or those that were there, all of them."""
+    if later:
+        write(tmp_path, 4)
+    before, synced = everything_in(tmp_path), files.write_synced
+
+    def full_disk(path, content):
+        if "config.json" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        synced(path, content)
+
+    monkeypatch.setattr(files, "write_synced", full_disk)
+    with pytest.raises(
+        OSError, match=r"/config\.json cannot be written \(No space .*\); the disk is full: make room"
+    ):
+        write(tmp_path, 5)
+    assert everything_in(tmp_path) == before
+
+
 def one_checkpoint(run, _):
     write_checkpoint(run, 1, {"model": {"a": torch.zeros(2)}}, {"state": {}}, keep=3)
 

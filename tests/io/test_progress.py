@@ -79,6 +79,14 @@ def test_log_says_where_a_run_that_was_cut_short_ended(clock):
     ]
 
 
+def test_log_of_a_run_without_end_says_that_it_takes_long(clock):
+    stream = io.StringIO()
+    shown = Progress(2**63 - 1, "step", stream=stream)
+    clock.now += 60
+    shown.update()
+    assert " steps, 115740740 days, 17:46:40 left" in stream.getvalue()
+
+
 def test_nothing_is_shown_that_is_not_asked_for(clock):
     assert work(clock, 100, 1.0, shown=False) == []
     terminal = Terminal()

@@ -268,6 +268,7 @@ def instead(old, new):
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 NO_CONFIG = "not the configuration of a model of this package; give a folder that"
 NEWER = "gives {} the options {}, which it does not have: was it written by a newer version"
+SAYS = r"\nThat is what .*config.json says\."
 THEIRS = json.dumps({"_class_name": "UNet2DModel"}).encode()
 DAMAGED = [  # the file, what becomes of it, what is said
     (WEIGHTS, lambda content: content[: len(content) // 2], f"{WEIGHTS} is damaged: "),
@@ -286,7 +287,10 @@ DAMAGED = [  # the file, what becomes of it, what is said
         instead(b'"timesteps"', b'"flow": true, "timesteps"'),
         NEWER.format("GaussianDiffusion", "flow"),
     ),
-    (CONFIG, instead(b'"dim": 8', b'"dim": "8"'), "dim must be a whole number"),
+    (CONFIG, instead(b'"dim": 8', b'"dim": "8"'), f"dim must be a whole number .*{SAYS}"),
+    (CONFIG, instead(b'"dim": 8,', b""), f"missing .* 'dim'{SAYS}"),
+    (CONFIG, instead(b'"class_names": null', b'"class_names": 3'), f"class_names must be a list .*{SAYS}"),
+    (CONFIG, instead(b'"spacing"', b'"loss_weighting": "x", "spacing"'), f"unknown loss weighting .*{SAYS}"),
 ]
 
 
@@ -296,7 +300,7 @@ def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, file, change, m
     content = (tmp_path / file).read_bytes()
     (tmp_path / file).write_bytes(change(content))
     assert change(content) != content
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         load_pretrained(tmp_path)
 
 

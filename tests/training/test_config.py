@@ -17,10 +17,12 @@ WHOLE = [field.name for field in fields(TrainingConfig) if field.type is int] + 
 def test_training_config_refuses_all_but_whole_numbers(name):
     lowest = 0 if name in ("lr_warmup_steps", "num_workers", "seed") else 1
     assert getattr(TrainingConfig(**{name: lowest}), name) == lowest
+    within = f"in {lowest} … 1024" if name in ("num_threads", "num_workers") else f"of at least {lowest}"
     for value in (lowest - 1, 1.5, True, "3", *([] if name == "num_threads" else [None])):
-        message = rf"^{name} must be a whole number of at least {lowest}, but got {value!r}$"
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=rf"^{name} must be a whole number {within}, but got {value!r}$"):
             TrainingConfig(**{name: value})
+    with pytest.raises(ValueError, match=rf"^{name} must be a whole number in {lowest} … \d+, but got"):
+        TrainingConfig(**{name: 2**64})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A run's folder is had by one run alone, and whatever breaks a run off says what to do."""
 
+import errno
 import math
 import os
 import shutil
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 from ddpm import GaussianDiffusion
 from ddpm.io import checkpoint
 from ddpm.io.checkpoint import list_checkpoints
+from ddpm.training import run_folder
 from tests.io.mounts import run_on_disk
 from tests.runs import model, pictures, saved_files, spied, trained, trainer, weights
 
@@ -67,6 +69,24 @@ except OSError as error:
     printed = run_on_disk(tmp_path, "ro", script)
     assert "cannot be written (Read-only file system); choose another" in printed
     assert "began to work" not in printed
+
+
+def test_samples_that_a_full_disk_cuts_short_are_drawn_again_by_the_resumed_run(tmp_path, monkeypatch):
+    def full_disk(_, path, **__):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_folder, "save_image", full_disk)
+        with pytest.raises(OSError, match=r"step-00000002\.png cannot be written .*: make room") as caught:
+            trainer(tmp_path).train()
+    assert "The last checkpoint is that of step 2." in caught.value.__notes__[-1]
+    assert list((tmp_path / "samples").iterdir()) == []
+    trainer(tmp_path).train(resume=True)
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {
+        "step-00000002.png",
+        "step-00000004.png",
+    }
 
 
 class Explode(torch.autograd.Function):

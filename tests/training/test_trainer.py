@@ -225,6 +225,10 @@ def test_train_hides_some_of_the_labels_each_by_itself(tmp_path):
     assert abs(int(kept.sum()) - 15_000) < 5 * 3_750**0.5  # five standard deviations
 
 
+def test_a_seed_may_be_as_large_as_it_is_allowed_to_be(tmp_path):
+    trained(tmp_path, seed=2**63 - 1, train_num_steps=1)
+
+
 @pytest.mark.parametrize(("seed", "same"), [(0, True), (1, False)])
 def test_train_draws_dropout_by_its_seed(tmp_path, seed, same):
     """Whatever the program has drawn before."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm.cli import commands
+from ddpm.cli import entry
 from tests.cli.small_runs import SMALL
 
 
@@ -23,7 +23,7 @@ def ddpm(monkeypatch, capsys):
 
     def run(*arguments, code=0):
         with pytest.raises(SystemExit) as end:
-            commands.main([str(argument) for argument in arguments])
+            entry.main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
         assert (end.value.code or 0) == code, out + err
         assert "Traceback" not in out + err
@@ -36,7 +36,7 @@ def trained(folder, *options):
     """A finished run of 4 steps."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         with pytest.raises(SystemExit) as end:
-            commands.main(["train", "digits", "--out", str(folder), *SMALL, *options])
+            entry.main(["train", "digits", "--out", str(folder), *SMALL, *options])
         assert not end.value.code
     return folder
 

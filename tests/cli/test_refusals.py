@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm.cli import commands
+from ddpm.cli import entry
 from ddpm.cli.checks import check_export, check_writable, prepare_output
 from ddpm.cli.run_config import RunConfig
 from ddpm.io.paths import is_file_name
@@ -269,10 +269,10 @@ def test_faults_of_ours_show_their_origin_as_do_all_errors_when_asked(monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(RunConfig, "load", fault)
         with pytest.raises(KeyError):
-            commands.main(["evaluate", "x"])
+            entry.main(["evaluate", "x"])
     monkeypatch.setenv("DDPM_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError, match="no model at"):
-        commands.main(["sample", "nowhere"])
+        entry.main(["sample", "nowhere"])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ddpm import GaussianDiffusion, LatentDiffusion, MinSNR, NoiseSchedule, SmallAutoencoder
-from ddpm.cli import commands
+from ddpm.cli import entry
 from ddpm.cli.run_config import RunConfig
 from ddpm.io.checkpoint import list_checkpoints
 from ddpm.io.files import sha256
@@ -40,7 +40,7 @@ def advised(words: str) -> list[str]:
 
 def typed(words: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        commands.main(words)
+        entry.main(words)
     assert not end.value.code
 
 

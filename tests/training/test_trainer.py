@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import TensorDataset
 
@@ -161,8 +164,6 @@ def test_train_in_bf16_runs_the_network_alone_in_it(tmp_path):
     t, noise, _ = ours.draw(8, 0)
     assert torch.equal(first["x_t"], ours.diffusion.q_sample(x0, t, noise))
     assert all(parameter.dtype == torch.float32 for parameter in ours.diffusion.parameters())
-    # and afterwards the network is as it was
-    assert "forward" not in vars(ours.diffusion.network)
     assert ours.diffusion.network(x0, t).dtype == torch.float32
 
 
@@ -173,8 +174,6 @@ def test_train_in_bf16_holds_for_a_second_part_in_one_program(tmp_path):
     spied(tmp_path / "full").train()
     ours.train_num_steps = 2
     ours.diffusion.network.calls.clear()
-    with ours.running():
-        assert ours.accelerator.mixed_precision == "bf16"
     ours.train()
     assert {call["type"] for call in ours.diffusion.network.calls if call["training"]} == {torch.bfloat16}
     whole = spied(tmp_path / "whole", mixed_precision="bf16", train_num_steps=2)
@@ -183,6 +182,28 @@ def test_train_in_bf16_holds_for_a_second_part_in_one_program(tmp_path):
     whole.train()
     assert torch.equal(weights(ours.diffusion), weights(whole.diffusion))
     assert not torch.equal(weights(full.diffusion), weights(whole.diffusion))
+
+
+@pytest.mark.parametrize(
+    ("own", "word", "kind"), [("bf16", "no", torch.float32), ("no", "bf16", torch.bfloat16)]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_trainer_and_an_accelerator_of_the_program_each_keep_their_precision(
+    tmp_path, own, word, kind, first
+):
+    """accelerate keeps one for the whole program, and refuses a second."""
+    AcceleratorState._reset_state()
+    theirs = Accelerator(mixed_precision=own) if first else None
+    ours = spied(tmp_path, mixed_precision=word)
+    ours.train()
+    theirs = Accelerator(mixed_precision=own) if theirs is None else theirs
+    ours.train_num_steps = 2
+    ours.train()
+    assert {call["type"] for call in ours.diffusion.network.calls if call["training"]} == {kind}
+    assert theirs.mixed_precision == own
+    with theirs.autocast():
+        assert (nn.Linear(1, 1)(torch.ones(1, 1)).dtype == torch.bfloat16) == (own == "bf16")
+    AcceleratorState._reset_state()
 
 
 def test_train_gives_half_of_the_images_a_guess(tmp_path):
@@ -400,7 +421,7 @@ def test_a_loss_scaler_changes_no_update_but_leaves_out_one_that_overflows(tmp_p
     ours, plain = trainer(tmp_path / "scaled"), trainer(tmp_path / "plain")
     before = weights(ours.diffusion)
     if scale is not None:
-        ours.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # where fp16 has one
+        ours.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # where fp16 has one
     with ours.running() as network, plain.running() as other:
         (loss, norm), (plain_loss, plain_norm) = (
             one.training_step(net, one.batches()) for one, net in ((ours, network), (plain, other))

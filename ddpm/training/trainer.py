@@ -24,7 +24,7 @@ from ddpm.io.streams import is_terminal, say
 from ddpm.randomness import rand
 from ddpm.training import distributed, machine, run_folder, spawning
 from ddpm.training.average import Averages
-from ddpm.training.config import Configured, TrainingConfig, refuse_unknown_keywords
+from ddpm.training.config import Configured, TrainingConfig, check_keywords
 from ddpm.training.memory import keep_freed_memory
 from ddpm.training.metrics_logger import MetricsLogger
 from ddpm.training.precision import trainable, with_precision
@@ -63,7 +63,7 @@ class Trainer(Configured):
     def __init__(
         self, diffusion: GaussianDiffusion, folder_or_dataset: str | Path | Dataset[Any], **config: Any
     ) -> None:
-        refuse_unknown_keywords(config)
+        check_keywords(config)
         self.config = self.adopted(TrainingConfig(**config))
         keep_freed_memory()
         diffusion = trainable(diffusion)

@@ -30,7 +30,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Have the folder to oneself, and make sure beforehand that it can be written; it is made if it does not exist."""
-    lock = _lock(check_folder_name(folder) / LOCK)
+    lock = _lock(check_folder_name(folder, by=" results_folder") / LOCK)
     try:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

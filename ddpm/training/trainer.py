@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
 from ddpm.data.batches import loader, open_batches
 from ddpm.diffusion import GaussianDiffusion
@@ -311,7 +311,7 @@ class Trainer(Configured):
         )
         grid = make_grid(images, nrow=math.ceil(math.sqrt(count)), padding=1, pad_value=1.0)
         if accelerator.is_main_process:
-            save_image(grid, self._grid_path())
+            run_folder.write_grid(self._grid_path(), grid)
         return grid
 
     # Checkpoints

@@ -182,6 +182,12 @@ ROWS = [
         ["cubic", ["linear"]],
         "schedule .*'linear', 'cosine', 'sigmoid', 'log-snr', 'flow'$",
     ),
+    (
+        "diffusion",
+        "beta_schedule",
+        [torch.ones(50)],
+        r"unknown beta_schedule torch.Tensor of .* shape \(50,\);",
+    ),
     ("diffusion", "timesteps", [0, 10.5, "1000"], f"timesteps {WHOLE}"),
     ("diffusion", "sampling_timesteps", [0, 51], STEPS),
     ("diffusion", "ddim_sampling_eta", [-0.1, 1.1], r"eta must lie in \[0, 1\].*but got"),

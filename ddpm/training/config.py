@@ -199,8 +199,13 @@ class TrainingConfig:
         done = (step - self.lr_warmup_steps) / max(1, self.train_num_steps - self.lr_warmup_steps)
         return self.train_lr * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
-    def warn_of_warm_up(self) -> None:
-        """Say that the learning rate never gets to `train_lr` where the warm-up takes the whole run."""
+    def warn_of_length(self, step: int) -> None:
+        """Say so where the run already stands beyond its last update, or its warm-up takes all of them."""
+        if step > self.train_num_steps:
+            warnings.warn(
+                f"the run stands at step {step}, beyond train_num_steps={self.train_num_steps}: nothing is trained",
+                stacklevel=3,
+            )
         if self.lr_warmup_steps >= self.train_num_steps:
             warnings.warn(
                 f"the warm-up takes the whole run: with lr_warmup_steps={self.lr_warmup_steps} and train_num_steps="

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.weights import unwrapped
-from ddpm.prediction import evaluating, modes_kept
+from ddpm.prediction import evaluating, gradients, modes_kept
 from ddpm.training import machine
 from ddpm.training.config import MixedPrecision, TrainingConfig
 from ddpm.training.precision import computing_in
@@ -83,6 +83,7 @@ def running(
     if config.mixed_precision == "fp16" and not scaler.is_enabled():
         raise ValueError("mixed_precision='fp16' needs a loss scaler: give it when the trainer is made")
     with (
+        gradients(),
         modes_kept(diffusion),
         machine.deterministic_kernels(config.deterministic),
         checkpointing(diffusion.network, wanted=config.gradient_checkpointing),

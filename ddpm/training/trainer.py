@@ -200,7 +200,7 @@ class Trainer(Configured):
             self.explained(),
             self.running() as network,
         ):
-            self.config.warn_of_warm_up()
+            self.config.warn_of_length(self.step)
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
                 set_seed(self.config.seed + self.accelerator.process_index)

@@ -380,12 +380,33 @@ def test_trainer_refuses_what_does_not_fit(tmp_path, monkeypatch, diffusion, dat
             lambda diffusion: AveragedModel(diffusion).requires_grad_(False).module,
             "as those of trainer.ema_model",
         ),
+        (torch.inference_mode()(copy.deepcopy), "make the model, and the Trainer, outside of it"),
     ],
 )
 def test_trainer_refuses_weights_that_cannot_be_trained(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path / "run", change(model()))
     assert not (tmp_path / "run").exists()
+
+
+def test_trainer_is_not_made_in_inference_mode(tmp_path):
+    with torch.inference_mode(), pytest.raises(ValueError, match="outside of it"):
+        trainer(tmp_path / "run")
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_train_needs_no_gradients_of_the_program(tmp_path, off):
+    """Such as of a notebook that begins with `torch.set_grad_enabled(False)`."""
+    ours = trainer(tmp_path / "off")
+    with off():
+        ours.train()
+    assert torch.equal(weights(ours.diffusion), weights(trained(tmp_path / "on").diffusion))
+
+
+def test_train_says_that_the_run_is_longer_than_asked(tmp_path):
+    trained(tmp_path)
+    with pytest.warns(UserWarning, match="stands at step 4, beyond train_num_steps=3: nothing is trained"):
+        trainer(tmp_path, train_num_steps=3).resume()
 
 
 def test_trainer_takes_a_model_of_which_a_part_is_frozen(tmp_path):

@@ -29,7 +29,7 @@ _LIMITS: dict[str, dict[str, float]] = {
 _MAY_BE_NONE = {"ema_halflife", "ema_rampup", "save_every_minutes"}
 # What goes into the optimiser or the data when a trainer is made.
 _TAKEN_AT_ONCE = {"adam_betas", "augment_horizontal_flip", "channels_last", "weight_decay"}
-# What the trainers of the ports took (see `ddpm.keywords`), and what to write here.
+# What the trainers of the ports and of other libraries take (see `ddpm.keywords`), and what to write here.
 PORT_KEYWORDS = {
     "amp": "write mixed_precision='fp16' (on a GPU), 'bf16', 'auto' or 'no' instead",
     "mixed_precision_type": "write mixed_precision='fp16' (on a GPU), 'bf16', 'auto' or 'no' instead",
@@ -46,6 +46,11 @@ PORT_KEYWORDS = {
     "convert_image_to": "the model's channels decide how images are read; leave it out",
     "diffusion_model": "give the model first, Trainer(diffusion, …)",
     "folder": "give it second, Trainer(diffusion, folder, …)",
+    "lr": "write train_lr=… instead",
+    "learning_rate": "write train_lr=… instead",
+    "epochs": "write train_num_steps=…, the number of updates, instead",
+    "num_epochs": "write train_num_steps=…, the number of updates, instead",
+    "device": "it takes the GPU, where there is one; for the CPU set ACCELERATE_USE_CPU=true in the environment",
 }
 # These may differ between a run and its continuation without a word: what is computed stays the same.
 FREE_TO_CHANGE = {

@@ -15,7 +15,7 @@ from ddpm.io.weights import unwrapped
 from ddpm.prediction import evaluating, gradients, modes_kept
 from ddpm.training import machine
 from ddpm.training.config import MixedPrecision, TrainingConfig
-from ddpm.training.precision import computing_in
+from ddpm.training.precision import computing_in, trainable
 
 
 def this_process() -> PartialState:
@@ -80,6 +80,7 @@ def running(
 ) -> Iterator[Any]:
     """The network as it is trained: in training mode, in its precision, distributed, compiled; put back afterwards."""
     threads = torch.get_num_threads()
+    trainable(diffusion)  # still, whatever has been done to it since the trainer was made
     if config.mixed_precision == "fp16" and not scaler.is_enabled():
         raise ValueError("mixed_precision='fp16' needs a loss scaler: give it when the trainer is made")
     with (

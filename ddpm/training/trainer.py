@@ -203,7 +203,7 @@ class Trainer(Configured):
             self.config.warn_of_length(self.step)
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
-                set_seed(self.config.seed + self.accelerator.process_index)
+                set_seed((self.config.seed + self.accelerator.process_index) % 2**32)
             self.averages.attach(self.diffusion, self.config.extra_ema_decays)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):

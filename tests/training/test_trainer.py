@@ -345,6 +345,9 @@ SEVENS = TensorDataset(torch.zeros(20, 1, 7, 7))
         ({}, None, {"distributed": True}, TypeError, "no 'distributed': start the program with"),
         ({}, None, {"zeal": 1}, TypeError, r"no 'zeal': help\(Trainer\) lists what it has"),
         ({}, None, {"train_batchsize": 1}, TypeError, "no 'train_batchsize': did you mean train_batch_size?"),
+        ({}, None, {"lr": 1e-4}, TypeError, "no 'lr': write train_lr=… instead"),
+        ({}, None, {"num_epochs": 3}, TypeError, "no 'num_epochs': write train_num_steps=…"),
+        ({}, None, {"device": "cpu"}, TypeError, "no 'device': .* set ACCELERATE_USE_CPU=true"),
         ({}, None, {"amp": True}, TypeError, "no 'amp': write mixed_precision='fp16'"),
         ({}, None, {"calculate_fid": True}, TypeError, "no 'calculate_fid': .* `ddpm evaluate`"),
         ({}, None, {"split_batches": True}, TypeError, "no 'split_batches': train_batch_size is what each"),
@@ -387,6 +390,18 @@ def test_trainer_refuses_weights_that_cannot_be_trained(tmp_path, change, messag
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path / "run", change(model()))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [torch.nn.Module.half, lambda diffusion: diffusion.requires_grad_(False)])
+def test_train_refuses_weights_that_can_no_longer_be_trained(tmp_path, change):
+    ours = trainer(tmp_path)
+    change(ours.diffusion)
+    with pytest.raises(ValueError, match=r"give diffusion\."):
+        ours.train()
+
+
+def test_a_seed_may_be_larger_than_that_of_every_generator(tmp_path):
+    assert trained(tmp_path, train_num_steps=1, seed=2**32 + 5).step == 1
 
 
 def test_trainer_is_not_made_in_inference_mode(tmp_path):

@@ -80,7 +80,6 @@ def running(
 ) -> Iterator[Any]:
     """The network as it is trained: in training mode, in its precision, distributed, compiled; put back afterwards."""
     threads = torch.get_num_threads()
-    trainable(diffusion)  # still, whatever has been done to it since the trainer was made
     if config.mixed_precision == "fp16" and not scaler.is_enabled():
         raise ValueError("mixed_precision='fp16' needs a loss scaler: give it when the trainer is made")
     with (
@@ -89,6 +88,7 @@ def running(
         machine.deterministic_kernels(config.deterministic),
         checkpointing(diffusion.network, wanted=config.gradient_checkpointing),
     ):
+        trainable(diffusion)  # still, whatever has been done to it since the trainer was made
         network: Any = _InPrecision(diffusion.to(accelerator.device).train().network, config.mixed_precision)
         if accelerator.num_processes > 1:
             network = DistributedDataParallel(network)

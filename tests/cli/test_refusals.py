@@ -67,7 +67,7 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
         1,
         "--data-root x is for the files of torchvision's data sets, but the data",
     ),
-    ("train ./ --data-root x", 1, "but the data are the folder .: leave it out"),
+    ("train ./ --data-root x", 1, "data sets, but the data are the folder /"),
     ("train digits --set data.root=x", 1, "--set data.root=x is for the files of torchvision's data sets"),
     ("evaluate {run} --data-root x", 1, "but the data are the digits of scikit-learn: leave it out"),
     ("resume {run} --data-root x", 1, "but the data are the digits of scikit-learn: leave it out"),

@@ -50,7 +50,7 @@ def plain_numbers(values: Any) -> list[int | float | None]:
 def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Refuse an unknown word, naming the known ones."""
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, allowed))}")
+        raise ValueError(f"unknown {name} {shown(value)}; choose one of {', '.join(map(repr, allowed))}")
 
 
 def check_whole(name: str, value: Any, lowest: int = 1, highest: int | None = None) -> int:

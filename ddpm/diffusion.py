@@ -17,6 +17,7 @@ from ddpm.checks import (
     plain_number,
 )
 from ddpm.grids import Spacing
+from ddpm.keywords import DIFFUSION, known_keywords
 from ddpm.loss import LossType, Network, TrainingLoss
 from ddpm.prediction import Objective, Prediction, clipped, x0_from_output
 from ddpm.reverse_process import FixedVariance, learned_log_variance
@@ -46,6 +47,7 @@ class GaussianDiffusion(Transitions, TrainingLoss, Sampling, nn.Module):
         class_names: what the classes are called, in their order; None where that is not known.
     """
 
+    @known_keywords(DIFFUSION)
     def __init__(
         self,
         network: nn.Module,

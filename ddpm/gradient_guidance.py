@@ -11,7 +11,7 @@ from torch import Tensor
 from ddpm.checks import check_flag, check_number, shown
 from ddpm.guidance import Guided
 from ddpm.prediction import Denoiser, Prediction, for_gradients, gradients
-from ddpm.tensor_checks import check_images, check_labels, check_t, check_tensor
+from ddpm.tensor_checks import check_images, check_labels, check_t, check_tensor, check_within
 
 
 class ClassifierGuidance(Guided):
@@ -65,12 +65,13 @@ class ClassifierGuidance(Guided):
         with gradients():
             x = for_gradients(x_t).detach().requires_grad_()
             logits = self.classifier(x, for_gradients(t))
-            if logits.ndim != 2 or len(logits) != len(x):
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
                 raise ValueError(
-                    f"the classifier must return shape ({len(x)}, K), but returned {tuple(logits.shape)}"
+                    f"the classifier must return a tensor of shape ({len(x)}, K), but returned {shown(logits)}"
                 )
+            check_within("labels", labels, 0, logits.shape[1] - 1, "the classifier has no more classes")
             chosen = logits.log_softmax(1).gather(1, for_gradients(labels)[:, None])
-            return torch.autograd.grad(chosen.sum(), x)[0]
+            return _gradient(chosen.sum(), x, "the classifier")
 
 
 class ReconstructionGuidance(Guided):
@@ -131,9 +132,19 @@ class ReconstructionGuidance(Guided):
             x = x.detach().requires_grad_()
             own = self.ask(x, *told)
             misfit = (for_gradients(self.value) - self.measure(own.x0)).square().sum() / 2
-            gradient = torch.autograd.grad(misfit, x)[0]
+            gradient = _gradient(misfit, x, "measure")
         noise = own.sigma**2
         factor = self.scale * own.signal * noise / (noise + own.signal**2 * self.variance)
         variance = None if own.log_variance is None else own.log_variance.detach()
         own = Prediction(own.noise.detach(), own.x0.detach(), own.signal, own.sigma, variance)
         return self.changed(x_t, own.x0 - factor * gradient, own, clip=clip_x0)
+
+
+def _gradient(total: Tensor, x: Tensor, maker: str) -> Tensor:
+    """The gradient with respect to x of a number that was made of it, in part by the `maker`."""
+    if not total.requires_grad:
+        raise ValueError(
+            f"{maker} returned numbers that autograd cannot follow back to x_t: leave torch.no_grad, .detach() and"
+            " .item() out of it"
+        )
+    return torch.autograd.grad(total, x)[0]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.buffers import HALVES, KeepsPrecision
+from ddpm.checks import check_whole, shown
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.prediction import evaluating
 from ddpm.scales import to_image_scale, to_model_scale
@@ -95,29 +96,23 @@ class LatentDiffusion(KeepsPrecision, GaussianDiffusion):
             options: further arguments of `GaussianDiffusion`.
 
         Raises:
-            ValueError: if network and code do not fit each other, s is not positive, or the network predicts its
-                variance, whose loss is for images of 8 bits.
+            ValueError: if network and code do not fit each other, a decoded image has another shape, s is not positive,
+                or the network predicts its variance, whose loss is for images of 8 bits.
+            TypeError: if the autoencoder is none, or gives something else than tensors.
         """
         super().__init__(network, image_size=image_size, **options)
         if self.learned_variance:
             raise ValueError("learned_variance is for images of 8 bits; a code has no steps: leave it out")
         codes = self.channels
         _check_autoencoder(autoencoder)
-        self._frozen = _Frozen(autoencoder)
         # From here on these are what images have: data are prepared by them.
-        self.channels = int(autoencoder.channels)
-        with torch.no_grad():
-            code = _asked(autoencoder, "encode", torch.zeros(1, *self.image_shape))
-        if code.ndim != 4 or code.shape[1] != codes:
-            raise ValueError(
-                f"the autoencoder makes codes of shape {tuple(code.shape[1:])} of images of {self.image_shape}, but the"
-                f" network takes {codes} channel(s); build it with channels={code.shape[1]}"
-            )
-        self._code_shape = (codes, code.shape[2], code.shape[3])
+        self.channels = check_whole("`channels` of an autoencoder", autoencoder.channels)
+        self._code_shape = _tried(autoencoder, self.image_shape, codes)
         for name, value in (("latent_mean", mean), ("latent_deviation", deviation)):
             self.register_buffer(name, _per_channel(name, value, codes), persistent=False)
         if not (self.latent_deviation > 0).all():
             raise ValueError(f"deviation must be above 0, but got {self.latent_deviation.flatten().tolist()}")
+        self._frozen = _Frozen(autoencoder)
 
     @property
     def autoencoder(self) -> Any:
@@ -194,4 +189,31 @@ def _per_channel(name: str, value: Tensor | float, channels: int) -> Tensor:
 
 def _asked(autoencoder: Any, direction: Literal["encode", "decode"], x: Tensor) -> Tensor:
     """What an autoencoder makes of x, in the type and on the device of x, whatever its own are."""
-    return getattr(autoencoder, direction)(x.to(next(autoencoder.parameters(), x))).to(x)
+    answer = getattr(autoencoder, direction)(x.to(next(autoencoder.parameters(), x)))
+    if not isinstance(answer, Tensor) or answer.ndim != 4:
+        raise TypeError(
+            f"`{direction}` of an autoencoder must return a tensor of four dimensions, but that of this"
+            f" {type(autoencoder).__name__} returned {shown(answer)}; give a module whose `{direction}` takes the"
+            " tensor out of it, such as the mean where a code is a distribution"
+        )
+    return answer.to(x)
+
+
+@torch.no_grad()
+def _tried(autoencoder: Any, image_shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
+    """(c, h, w) of the code of a blank image, once it is sure that it fits the network and becomes an image again."""
+    blank = torch.zeros(1, *image_shape)
+    with evaluating(autoencoder):
+        code = _asked(autoencoder, "encode", blank)
+        if code.shape[1] != channels:
+            raise ValueError(
+                f"the autoencoder makes codes of shape {tuple(code.shape[1:])} of images of {image_shape}, but the"
+                f" network takes {channels} channel(s); build it with channels={code.shape[1]}"
+            )
+        image = _asked(autoencoder, "decode", code)
+    if image.shape != blank.shape:
+        raise ValueError(
+            f"the autoencoder makes images of {tuple(image.shape[1:])} of the codes of those of {image_shape}; its"
+            " `channels` must be those of its images, and image_size one that comes back, such as a multiple of 8"
+        )
+    return code.shape[1], code.shape[2], code.shape[3]

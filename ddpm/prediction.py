@@ -7,6 +7,7 @@ With `signal` = √ᾱ_t and `sigma` = √(1 − ᾱ_t), both (B, 1, 1, 1), each
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Literal, Protocol
 
 import torch
@@ -151,13 +152,31 @@ def modes_kept(model: object) -> Iterator[None]:
             part.training = training
 
 
+# Of each part of a model that is being evaluated: by how many at the moment, and whether it was training before.
+_EVALUATED: dict[nn.Module, tuple[int, bool]] = {}
+_LOCK = Lock()
+
+
 @contextmanager
 def evaluating(denoiser: object) -> Iterator[None]:
-    """Evaluation mode for a model that knows the difference."""
-    with modes_kept(denoiser):
+    """Evaluation mode for a model that knows the difference, until the last of several threads has done with it."""
+    parts = list(denoiser.modules()) if isinstance(denoiser, nn.Module) else []
+    with _LOCK:
+        for part in parts:
+            users, training = _EVALUATED.get(part, (0, part.training))
+            _EVALUATED[part] = users + 1, training
+    try:
         if isinstance(denoiser, nn.Module):
             denoiser.eval()
         yield
+    finally:
+        with _LOCK:
+            for part in parts:
+                users, training = _EVALUATED.pop(part)
+                if users > 1:
+                    _EVALUATED[part] = users - 1, training
+                else:
+                    part.training = training
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class Sampling:
         x = randn((batch_size, *self.x_shape), source, self.device, dtype).to(dtype)
         model = guided(self, guidance)
         states = walk(model, x, labels=check_labels(labels, x), generator=source, clip_x0=self.clips_x0)
-        with evaluating(model):
+        with evaluating(self), evaluating(model):
             silent = not progress or sys.stderr is None
             for state in tqdm(states, total=steps, desc="sampling", disable=silent, mininterval=_pause()):
                 x = state.x

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ddpm.buffers import HALVES
 from ddpm.checks import check_flag, check_whole, check_wholes, plain_number, shown
+from ddpm.keywords import UNET, known_keywords
 from ddpm.tensor_checks import check_tensor, may_look_at
 from ddpm.unet_blocks import (
     GROUP_NORM_EPS,
@@ -63,6 +64,7 @@ class Unet(nn.Module):
             less memory for one more forward pass (Chen et al. 2016, section 4). The `Trainer` sets it while it trains.
     """
 
+    @known_keywords(UNET)
     def __init__(
         self,
         dim: int,

@@ -278,7 +278,18 @@ def test_what_does_not_fit_is_refused(error, guide, arguments, message):
         (
             ClassifierGuidance(MODEL, lambda x, _: x),
             [0, 1],
-            r"must return shape \(2, K\), but returned \(2, 1, 4, 4\)",
+            r"must return a tensor of shape \(2, K\), but returned .* and shape \(2, 1, 4, 4\)",
+        ),
+        (ClassifierGuidance(MODEL, lambda x, _: (x,)), [0, 1], r"shape \(2, K\), but returned \(tensor"),
+        (
+            ClassifierGuidance(MODEL, lambda x, _: x.flatten(1)[:, :2]),
+            [0, 2],
+            r"labels must lie in \[0, 1\], but ranges from 0 to 2; the classifier has no more classes",
+        ),
+        (
+            ClassifierGuidance(MODEL, lambda x, _: x.detach().flatten(1)),
+            [0, 1],
+            "the classifier returned numbers that autograd cannot follow back to x_t: leave torch.no_grad",
         ),
         (ReconstructionGuidance(MODEL, lambda x: x[..., :2], PICTURES), None, SHAPES),
     ],
@@ -287,3 +298,9 @@ def test_what_does_not_fit_is_refused_before_a_network_is_asked(guided, labels, 
     with pytest.raises(ValueError, match=message):
         guided.predict(PICTURES, T, labels)
     assert [network.calls for network in NETWORKS] == [[], []]
+
+
+def test_a_measurement_that_autograd_cannot_follow_is_refused():
+    guided = ReconstructionGuidance(diffusion_of(Pointwise(), timesteps=20), lambda x: x.detach(), PICTURES)
+    with pytest.raises(ValueError, match="measure returned numbers that autograd cannot follow back to x_t"):
+        guided.predict(PICTURES, T)

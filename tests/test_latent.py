@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -257,6 +258,44 @@ def test_what_does_not_fit_is_refused():
         assert all(weight.requires_grad for weight in other.parameters())
     with pytest.raises(ValueError, match="mean must be one finite number, or 4"):
         latent(mean=torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("direction", "changed", "message"),
+    [
+        (
+            "encode",
+            lambda z: (z, z),
+            r"`encode` .* a tensor of four dimensions, but that of this Folded .* \(tensor",
+        ),
+        ("encode", lambda z: {"latent_dist": z}, r"`encode` .* returned \{'latent_dist'"),
+        ("encode", lambda z: SimpleNamespace(mean=z), r"`encode` .* returned namespace\("),
+        (
+            "encode",
+            lambda z: z.flatten(1),
+            r"`encode` .* returned torch.Tensor of .* and shape \([12], 64\); give",
+        ),
+        ("decode", lambda x: [x], r"`decode` of an autoencoder must return a tensor"),
+        ("decode", lambda x: x[..., :6], r"images of \(1, 8, 6\) of the codes of those of \(1, 8, 8\)"),
+        (
+            "decode",
+            lambda x: x.expand(-1, 3, -1, -1),
+            r"images of \(3, 8, 8\) .* its `channels` must be those",
+        ),
+    ],
+)
+def test_an_autoencoder_that_gives_something_else_is_refused_when_the_model_is_made(
+    monkeypatch, direction, changed, message
+):
+    folded, answer = Folded(), getattr(Folded, direction)
+    monkeypatch.setattr(Folded, direction, lambda self, x: changed(answer(self, x)))
+    with pytest.raises((TypeError, ValueError), match=message):
+        LatentDiffusion(unet(4), folded, image_size=8)
+    if direction == "encode":
+        with pytest.raises(TypeError, match=message):
+            latent_scale(folded, uniform(2, 1, 8, 8))
+    assert folded.training
+    assert folded.gain.requires_grad
 
 
 # The autoencoder of our own

@@ -150,6 +150,14 @@ def test_the_words_of_the_quick_start_are_known():
         assert {word.arg for word in call.keywords} <= CALLABLES[f"ddm.{name}"].keys()
 
 
+@pytest.mark.parametrize("kind", [GaussianDiffusion, Unet, Trainer])
+def test_every_word_of_the_port_that_is_not_ours_is_refused_with_advice(kind):
+    unknown = CALLABLES[f"ddm.{kind.__name__}"].keys() - inspect.signature(kind).parameters.keys()
+    for word in unknown:
+        with pytest.raises(TypeError, match=rf"{kind.__name__} has no '{word}': (?!help\()(?!did you mean)"):
+            kind(None, None, **{word: None})
+
+
 @pytest.mark.parametrize("word", ["amp_level", "dynamic_loss_scale", "jit", "akg", "distributed"])
 def test_what_the_page_calls_refused_is_refused_with_advice(word, tmp_path):
     (row,) = [row for row in ROWS if ("ddm.Trainer", word) in mentions(row.theirs)]

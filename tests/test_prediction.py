@@ -1,10 +1,24 @@
 """`ddpm.prediction`: four coordinates that always agree, and modes that come back."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from ddpm import Unet
 from ddpm.prediction import evaluating, training_target, x0_from_score
-from tests.networks import BETAS, Constant, Pointwise, diffusion_of, exact_diffusion_of, randn
+from tests.networks import (
+    BETAS,
+    SMALL_UNET,
+    Constant,
+    Pointwise,
+    diffusion_of,
+    drawn,
+    exact_diffusion_of,
+    randn,
+)
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v", "pred_flow")
 
@@ -69,3 +83,42 @@ def test_evaluating_puts_every_mode_back(fails):
     assert [module.training for module in model.modules()] == [True, True, False]
     with evaluating(object()):
         pass
+
+
+def test_threads_that_sample_one_model_stay_in_evaluation_mode_until_the_last_is_done():
+    """The second begins before the first has done; dropout would change what it draws."""
+    network = drawn(Unet(**SMALL_UNET, dropout=0.5), std=0.1)
+    diffusion, begun, done = diffusion_of(network).train(), threading.Event(), threading.Event()
+    expected = diffusion.sample(1, 3, seeds=[7])
+
+    def wait(*_):
+        if threading.current_thread().name.startswith("second"):
+            begun.set()
+            assert done.wait(60)
+        else:
+            assert begun.wait(60)
+
+    def second():
+        assert entered.wait(60)
+        return diffusion.sample(1, 3, seeds=[7])
+
+    entered = threading.Event()
+    network.register_forward_pre_hook(lambda *_: entered.set())
+    network.register_forward_hook(wait)
+    with ThreadPoolExecutor(1, "second") as pool:
+        later = pool.submit(second)
+        first = diffusion.sample(1, 3, seeds=[7])
+        assert not any(part.training for part in diffusion.modules())
+        done.set()
+    assert torch.equal(first, expected)
+    assert torch.equal(later.result(), expected)
+    assert all(part.training for part in diffusion.modules())
+
+
+def test_sample_evaluates_the_model_within_a_wrapper_that_is_no_module():
+    diffusion = diffusion_of(network := Pointwise())
+    diffusion.sample(
+        1, 3, guidance=lambda model: SimpleNamespace(schedule=model.schedule, predict=model.predict)
+    )
+    assert {training for training, _ in network.modes} == {False}
+    assert diffusion.training

@@ -29,6 +29,7 @@ from ddpm import (
     flow_bits_per_dim,
     flow_log_density,
     heun,
+    keywords,
     linear_betas,
     load_diffusers_unet,
     load_pretrained,
@@ -180,6 +181,12 @@ ROWS = [
         "beta_schedule",
         ["cubic", ["linear"]],
         "schedule .*'linear', 'cosine', 'sigmoid', 'log-snr', 'flow'$",
+    ),
+    (
+        "diffusion",
+        "beta_schedule",
+        [torch.ones(50)],
+        r"unknown beta_schedule torch.Tensor of .* shape \(50,\);",
     ),
     ("diffusion", "timesteps", [0, 10.5, "1000"], f"timesteps {WHOLE}"),
     ("diffusion", "sampling_timesteps", [0, 51], STEPS),
@@ -417,6 +424,16 @@ GENERATORS = ["sample", "loss", "p_sample", "interpolate", "vlb_terms", "stratif
 NETWORK = r"got a Unet; .* GaussianDiffusion\(network"
 NAME_OR_FOLDER = "by its name or its folder, but got a "
 TYPE_ROWS = [
+    (
+        "diffusion",
+        "auto_normalise",
+        [False],
+        r"GaussianDiffusion has no 'auto_normalise': help\(GaussianDiffusion\)",
+    ),
+    ("diffusion", "timestep", [5], "GaussianDiffusion has no 'timestep': did you mean timesteps"),
+    ("Unet", "droput", [0.1], "Unet has no 'droput': did you mean dropout"),
+    *(("diffusion", word, [1], f"^GaussianDiffusion has no '{word}': ") for word in keywords.DIFFUSION),
+    *(("Unet", word, [1], f"^Unet has no '{word}': .*(write|leave it out)") for word in keywords.UNET),
     ("forward", "images", [ARRAY], "images must be a tensor, but got numpy.ndarray of float32 and shape"),
     ("forward", "images", [LISTS], r"images must be a tensor, .*torch.as_tensor\(…, dtype=torch.float32\)"),
     ("forward", "images", [PICTURE, "a.png", None], "images must be a tensor, but got (<PIL|'a.png'|None)"),

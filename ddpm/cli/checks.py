@@ -6,7 +6,7 @@ from pathlib import Path
 from ddpm.data.names import check_name_or_folder, is_path
 from ddpm.io.checkpoint import list_checkpoints, step_of
 from ddpm.io.files import read_json
-from ddpm.io.paths import CONFIG, MODEL, check_folder_name, is_file_name, refuse_run
+from ddpm.io.paths import CONFIG, MODEL, check_folder_name, is_file_name, nearest_there, refuse_run
 from ddpm.io.streams import as_typed
 from ddpm.training.recipe import goes_on_by_command
 
@@ -85,9 +85,6 @@ def checked_precisions(folder: Path) -> list[str]:
 
 def check_writable(folder: Path, *, by: str = " by --out") -> None:
     """Refuse a folder that cannot be made or written to, or has the name of a file; another is given `by` an option."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise NotADirectoryError(f"{folder} cannot be written, as {nearest} is a file; choose another{by}")
-    check_folder_name(folder)
+    nearest = nearest_there(check_folder_name(folder, by=by))
     if not os.access(nearest, os.W_OK):
         raise PermissionError(f"you may not write to {nearest}; choose another folder{by}")

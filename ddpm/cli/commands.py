@@ -93,6 +93,7 @@ def train(
     if start is not None:
         run_config, found = run_config.started_from(start)
         begins = report.paragraphs({"weights": f"begin as those of {found}"})
+    places.check_root(source, data_root, change or [])
     run_config = run_config.changed("data", root=data_root, cache="prepared" if cache else None)
     run_config = labels.with_classes(run_config, classes)
     run_config = run_config.changed("diffusion", image_size=image_size)

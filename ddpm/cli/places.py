@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from ddpm.cli import report
 from ddpm.cli.checks import check_data, check_writable
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import TORCHVISION, known_name
+from ddpm.data.names import described as data_described
 from ddpm.io.checkpoint import CHECKPOINTS, list_checkpoints
 from ddpm.io.paths import RUN, expanded, locate_model
 from ddpm.io.streams import as_typed
@@ -51,13 +52,24 @@ def with_absolute_root(run_config: RunConfig) -> RunConfig:
     return run_config.changed("data", root=absolute(run_config.data.get("root", "data")))
 
 
+def check_root(source: str, data_root: Path | None, overrides: Sequence[str] = ()) -> None:
+    """Refuse a folder for torchvision's files, by either option, where the data have none."""
+    given = [] if data_root is None else [f"--data-root {data_root}"]
+    given += [f"--set {text}" for text in overrides if text.startswith("data.root=")]
+    if given and known_name(source) not in TORCHVISION:
+        raise ValueError(
+            f"{given[0]} is for the files of torchvision's data sets, but the data are {data_described(source)}: leave"
+            " it out"
+        )
+
+
 def load_run(run: Path, data: Path | None, data_root: Path | None) -> RunConfig:
     """The config of the run in a folder, with its data where they are now; None is where they were.
 
     Raises:
         FileNotFoundError: if it is not the folder of a run.
         PermissionError: if it cannot be written, as all do that load a run.
-        ValueError: if the run's data have a name and `data` is given, or its config is spoiled.
+        ValueError: if `data` or `data_root` is not for such data as the run's, or its config is spoiled.
     """
     run_config = RunConfig.load(run).changed("training", results_folder=str(run))
     source = run_config.data["name_or_path"]
@@ -66,6 +78,7 @@ def load_run(run: Path, data: Path | None, data_root: Path | None) -> RunConfig:
             f"--data {data} is for a run on a folder of images, but {run} learns from {source}: leave it out; where"
             " torchvision's files are is said by --data-root"
         )
+    check_root(source, data_root)
     check_writable(run, by=", and copy the run there, whose samples and figures are written to it")
     return run_config.changed(
         "data",

@@ -3,7 +3,7 @@
 import contextlib
 import random
 import signal
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -43,7 +43,7 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise TypeError(
                 "the data must be a folder or a map-style data set, with a length and numbered items, but got"
-                f" {type(dataset).__name__}"
+                f" {type(dataset).__name__}{_about_loaders(dataset)}"
             )
         if isinstance(dataset, Mapping) and dataset and 0 not in dataset:
             names = list(map(repr, dataset))
@@ -137,6 +137,13 @@ def open_batches(
         )
     classes = getattr(diffusion.network, "num_classes", None)
     return SeededBatches(data, diffusion.image_shape, num_classes=classes)
+
+
+def _about_loaders(data: object) -> str:
+    """What to give in place of what makes batches already, or of a stream."""
+    if isinstance(data, DataLoader):
+        return "; give its `.dataset`, of which the trainer makes batches itself"
+    return "; of one that fits into memory give list(…)" if isinstance(data, Iterable) else ""
 
 
 def _about_values(image: Tensor) -> str:

@@ -87,11 +87,19 @@ def is_file_name(path: Path) -> bool:
     )
 
 
-def check_folder_name(folder: str | os.PathLike[str]) -> Path:
-    """A folder that is to be written to; refused if it is empty or the name of a file."""
+def nearest_there(path: Path) -> Path:
+    """The path itself, or the nearest folder around it that exists."""
+    return next(near for near in (path, *path.absolute().parents) if os.path.exists(near))  # noqa: PTH110 (Path.exists raises where one may not look)
+
+
+def check_folder_name(folder: str | os.PathLike[str], *, by: str = "") -> Path:
+    """A folder that is to be written to; refused if it is empty, a file or the name of one; given `by` some option."""
     if os.fspath(folder) == "":
         raise ValueError("the name of the folder is empty, as an unset variable of a script would be")
     path = expanded(folder)
+    nearest = nearest_there(path)
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{path} cannot be written, as {nearest} is a file; choose another{by}")
     if is_file_name(path):
         ending = path.suffix or path.name
         raise ValueError(

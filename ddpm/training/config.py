@@ -1,16 +1,16 @@
 """What a training run can be told, and the checks that come before it starts."""
 
-import difflib
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ddpm.checks import check_choice, check_flag, check_number, check_numbers, check_whole
 from ddpm.io.paths import expanded
+from ddpm.keywords import refuse_unknown_keywords
 
 MixedPrecision = Literal["no", "fp16", "bf16", "auto"]
 LearningRateSchedule = Literal["constant", "cosine"]
@@ -31,9 +31,10 @@ _LIMITS: dict[str, dict[str, float]] = {
 _MAY_BE_NONE = {"ema_halflife", "ema_rampup", "save_every_minutes"}
 # What goes into the optimiser or the data when a trainer is made.
 _TAKEN_AT_ONCE = {"adam_betas", "augment_horizontal_flip", "channels_last", "weight_decay"}
-# What the MindSpore port and denoising-diffusion-pytorch took, and what to write here.
+# What the trainers of the ports and of other libraries take (see `ddpm.keywords`), and what to write here.
 PORT_KEYWORDS = {
     "amp": "write mixed_precision='fp16' (on a GPU), 'bf16', 'auto' or 'no' instead",
+    "mixed_precision_type": "write mixed_precision='fp16' (on a GPU), 'bf16', 'auto' or 'no' instead",
     "amp_level": "write mixed_precision='fp16' (on a GPU), 'bf16' or 'no' instead",
     "dynamic_loss_scale": "with mixed_precision='fp16' the loss scale is always dynamic; leave it out",
     "jit": "write compile=True to run the network through torch.compile",
@@ -41,11 +42,17 @@ PORT_KEYWORDS = {
     "distributed": "start the program with `accelerate launch` or `torchrun`, and leave it out",
     "split_batches": "train_batch_size is what each process takes; leave it out",
     "calculate_fid": "leave it out, and judge the run with `ddpm evaluate` when it is done",
+    "inception_block_idx": "leave it out, and judge the run with `ddpm evaluate` when it is done",
     "num_fid_samples": "leave it out, and judge the run with `ddpm evaluate -n` when it is done",
     "save_best_and_latest_only": "checkpoints_to_keep says how many of the newest stay; leave it out",
     "convert_image_to": "the model's channels decide how images are read; leave it out",
     "diffusion_model": "give the model first, Trainer(diffusion, …)",
     "folder": "give it second, Trainer(diffusion, folder, …)",
+    "lr": "write train_lr=… instead",
+    "learning_rate": "write train_lr=… instead",
+    "epochs": "write train_num_steps=…, the number of updates, instead",
+    "num_epochs": "write train_num_steps=…, the number of updates, instead",
+    "device": "it takes the GPU, where there is one; for the CPU set ACCELERATE_USE_CPU=true in the environment",
 }
 # These may differ between a run and its continuation without a word: what is computed stays the same.
 FREE_TO_CHANGE = {
@@ -200,8 +207,13 @@ class TrainingConfig:
         done = (step - self.lr_warmup_steps) / max(1, self.train_num_steps - self.lr_warmup_steps)
         return self.train_lr * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
-    def warn_of_warm_up(self) -> None:
-        """Say that the learning rate never gets to `train_lr` where the warm-up takes the whole run."""
+    def warn_of_length(self, step: int) -> None:
+        """Say so where the run already stands beyond its last update, or its warm-up takes all of them."""
+        if step > self.train_num_steps:
+            warnings.warn(
+                f"the run stands at step {step}, beyond train_num_steps={self.train_num_steps}: nothing is trained",
+                stacklevel=3,
+            )
         if self.lr_warmup_steps >= self.train_num_steps:
             warnings.warn(
                 f"the warm-up takes the whole run: with lr_warmup_steps={self.lr_warmup_steps} and train_num_steps="
@@ -253,12 +265,8 @@ class Configured:
         super().__setattr__(name, value)
 
 
-def refuse_unknown_keywords(config: Mapping[str, Any]) -> None:
-    """A TypeError says what to write in place of a keyword of the port, or of a misspelt one."""
-    known = [field.name for field in fields(TrainingConfig)]
-    for word in [word for word in config if word not in known]:
-        like = difflib.get_close_matches(word, known, n=1)
-        usual = (
-            f"did you mean {like[0]}?" if like else "ddpm.training.config.TrainingConfig lists what it has"
-        )
-        raise TypeError(f"Trainer has no {word!r}: {PORT_KEYWORDS.get(word, usual)}")
+def check_keywords(config: Iterable[str]) -> None:
+    """Refuse keywords that a `Trainer` does not take."""
+    refuse_unknown_keywords(
+        "Trainer", config, [field.name for field in fields(TrainingConfig)], PORT_KEYWORDS
+    )

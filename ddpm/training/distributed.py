@@ -1,21 +1,21 @@
-"""What accelerate does for a run: processes, devices and precision; and many images divided among the processes."""
+"""Processes and devices, which accelerate finds, the precision of a run, and many images divided among processes."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
+from accelerate import PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.weights import unwrapped
-from ddpm.prediction import evaluating, modes_kept
+from ddpm.prediction import evaluating, gradients, modes_kept
 from ddpm.training import machine
 from ddpm.training.config import MixedPrecision, TrainingConfig
-from ddpm.training.precision import computing_in
+from ddpm.training.precision import computing_in, trainable
 
 
 def this_process() -> PartialState:
@@ -29,18 +29,17 @@ def this_process() -> PartialState:
     return PartialState(cpu=machine.meets_on_cpu(here, told=told_cpu), **several)
 
 
-def make_accelerator(mixed_precision: str) -> Accelerator:
-    """An accelerator for one trainer, whatever the precision of those before it in the same program."""
-    if mixed_precision == "fp16" and not torch.cuda.is_available():
+def loss_scaler(precision: MixedPrecision, kind: str) -> torch.amp.GradScaler:
+    """The loss scaler of fp16 on a `kind` of device; with another precision it does nothing."""
+    if precision == "fp16" and kind != "cuda":
         raise ValueError(
             "mixed_precision='fp16' needs an NVIDIA or AMD GPU, and there is none here; choose 'bf16', 'no', or"
             " 'auto', which is what this machine multiplies natively"
         )
-    AcceleratorState._reset_state()  # it refuses a second precision
-    return Accelerator(mixed_precision=mixed_precision, cpu=str(this_process().device) == "cpu")
+    return torch.amp.GradScaler(kind, enabled=precision == "fp16")
 
 
-def make_optimizer(network: torch.nn.Module, kind: str, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, kind: str, config: TrainingConfig) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay, for a `kind` of device.
 
     It is torch's own: accelerate's looks for a package on the disk at every step, which a small network feels.
@@ -49,42 +48,64 @@ def make_optimizer(network: torch.nn.Module, kind: str, config: TrainingConfig) 
     return torch.optim.AdamW(network.parameters(), fused=machine.fuses_optimizer(kind), **options)
 
 
-def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
     """One step; with the loss scaler of fp16 it is left out where gradients have overflowed."""
-    if scaler is None:
-        optimizer.step()
-    else:
-        scaler.step(optimizer)
-        scaler.update()
+    scaler.step(optimizer)
+    scaler.update()
+
+
+class _InPrecision(nn.Module):
+    """A network that computes in a precision of its own, and none but it.
+
+    accelerate would have one for the whole program.
+    """
+
+    def __init__(self, network: nn.Module, precision: MixedPrecision) -> None:
+        super().__init__()
+        self.network = network
+        self._precision: MixedPrecision = precision
+
+    def forward(self, x_t: Tensor, *others: Any, **named: Any) -> Tensor:
+        """As the network."""
+        with computing_in(self._precision, x_t.device):
+            return self.network(x_t, *others, **named)
 
 
 @contextlib.contextmanager
-def running(diffusion: GaussianDiffusion, accelerator: Accelerator, config: TrainingConfig) -> Iterator[Any]:
-    """The network as it is trained: in training mode, distributed, in its precision, compiled; put back afterwards."""
-    network, threads = diffusion.network, torch.get_num_threads()
-    if config.mixed_precision == "fp16" and accelerator.scaler is None:
+def running(
+    diffusion: GaussianDiffusion,
+    accelerator: PartialState,
+    config: TrainingConfig,
+    scaler: torch.amp.GradScaler,
+) -> Iterator[Any]:
+    """The network as it is trained: in training mode, in its precision, distributed, compiled; put back afterwards."""
+    threads = torch.get_num_threads()
+    if config.mixed_precision == "fp16" and not scaler.is_enabled():
         raise ValueError("mixed_precision='fp16' needs a loss scaler: give it when the trainer is made")
-    # accelerate keeps one precision for the whole program, that of the accelerator made last.
-    accelerator.state._mixed_precision = config.mixed_precision
     with (
+        gradients(),
         modes_kept(diffusion),
         machine.deterministic_kernels(config.deterministic),
-        checkpointing(network, wanted=config.gradient_checkpointing),
+        checkpointing(diffusion.network, wanted=config.gradient_checkpointing),
     ):
-        prepared = accelerator.prepare(diffusion.train().network)
+        trainable(diffusion)  # still, whatever has been done to it since the trainer was made
+        network: Any = _InPrecision(diffusion.to(accelerator.device).train().network, config.mixed_precision)
+        if accelerator.num_processes > 1:
+            network = DistributedDataParallel(network)
         torch.set_num_threads(config.num_threads or threads)
         try:
-            yield torch.compile(prepared) if config.compile else prepared
+            yield torch.compile(network) if config.compile else network
         finally:
             torch.set_num_threads(threads)
-            accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-            # What accelerate leaves behind: it would not prepare the network a second time.
-            for name in ("forward", "_is_accelerate_prepared"):
-                network.__dict__.pop(name, None)
+
+
+def not_yet_shared(network: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Meanwhile gradients stay in this process: several batches make one update."""
+    return getattr(network, "no_sync", contextlib.nullcontext)()
 
 
 @contextlib.contextmanager
-def checkpointing(network: torch.nn.Module, *, wanted: bool) -> Iterator[None]:
+def checkpointing(network: nn.Module, *, wanted: bool) -> Iterator[None]:
     """Gradient checkpointing where it is `wanted`, of a network that has it; off again afterwards."""
     plain = unwrapped(network)
     if wanted:
@@ -96,7 +117,7 @@ def checkpointing(network: torch.nn.Module, *, wanted: bool) -> Iterator[None]:
             plain.gradient_checkpointing = False
 
 
-def agreed(accelerator: Accelerator, *wishes: bool, meeting: bool = True) -> list[bool]:
+def agreed(accelerator: PartialState, *wishes: bool, meeting: bool = True) -> list[bool]:
     """What any of the processes wishes, which they tell each other where they are `meeting`.
 
     Elsewhere several wish nothing; one process has its own wishes at any time.

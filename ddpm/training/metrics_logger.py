@@ -15,7 +15,7 @@ from ddpm.io.progress import Progress
 from ddpm.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate import PartialState
 
 METRICS = "metrics.jsonl"
 ALL_SKIPPED = 20  # updates in a row without a finite gradient that a loss scaler is allowed at most
@@ -31,9 +31,9 @@ class MetricsLogger:
     """
 
     def __init__(
-        self, config: TrainingConfig, accelerator: "Accelerator", step: int, images_per_step: int
+        self, config: TrainingConfig, accelerator: "PartialState", step: int, images_per_step: int
     ) -> None:
-        self._config, self._accelerator, self._images_per_step = config, accelerator, images_per_step
+        self._config, self._images_per_step = config, images_per_step
         self._folder, self._writes = Path(config.results_folder), accelerator.is_main_process
         self._pending: list[Tensor] = []
         self._events: Any = None
@@ -63,7 +63,9 @@ class MetricsLogger:
         """
         if not self._pending:
             return seconds
-        mean: Any = self._accelerator.reduce(torch.stack(self._pending), "mean")
+        from accelerate.utils import reduce
+
+        mean: Any = reduce(torch.stack(self._pending), "mean")
         figures = mean.tolist()  # here, and only here, the CPU waits
         self._pending = []
         elapsed = time.monotonic() - self._started

@@ -83,7 +83,8 @@ def trainable(diffusion: GaussianDiffusion) -> GaussianDiffusion:
 
     Raises:
         TypeError: if it is no `GaussianDiffusion`, such as a bare network.
-        ValueError: if its weights are in half precision, in which most updates would round to nothing, or all frozen.
+        ValueError: if its weights are in half precision, in which most updates would round to nothing, or all frozen,
+            or of inference mode.
     """
     diffusion = plain_diffusion(diffusion, "Trainer")
     halves = {str(weight.dtype) for weight in diffusion.parameters() if weight.dtype in HALVES}
@@ -96,5 +97,10 @@ def trainable(diffusion: GaussianDiffusion) -> GaussianDiffusion:
         raise ValueError(
             "the model has no weight to train: all are frozen (requires_grad=False), as those of trainer.ema_model;"
             " give diffusion.requires_grad_(True)"
+        )
+    if torch.is_inference_mode_enabled() or any(weight.is_inference() for weight in diffusion.parameters()):
+        raise ValueError(
+            "tensors that are made in torch.inference_mode() cannot be trained: make the model, and the Trainer,"
+            " outside of it"
         )
     return diffusion

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import inspect
+import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 from torchvision.utils import save_image
 
 from ddpm.checks import check_whole
 from ddpm.io import checkpoint as checkpoints
-from ddpm.io.files import naming_file, unfinished_file
+from ddpm.io.files import write_whole
 from ddpm.io.paths import check_folder_name
 from ddpm.training import spawning
 from ddpm.training.config import TrainingConfig
@@ -32,7 +34,7 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Have the folder to oneself, and make sure beforehand that it can be written; it is made if it does not exist."""
-    lock = _lock(check_folder_name(folder) / LOCK)
+    lock = _lock(check_folder_name(folder, by=" results_folder") / LOCK)
     try:
         (folder / "samples").mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -110,10 +112,12 @@ def find_checkpoint(folder: Path, step: int | None) -> checkpoints.Checkpoint:
     return checkpoints.read_checkpoint(there[step])
 
 
-def write_picture(picture: torch.Tensor, path: Path) -> None:
-    """Write an image in [0, 1], shape (C, H, W), as a PNG that is there whole or not at all."""
-    with naming_file(path), unfinished_file(path) as unfinished:
-        save_image(picture, unfinished, format="png")
+def write_grid(path: Path, grid: Tensor) -> None:
+    """Samples as a PNG, whole or not at all: what is there is not drawn again when the run goes on."""
+    png = io.BytesIO()
+    save_image(grid, png, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, png.getvalue())
 
 
 def _what_is_left(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Processes that load images, where they are not copies of this one: what a program has to look out for."""
 
+import ast
 import multiprocessing
 import pickle
 import sys
@@ -25,7 +26,7 @@ def why_a_worker_died() -> str:
             ", perhaps because it cannot import what was defined at the prompt or in a notebook: put the data set's"
             " class into a file and import it"
         )
-    if "__main__" not in _text(Path(file)):
+    if not _is_guarded(Path(file)):
         return f", {_RUNS_ANEW}, and {file} has none"
     return ", perhaps because memory ran out"
 
@@ -45,9 +46,10 @@ def about_pickling(error: Exception) -> str | None:
     )
 
 
-def _text(path: Path) -> str:
-    """A program's text, as far as it can be read."""
+def _is_guarded(program: Path) -> bool:
+    """Whether a program compares its `__name__` with anything; of one that cannot be read it is taken for granted."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "__main__"  # nothing is known against it
+        nodes = ast.walk(ast.parse(program.read_bytes()))
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return any(isinstance(node, ast.Compare) and "Name(id='__name__'" in ast.dump(node) for node in nodes)

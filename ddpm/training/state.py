@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 
@@ -46,7 +46,8 @@ class Training(Protocol):
     data: SeededBatches
     averages: Averages
     optimizer: Any
-    accelerator: Accelerator
+    accelerator: PartialState
+    scaler: torch.amp.GradScaler
     step: int
     images_seen: int
     seconds: float
@@ -55,7 +56,6 @@ class Training(Protocol):
 def gather_state(training: Training) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """What a checkpoint holds: its tensors and its documents, by file. Every process has to call this."""
     generators = gather_object([_random_states()])
-    scaler: Any = training.accelerator.scaler
     tensors = {
         "model": weights_of(training.diffusion.network),
         **{name: weights_of(network) for name, network in _averaged(training)},
@@ -65,7 +65,7 @@ def gather_state(training: Training) -> tuple[dict[str, dict[str, Tensor]], dict
     state = {name: getattr(training, name) for name in COUNTERS} | {
         "averaged": int(training.averages.first.n_averaged),
         "schedule": _checksum(training.diffusion.schedule),
-        "scaler": None if scaler is None else scaler.state_dict(),
+        "scaler": training.scaler.state_dict() or None,
         "random": [others for _, others in generators],
     }
     return tensors, {"config": _described(training), "state": state}
@@ -94,7 +94,6 @@ def restore_state(training: Training, saved: Checkpoint) -> None:
     """Put everything back as a checkpoint of this model has it, the random states of this process included."""
     _check_same_model(saved, training.diffusion)
     _warn_of_changes(saved.documents["config"], _described(training))
-    scaler: Any = training.accelerator.scaler
     state = saved.documents["state"]
     for name, network in (("model", training.diffusion.network), *_averaged(training)):
         # An average that the run did not keep begins with the weights as they are.
@@ -103,8 +102,8 @@ def restore_state(training: Training, saved: Checkpoint) -> None:
     for average in training.averages.models.values():
         average.n_averaged.fill_(state["averaged"])
     _restore_optimizer(training.optimizer, saved.tensors["optimizer"])
-    if scaler is not None and state["scaler"]:
-        scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:
+        training.scaler.load_state_dict(state["scaler"])
     for name in COUNTERS:
         setattr(training, name, state[name])
     rank = training.accelerator.process_index

@@ -24,7 +24,7 @@ from ddpm.io.streams import is_terminal, say
 from ddpm.randomness import rand
 from ddpm.training import distributed, machine, run_folder, spawning
 from ddpm.training.average import Averages
-from ddpm.training.config import Configured, TrainingConfig, refuse_unknown_keywords
+from ddpm.training.config import Configured, TrainingConfig, check_keywords
 from ddpm.training.memory import keep_freed_memory
 from ddpm.training.metrics_logger import MetricsLogger
 from ddpm.training.precision import trainable, with_precision
@@ -51,6 +51,7 @@ class Trainer(Configured):
         config: the other keywords, those of `TrainingConfig`; `trainer.train_num_steps` is `trainer.config`'s.
         step: updates so far.
         images_seen: images so far, over all processes: the position in the data.
+        accelerator: accelerate's `PartialState`: which process this is of how many, and its device.
         averages: the average of the weights (eq:ema), and those of `extra_ema_decays`, in `averages.models` by name.
 
     Raises:
@@ -62,15 +63,16 @@ class Trainer(Configured):
     def __init__(
         self, diffusion: GaussianDiffusion, folder_or_dataset: str | Path | Dataset[Any], **config: Any
     ) -> None:
-        refuse_unknown_keywords(config)
+        check_keywords(config)
         self.config = self.adopted(TrainingConfig(**config))
         keep_freed_memory()
         diffusion = trainable(diffusion)
         self.diffusion, self.folder_or_dataset = diffusion, folder_or_dataset
-        self.accelerator = distributed.make_accelerator(self.config.mixed_precision)
+        self.accelerator = distributed.this_process()
+        kind = diffusion.to(self.accelerator.device).device.type
+        self.scaler = distributed.loss_scaler(self.config.mixed_precision, kind)
         self.data = open_batches(folder_or_dataset, diffusion, flip=self.config.augment_horizontal_flip)
         self.data.check_batch_size(self.config.train_batch_size, self.accelerator.num_processes)
-        kind = diffusion.to(self.accelerator.device).device.type
         os.environ |= machine.missing_environment(kind, os.environ, deterministic=self.config.deterministic)
         layout = machine.memory_format(kind, channels_last=self.config.channels_last)
         diffusion.network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
@@ -111,7 +113,7 @@ class Trainer(Configured):
         `network` is the model's as `running` gives it: compiled, distributed, in mixed precision. Returned are the mean
         loss and the length of the gradient before clipping, on the device.
         """
-        accelerator, count = self.accelerator, self.config.gradient_accumulate_every
+        scaler, count = self.scaler, self.config.gradient_accumulate_every
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.optimizer.zero_grad()  # first, in case an error ended the step before in its middle
         losses = []
@@ -121,16 +123,15 @@ class Trainer(Configured):
             labels = None if labels is None else self.on_device(labels)
             t, noise, masks = self.draw(len(x0), number)
             last = number == count - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(network):
+            with contextlib.nullcontext() if last else distributed.not_yet_shared(network):
                 loss = self.diffusion.loss(x0, t, noise, labels, network=network, **masks)
-                accelerator.backward(loss / count)
+                scaler.scale(loss / count).backward()
             losses.append(loss.detach())
-        if accelerator.scaler is not None:
-            accelerator.scaler.unscale_(self.optimizer)
+        scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.step)
-        distributed.update(self.optimizer, accelerator.scaler)
+        distributed.update(self.optimizer, scaler)
         return torch.stack(losses).mean(), torch.as_tensor(norm).detach()
 
     def batches(self) -> Batches:
@@ -138,12 +139,12 @@ class Trainer(Configured):
         size, config, accelerator = len(self.data), self.config, self.accelerator
         mine = (accelerator.process_index, accelerator.num_processes)
         order = ShuffledBatches(size, config.train_batch_size, config.seed, self.images_seen, *mine)
-        pins = machine.pins_memory(accelerator.device.type)
+        pins = machine.pins_memory(self.diffusion.device.type)
         return iter(loader(self.data, order, num_workers=config.num_workers, pin_memory=pins))
 
     def on_device(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the device, where it can be while the copy is still under way."""
-        device = self.accelerator.device
+        device = self.diffusion.device
         return tensor.to(device, non_blocking=machine.copies_without_waiting(device.type))
 
     def draw(self, count: int, number: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -153,7 +154,7 @@ class Trainer(Configured):
         all processes. So several processes do what one would do with all their images, and a resumed run does what it
         would have done. The masks are those of `loss`, where the network has self-conditioning or label dropout.
         """
-        device, seed = self.accelerator.device, (self.config.seed, self.step, number)
+        device, seed = self.diffusion.device, (self.config.seed, self.step, number)
         everyone, first = count * self.accelerator.num_processes, count * self.accelerator.process_index
         mine = slice(first, first + count)
         # Timesteps and masks are one number an image: everyone's are drawn, and cut.
@@ -199,10 +200,10 @@ class Trainer(Configured):
             self.explained(),
             self.running() as network,
         ):
-            self.config.warn_of_warm_up()
+            self.config.warn_of_length(self.step)
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
-                set_seed(self.config.seed % 2**31, device_specific=True)
+                set_seed((self.config.seed + self.accelerator.process_index) % 2**32)
             self.averages.attach(self.diffusion, self.config.extra_ema_decays)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):
@@ -213,9 +214,8 @@ class Trainer(Configured):
         """Step after step, with a line of metrics, a checkpoint and samples when they are due."""
         batches, stopping, self._last_save = self.batches(), False, time.monotonic()
         if self.step and self._samples_are_due() and not self._grid_path().exists():
-            self._show_samples(
-                logger, interrupts
-            )  # the run was ended between this checkpoint and its samples
+            # The run was ended between this checkpoint and its samples.
+            self._show_samples(logger, interrupts)
         while self.step < self.config.train_num_steps and not stopping:
             self._update(network, batches, logger, interrupts)
             sampling = self._samples_are_due()
@@ -296,7 +296,7 @@ class Trainer(Configured):
 
     def running(self) -> contextlib.AbstractContextManager[torch.nn.Module]:
         """The network as it is trained, and put back afterwards."""
-        return distributed.running(self.diffusion, self.accelerator, self.config)
+        return distributed.running(self.diffusion, self.accelerator, self.config, self.scaler)
 
     def draw_samples(self) -> Tensor:
         """Draw images with the averaged weights, write them to `samples/`, return their grid of shape (C, H, W)."""
@@ -305,13 +305,13 @@ class Trainer(Configured):
         shown = told and is_terminal(sys.stderr)
         if told and not shown:
             say(f"drawing {count} samples of step {self.step:,}", sys.stderr)
-        ranks = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+        ranks: dict[str, Any] = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
         images = distributed.draw_images(
             self.ema_model, range(count), batch_size=self.config.train_batch_size, progress=shown, **ranks
         )
         grid = make_grid(images, nrow=math.ceil(math.sqrt(count)), padding=1, pad_value=1.0)
         if accelerator.is_main_process:
-            run_folder.write_picture(grid, self._grid_path())
+            run_folder.write_grid(self._grid_path(), grid)
         return grid
 
     # Checkpoints

@@ -85,6 +85,15 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     ("sample {run} --guidance much", 2, "--guidance"),
     ("sample {run} --guidance nan", 1, "--guidance must be a number, but got nan"),
     ("train digits --classes folders", 1, "is for a folder of images; digits has labels of its own"),
+    (
+        "train digits --data-root x",
+        1,
+        "--data-root x is for the files of torchvision's data sets, but the data",
+    ),
+    ("train ./ --data-root x", 1, "data sets, but the data are the folder /"),
+    ("train digits --set data.root=x", 1, "--set data.root=x is for the files of torchvision's data sets"),
+    ("evaluate {run} --data-root x", 1, "but the data are the digits of scikit-learn: leave it out"),
+    ("resume {run} --data-root x", 1, "but the data are the digits of scikit-learn: leave it out"),
     ("train . --classes labels", 2, "'labels' is not"),
     ("train digits --set data.classes=folders", 1, "data.classes cannot be set so: give --classes"),
     *[

@@ -8,7 +8,7 @@ from collections import UserDict
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ddpm.data.batches import Batch, SeededBatches, loader, open_batches, seeded
 from ddpm.training.sampler import ShuffledBatches
@@ -107,6 +107,14 @@ GOOD = torch.zeros(3, 4, 4)
         (Items(), None, ValueError, "the data set is empty: give one that holds at least one image"),
         ({}, None, ValueError, "the data set is empty"),
         ((x for x in []), None, TypeError, "a map-style data set, .* and numbered items, but got generator"),
+        ((x for x in []), None, TypeError, r"of one that fits into memory give list\(…\)$"),
+        (
+            DataLoader(Items(GOOD)),
+            None,
+            TypeError,
+            "but got DataLoader; give its `.dataset`, of which the tr",
+        ),
+        (None, None, TypeError, "but got NoneType$"),
         (
             {"train": Items(GOOD), "test": Items(GOOD)},
             None,

@@ -86,6 +86,8 @@ def test_save_pretrained_refuses_before_it_writes(tmp_path, network, bias, dtype
             ValueError,
             "is the name of a file, and a folder is wanted: give one without the .CKPT",
         ),
+        ("taken", NotADirectoryError, "taken cannot be written, as taken is a file; choose another"),
+        ("taken/deeper", NotADirectoryError, "deeper cannot be written, as"),
         (
             "run",
             FileExistsError,
@@ -98,6 +100,7 @@ def test_save_pretrained_refuses_what_is_no_folder_for_a_model(
 ):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run.results_folder, "run")
+    (tmp_path / "taken").touch()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(error, match=re.escape(message)):
         save_pretrained(small_model(), name)

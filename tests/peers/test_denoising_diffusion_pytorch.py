@@ -5,12 +5,14 @@ that were computed in float64, so that all comparisons can be made as shipped, b
 are rounded to float32 (`EXACT_ENDS`), and log β̃_1, which is −46 with them and a matter of convention.
 """
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ddpm import GaussianDiffusion, MinSNR, Unet, ddim
+from ddpm import GaussianDiffusion, MinSNR, Trainer, Unet, ddim
 from tests.networks import drawn, randn
 from tests.peers.network import Mixing
 
@@ -19,6 +21,7 @@ REASON = (
 )
 pytest.importorskip("denoising_diffusion_pytorch", reason=REASON)
 
+import denoising_diffusion_pytorch as peer  # noqa: E402
 from denoising_diffusion_pytorch import GaussianDiffusion as TheirDiffusion  # noqa: E402
 
 NAMES = ("linear", "cosine", "sigmoid")
@@ -113,3 +116,13 @@ def test_ddim_trajectories_agree(objective, eta):
     assert theirs.model.asked == list(range(1000, 0, -20))
     for state, their_state in zip(states, their_states[1:], strict=True):
         torch.testing.assert_close(state.x, their_state, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [GaussianDiffusion, Unet, Trainer])
+def test_their_words_are_ours_or_refused_with_what_to_write(kind):
+    theirs = inspect.signature(getattr(peer, kind.__name__)).parameters.keys()
+    unknown = theirs - inspect.signature(kind).parameters.keys()
+    assert unknown
+    for word in unknown:
+        with pytest.raises(TypeError, match=rf"{kind.__name__} has no '{word}': (?!help\()(?!did you mean)"):
+            kind(None, None, **{word: None})

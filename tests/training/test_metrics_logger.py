@@ -75,7 +75,7 @@ def test_logger_writes_the_metrics_of_lost_updates_anew(tmp_path, capsys):
 
 def make_logger(folder, **config):
     quiet = TrainingConfig(results_folder=folder, progress=False, tensorboard=False, **config)
-    alone = SimpleNamespace(is_main_process=True, reduce=lambda figures, _: figures)
+    alone = SimpleNamespace(is_main_process=True)
     return MetricsLogger(quiet, alone, 0, 8)
 
 

@@ -56,6 +56,18 @@ def test_locked_refuses_the_name_of_a_file(tmp_path, name):
     trained(tmp_path / name)
 
 
+def test_samples_are_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Also where nothing has made the folder yet; what is there is not drawn again."""
+    ours = trainer(tmp_path / "run")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            ours.draw_samples()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    ours.draw_samples()
+    assert [path.name for path in (tmp_path / "run/samples").iterdir()] == ["step-00000000.png"]
+
+
 def test_locked_refuses_a_read_only_disk_before_the_first_step(tmp_path):
     script = f"""
 from tests import runs

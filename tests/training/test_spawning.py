@@ -54,6 +54,10 @@ def test_last_words_name_the_guard_that_is_missing(tmp_path, method, before, sai
         ("spawn", "if __name__ == '__main__': train()", ", perhaps because memory ran out"),
         ("spawn", "train()", "and {file} has none"),
         ("forkserver", "train()", "and {file} has none"),
+        ("spawn", "train()  # not under `if __name__ == '__main__':`", "and {file} has none"),
+        ("spawn", "'if __name__ == \"__main__\":'; train()", "and {file} has none"),
+        ("spawn", "if '__main__' == __name__ and ready: train()", ", perhaps because memory ran out"),
+        ("spawn", "if __name__ == ", ", perhaps because memory ran out"),
         ("spawn", None, "at the prompt or in a notebook: put the data set's class into a file"),
     ],
 )

@@ -94,8 +94,8 @@ def test_load_by_step(tmp_path):
 
 def test_load_puts_every_global_generator_and_the_loss_scale_back(tmp_path):
     ours, again = trained(tmp_path), trainer(tmp_path)
-    ours.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # where fp16 has one
-    again.accelerator.scaler = torch.amp.GradScaler("cpu")
+    ours.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # where fp16 has one
+    again.scaler = torch.amp.GradScaler("cpu")
 
     def draw_all():
         return [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
@@ -104,16 +104,16 @@ def test_load_puts_every_global_generator_and_the_loss_scale_back(tmp_path):
     expected = draw_all()
     again.load()
     assert draw_all() == expected
-    assert again.accelerator.scaler.get_scale() == 8.0
+    assert again.scaler.get_scale() == 8.0
 
 
 def test_load_gives_a_process_that_the_run_did_not_have_numbers_of_its_own(half_weighted):
     drawn = []
     for rank in (0, 1, 2, 1):
         ours = trainer(half_weighted, model(loss_weighting=half_weight))
-        ours.accelerator.state.process_index = rank
+        ours.accelerator.process_index = rank
         ours.load()
-        ours.accelerator.state.process_index = 0
+        ours.accelerator.process_index = 0
         drawn.append((float(torch.rand(())), float(np.random.rand())))  # noqa: NPY002
     assert drawn[1] == drawn[3]
     assert len(set(drawn)) == 3
@@ -220,10 +220,10 @@ def test_load_names_all_that_makes_another_run_and_nothing_else(half_weighted, t
         trainer(run, same, **FREE).load()
     few = TensorDataset(torch.zeros(20, 1, 8, 8))
     other = trainer(run, model(loss_weighting=half_weight), few, **CHANGES)
-    other.accelerator.state.num_processes = 2
+    other.accelerator.num_processes = 2
     with pytest.warns(UserWarning, match="goes on with other settings: ") as said:
         other.load()
-    other.accelerator.state.num_processes = 1
+    other.accelerator.num_processes = 1
     changes = str(said[0].message)
     assert [name for name in (*CHANGES, "processes", "data") if f"{name} was " not in changes] == []
     assert [name for name in FREE if f"{name} was " in changes] == []

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import TensorDataset
 
@@ -161,8 +164,6 @@ def test_train_in_bf16_runs_the_network_alone_in_it(tmp_path):
     t, noise, _ = ours.draw(8, 0)
     assert torch.equal(first["x_t"], ours.diffusion.q_sample(x0, t, noise))
     assert all(parameter.dtype == torch.float32 for parameter in ours.diffusion.parameters())
-    # and afterwards the network is as it was
-    assert "forward" not in vars(ours.diffusion.network)
     assert ours.diffusion.network(x0, t).dtype == torch.float32
 
 
@@ -173,8 +174,6 @@ def test_train_in_bf16_holds_for_a_second_part_in_one_program(tmp_path):
     spied(tmp_path / "full").train()
     ours.train_num_steps = 2
     ours.diffusion.network.calls.clear()
-    with ours.running():
-        assert ours.accelerator.mixed_precision == "bf16"
     ours.train()
     assert {call["type"] for call in ours.diffusion.network.calls if call["training"]} == {torch.bfloat16}
     whole = spied(tmp_path / "whole", mixed_precision="bf16", train_num_steps=2)
@@ -183,6 +182,28 @@ def test_train_in_bf16_holds_for_a_second_part_in_one_program(tmp_path):
     whole.train()
     assert torch.equal(weights(ours.diffusion), weights(whole.diffusion))
     assert not torch.equal(weights(full.diffusion), weights(whole.diffusion))
+
+
+@pytest.mark.parametrize(
+    ("own", "word", "kind"), [("bf16", "no", torch.float32), ("no", "bf16", torch.bfloat16)]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_trainer_and_an_accelerator_of_the_program_each_keep_their_precision(
+    tmp_path, own, word, kind, first
+):
+    """accelerate keeps one for the whole program, and refuses a second."""
+    AcceleratorState._reset_state()
+    theirs = Accelerator(mixed_precision=own) if first else None
+    ours = spied(tmp_path, mixed_precision=word)
+    ours.train()
+    theirs = Accelerator(mixed_precision=own) if theirs is None else theirs
+    ours.train_num_steps = 2
+    ours.train()
+    assert {call["type"] for call in ours.diffusion.network.calls if call["training"]} == {kind}
+    assert theirs.mixed_precision == own
+    with theirs.autocast():
+        assert (nn.Linear(1, 1)(torch.ones(1, 1)).dtype == torch.bfloat16) == (own == "bf16")
+    AcceleratorState._reset_state()
 
 
 def test_train_gives_half_of_the_images_a_guess(tmp_path):
@@ -326,8 +347,11 @@ SEVENS = TensorDataset(torch.zeros(20, 1, 7, 7))
         ({}, None, {"jit": True}, TypeError, "no 'jit': write compile=True"),
         ({}, None, {"akg": True}, TypeError, "no 'akg': write compile=True"),
         ({}, None, {"distributed": True}, TypeError, "no 'distributed': start the program with"),
-        ({}, None, {"zeal": 1}, TypeError, "no 'zeal': .*TrainingConfig lists what it has"),
+        ({}, None, {"zeal": 1}, TypeError, r"no 'zeal': help\(Trainer\) lists what it has"),
         ({}, None, {"train_batchsize": 1}, TypeError, "no 'train_batchsize': did you mean train_batch_size?"),
+        ({}, None, {"lr": 1e-4}, TypeError, "no 'lr': write train_lr=… instead"),
+        ({}, None, {"num_epochs": 3}, TypeError, "no 'num_epochs': write train_num_steps=…"),
+        ({}, None, {"device": "cpu"}, TypeError, "no 'device': .* set ACCELERATE_USE_CPU=true"),
         ({}, None, {"amp": True}, TypeError, "no 'amp': write mixed_precision='fp16'"),
         ({}, None, {"calculate_fid": True}, TypeError, "no 'calculate_fid': .* `ddpm evaluate`"),
         ({}, None, {"split_batches": True}, TypeError, "no 'split_batches': train_batch_size is what each"),
@@ -363,12 +387,45 @@ def test_trainer_refuses_what_does_not_fit(tmp_path, monkeypatch, diffusion, dat
             lambda diffusion: AveragedModel(diffusion).requires_grad_(False).module,
             "as those of trainer.ema_model",
         ),
+        (torch.inference_mode()(copy.deepcopy), "make the model, and the Trainer, outside of it"),
     ],
 )
 def test_trainer_refuses_weights_that_cannot_be_trained(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path / "run", change(model()))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [torch.nn.Module.half, lambda diffusion: diffusion.requires_grad_(False)])
+def test_train_refuses_weights_that_can_no_longer_be_trained(tmp_path, change):
+    ours = trainer(tmp_path)
+    change(ours.diffusion)
+    with pytest.raises(ValueError, match=r"give diffusion\."):
+        ours.train()
+
+
+def test_a_seed_may_be_larger_than_that_of_every_generator(tmp_path):
+    assert trained(tmp_path, train_num_steps=1, seed=2**32 + 5).step == 1
+
+
+def test_trainer_is_not_made_in_inference_mode(tmp_path):
+    with torch.inference_mode(), pytest.raises(ValueError, match="outside of it"):
+        trainer(tmp_path / "run")
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_train_needs_no_gradients_of_the_program(tmp_path, off):
+    """Such as of a notebook that begins with `torch.set_grad_enabled(False)`."""
+    ours = trainer(tmp_path / "off")
+    with off():
+        ours.train()
+    assert torch.equal(weights(ours.diffusion), weights(trained(tmp_path / "on").diffusion))
+
+
+def test_train_says_that_the_run_is_longer_than_asked(tmp_path):
+    trained(tmp_path)
+    with pytest.warns(UserWarning, match="stands at step 4, beyond train_num_steps=3: nothing is trained"):
+        trainer(tmp_path, train_num_steps=3).resume()
 
 
 def test_trainer_takes_a_model_of_which_a_part_is_frozen(tmp_path):
@@ -404,7 +461,7 @@ def test_a_loss_scaler_changes_no_update_but_leaves_out_one_that_overflows(tmp_p
     ours, plain = trainer(tmp_path / "scaled"), trainer(tmp_path / "plain")
     before = weights(ours.diffusion)
     if scale is not None:
-        ours.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # where fp16 has one
+        ours.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # where fp16 has one
     with ours.running() as network, plain.running() as other:
         (loss, norm), (plain_loss, plain_norm) = (
             one.training_step(net, one.batches()) for one, net in ((ours, network), (plain, other))

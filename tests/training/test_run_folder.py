@@ -12,9 +12,8 @@ from safetensors.torch import load
 from torch.utils.data import Dataset
 
 from ddpm import GaussianDiffusion
-from ddpm.io import checkpoint
+from ddpm.io import checkpoint, files
 from ddpm.io.checkpoint import list_checkpoints
-from ddpm.training import run_folder
 from tests.io.mounts import run_on_disk
 from tests.runs import model, pictures, saved_files, spied, trained, trainer, weights
 
@@ -84,12 +83,16 @@ except OSError as error:
 
 
 def test_samples_that_a_full_disk_cuts_short_are_drawn_again_by_the_resumed_run(tmp_path, monkeypatch):
-    def full_disk(_, path, **__):
-        path.write_bytes(b"half")
+    written = files.write_synced
+
+    def full_disk(path, content):
+        if ".png" not in path.name:
+            return written(path, content)
+        path.write_bytes(content[:9])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_folder, "save_image", full_disk)
+        patched.setattr(files, "write_synced", full_disk)
         with pytest.raises(OSError, match=r"step-00000002\.png cannot be written .*: make room") as caught:
             trainer(tmp_path).train()
     assert "The last checkpoint is that of step 2." in caught.value.__notes__[-1]

@@ -36,7 +36,7 @@ from ddpm.cli.run_config import completed, with_overrides
 from ddpm.data.names import DIGITS, known_name
 from ddpm.io.checkpoint import list_checkpoints, newest_step
 from ddpm.io.files import json_bytes, write_whole
-from ddpm.io.paths import MODEL, locate_model, weights_file
+from ddpm.io.paths import MODEL, holds_run, locate_model, weights_file
 from ddpm.io.streams import as_typed
 
 _SEARCHED = 10_000  # training images at most, and as many held-out ones, in which copies are looked for
@@ -101,7 +101,9 @@ def train(
     given |= {"mixed_precision": mixed_precision, "results_folder": str(folder)}
     run_config = with_overrides(run_config.changed("training", **given), change or [])
     run_config = places.with_absolute_root(run_config)
-    run_config, said = runs.with_warm_up_that_fits(run_config, change or [])
+    said = []
+    if not go_on or preset is not None or not holds_run(folder):
+        run_config, said = runs.with_warm_up_that_fits(run_config, change or [])
     run_config.check_size()
     check_data(source)
     if not dry_run:

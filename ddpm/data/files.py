@@ -35,10 +35,13 @@ _COMMON = (".jpg", ".jpeg", ".png", ".webp", ".tiff", ".tif", ".bmp", ".gif")
 _SYSTEM = {
     "__macosx",
     "$recycle.bin",
+    "recycler",
     "system volume information",
     "@eadir",
     "#recycle",
+    "#snapshot",
     "@recycle",
+    "@recently-snapshot",
     "lost+found",
 }
 # What a run puts into its folder that may hold pictures.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ddpm.checks import how_to_unwrap
+from ddpm.io.weights import check_code
 from ddpm.unet import Unet
 from ddpm.unet_blocks import GROUP_NORM_EPS
 
@@ -88,6 +89,7 @@ def diffusers_config(unet: Unet) -> dict[str, Any]:
             f"only a Unet has a counterpart in diffusers, but got {kind}a {type(unet).__name__}"
             + (advice and f"; {advice}")
         )
+    check_code(unet)
     config = unet.config
     lacking = {
         name: config[name]

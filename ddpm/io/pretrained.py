@@ -23,7 +23,7 @@ from ddpm.io.paths import (
     refuse_run,
     weights_file,
 )
-from ddpm.io.weights import check_weights, load_weights, read_file, unwrapped, weights_of
+from ddpm.io.weights import check_code, check_weights, load_weights, read_file, unwrapped, weights_of
 from ddpm.latent import Autoencoder, LatentDiffusion
 from ddpm.schedule import BETA_SCHEDULES
 from ddpm.unet import Unet
@@ -54,8 +54,9 @@ def save_pretrained(
     Raises:
         TypeError: if the network is not a `Unet`, whose arguments the configuration file records, or a class of your
             own stands where the file would say `Unet` or `GaussianDiffusion`.
-        ValueError: if `dtype` is not one of floating-point numbers, or a weight is too large for it; or if weights or
-            schedule are not those that the configuration describes; or if `folder` is the name of a file.
+        ValueError: if `dtype` is not one of floating-point numbers, or a weight is too large for it; or if weights,
+            layers or schedule are not those that the configuration describes, or the network has hooks; or if `folder`
+            is the name of a file.
         FileExistsError: if it is the folder of a run.
     """
     diffusion = plain_diffusion(diffusion, "save_pretrained")
@@ -102,6 +103,7 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
         "the network is no longer the Unet that it was built as",
         look=False,
     )
+    check_code(network, f"; or {_BY_HAND}, once your program has built the network")
     if has_own_schedule(diffusion):
         raise ValueError(
             f"the model's schedule is not the {diffusion.beta_schedule!r} one that its configuration names, and with"

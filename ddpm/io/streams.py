@@ -55,10 +55,11 @@ def is_terminal(stream: Any) -> bool:
 
 
 def as_typed(path: Path) -> str:
-    """A path as it stands in a command: in quotation marks if it needs them."""
+    """A path as it stands in a command: in quotation marks if it needs them, and none that looks like an option."""
+    text = f".{os.sep}{path}" if str(path).startswith("-") else str(path)
     if _SYSTEM == "nt":
-        return f'"{path}"' if " " in str(path) else str(path)
-    return shlex.quote(str(path))
+        return f'"{text}"' if " " in text else text
+    return shlex.quote(text)
 
 
 # What the system answers when the reader of a pipe has gone, or a terminal was closed.

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ddpm.io.files import read_json, read_tensors
+from ddpm.unet import Unet
 
 _NAMED = 8  # of the tensors that are wrong, in one message
 # What torch.compile puts before the names of the module that it wraps, and what distributed training does.
@@ -37,6 +39,32 @@ def plain_name(name: str) -> str:
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """The network's tensors under the names that they have in the plain network, whether it was compiled or not."""
     return {plain_name(name): tensor for name, tensor in network.state_dict().items()}
+
+
+def check_code(network: Unet, advice: str = "") -> None:
+    """Refuse a `Unet` that computes something else than its arguments say: without that it would be loaded.
+
+    Raises:
+        ValueError: if it has hooks, functions of its own, or other layers; the message names where, and the `advice`.
+    """
+    with torch.device("meta"):
+        twin = Unet(**network.config)
+    built = dict(twin.named_modules())
+    modules = {plain_name(name): part for name, part in network.named_modules() if unwrapped(part) is part}
+    changed = [name or "the whole" for name, part in modules.items() if _is_changed(part, built.get(name))]
+    if changed:
+        raise ValueError(
+            "the network is no longer the Unet that it was built as, but has hooks, functions or layers of its own, in"
+            f" {', '.join(changed[:_NAMED])}, without which it would be loaded; take them away{advice}"
+        )
+
+
+def _is_changed(module: nn.Module, built: nn.Module | None) -> bool:
+    """Whether a module may compute something else than the one that was `built` in its place, by equal weights."""
+    own = any(callable(getattr(type(module), name, None)) for name in vars(module))
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    like = built is not None and type(built) is type(module) and built.extra_repr() == module.extra_repr()
+    return bool(own or hooks or not like)
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

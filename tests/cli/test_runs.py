@@ -50,13 +50,15 @@ def test_train_with_resume_ends_as_one_run(ddpm, tmp_path):
 def test_train_with_resume_keeps_what_the_run_was_begun_with(ddpm, tmp_path):
     """Also options that the second command does not repeat, such as those of the machine."""
     run = tmp_path / "run"
-    ddpm("train", "digits", "--out", run, *SMALL, "--set", "training.num_threads=1", "--lr", "2e-3")
+    chosen = ["--set", "training.num_threads=1", "--set", "training.lr_warmup_steps=2", "--lr", "2e-3"]
+    ddpm("train", "digits", "--out", run, *SMALL, *chosen)
     out, err = ddpm("train", "digits", "--out", run, "--resume", "--steps", "5")
     assert "resuming" in out
     assert RunConfig.load(run).training == {
         **RunConfig.load(run).training,
         "num_threads": 1,
         "train_lr": 2e-3,
+        "lr_warmup_steps": 2,
     }
     assert err.count("was") == 1
     assert "train_num_steps was 4 and is 5" in err

@@ -44,6 +44,9 @@ ONE_EACH = {  # path below the folder -> why it is left out, None for a picture;
     "deep/@eaDir/a.jpg/b.jpg": HIDDEN,
     "$RECYCLE.BIN/a.png": HIDDEN,
     "lost+found/a.png": HIDDEN,
+    "RECYCLER/a.png": HIDDEN,
+    "#snapshot/old/a.png": HIDDEN,
+    "@Recently-Snapshot/a.png": HIDDEN,
 }
 
 

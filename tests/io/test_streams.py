@@ -119,6 +119,8 @@ def test_is_terminal_is_not_what_cannot_be_asked(stream):
         ("posix", "my run", "'my run'"),
         ("posix", "it's", """'it'"'"'s'"""),
         ("posix", "$HOME", "'$HOME'"),
+        ("posix", "-run", "./-run"),
+        ("posix", "-my run", "'./-my run'"),
         ("nt", "my run", '"my run"'),
         ("nt", "run", "run"),
     ],

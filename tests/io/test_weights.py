@@ -155,6 +155,17 @@ def widened():
     return ours
 
 
+def changed(how):
+    """What makes a model whose network has all its weights, and something more."""
+
+    def make():
+        ours = model()
+        how(ours.network)
+        return ours
+
+    return make
+
+
 AS_PARENT = "is a subclass of {}, as which it would be loaded, without its own code; save"
 OWN = {
     "network": (loud, TypeError, f"Louder {AS_PARENT.format('Unet')}"),
@@ -166,6 +177,31 @@ OWN = {
         r"schedule is not the 'cosine' one that its configuration .* save the weights by safetensors",
     ),
     "layer": (widened, ValueError, r"no longer the Unet .* last.weight has shape \(1, 8, 5, 5\)"),
+    "hook": (
+        changed(lambda net: net.middle.register_forward_hook(lambda *_: None)),
+        ValueError,
+        "in middle, without which it would be loaded; take them away; or save the weights by safetensors",
+    ),
+    "hook before": (
+        changed(lambda net: net.register_forward_pre_hook(lambda *_: None)),
+        ValueError,
+        "in the whole, without which",
+    ),
+    "function": (
+        changed(lambda net: setattr(net, "forward", net.forward)),
+        ValueError,
+        "functions or layers of its own, in the whole, without which",
+    ),
+    "option of a layer": (
+        changed(lambda net: setattr(net.last, "padding_mode", "circular")),
+        ValueError,
+        "in last, without which",
+    ),
+    "layer without weights": (
+        changed(lambda net: net.time_embedding.__setitem__(2, nn.ReLU())),
+        ValueError,
+        "in time_embedding.2, without which",
+    ),
 }
 
 

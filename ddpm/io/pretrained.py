@@ -55,8 +55,7 @@ def save_pretrained(
         TypeError: if the network is not a `Unet`, whose arguments the configuration file records, or a class of your
             own stands where the file would say `Unet` or `GaussianDiffusion`.
         ValueError: if `dtype` is not one of floating-point numbers, or a weight is too large for it; or if weights,
-            layers or schedule are not those that the configuration describes, or the network has hooks; or if `folder`
-            is the name of a file.
+            layers or schedule are not those that the configuration describes; or if `folder` is the name of a file.
         FileExistsError: if it is the folder of a run.
     """
     diffusion = plain_diffusion(diffusion, "save_pretrained")

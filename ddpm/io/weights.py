@@ -45,7 +45,7 @@ def check_code(network: Unet, advice: str = "") -> None:
     """Refuse a `Unet` that computes something else than its arguments say: without that it would be loaded.
 
     Raises:
-        ValueError: if it has hooks, functions of its own, or other layers; the message names where, and the `advice`.
+        ValueError: if it has functions of its own or other layers; the message names where, and the `advice`.
     """
     with torch.device("meta"):
         twin = Unet(**network.config)
@@ -54,17 +54,21 @@ def check_code(network: Unet, advice: str = "") -> None:
     changed = [name or "the whole" for name, part in modules.items() if _is_changed(part, built.get(name))]
     if changed:
         raise ValueError(
-            "the network is no longer the Unet that it was built as, but has hooks, functions or layers of its own, in"
+            "the network is no longer the Unet that it was built as, but has functions or layers of its own, in"
             f" {', '.join(changed[:_NAMED])}, without which it would be loaded; take them away{advice}"
         )
 
 
 def _is_changed(module: nn.Module, built: nn.Module | None) -> bool:
-    """Whether a module may compute something else than the one that was `built` in its place, by equal weights."""
+    """Whether a module may compute something else than the one that was `built` in its place, by equal weights.
+
+    Hooks, which mostly observe, and the probability of a dropout, which counts in training alone, are let pass.
+    """
     own = any(callable(getattr(type(module), name, None)) for name in vars(module))
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    like = built is not None and type(built) is type(module) and built.extra_repr() == module.extra_repr()
-    return bool(own or hooks or not like)
+    like = type(built) is type(module)
+    if built is not None and not isinstance(module, nn.Dropout):
+        like = like and built.extra_repr() == module.extra_repr()
+    return own or not like
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

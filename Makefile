@@ -124,9 +124,10 @@ pages: book look ## the built pages: requests, alt text, numbers, and in a brows
 browser: $(STAMP) ## find a Chromium, or get one: by apt-get as root on Debian, else by playwright; with CI set there must be one
 	@$(BIN)/python -m tests.chromium
 
+# Three at a time: a page is waited for as long as it is worked on.
 .PHONY: look
 look: $(STAMP) browser
-	$(UNIT_TESTS) $(BIN)/python -m pytest tests/book tests/browser $(HALVES)
+	$(UNIT_TESTS) $(BIN)/python -m pytest tests/book tests/browser -n 3 --dist worksteal
 
 # ---- for maintainers
 

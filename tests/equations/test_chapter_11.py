@@ -97,7 +97,8 @@ def arc_of(weights):
 def test_slerp(arc):
     """Unit quaternions: SciPy turns one rotation into another; and the length of longer vectors."""
     for seed in range(5):
-        ends = Rotation.random(2, rng=np.random.default_rng(seed))
+        # By its place: scipy has called this argument by two names.
+        ends = Rotation.random(2, np.random.default_rng(seed))
         a, b = torch.tensor(ends.as_quat())
         b = b if (a * b).sum() > 0 else -b  # of the two for one rotation, that of the shorter way
         for c in (0.2, 0.5, 0.9):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 SIZE_LIMIT = 3_000_000  # bytes
+WORD_LIMIT = 5000  # of Markdown, formulas included, by the spaces between them
+CELL_LIMIT = 90
 LINE_LIMIT = 20  # lines of code in a cell
 IGNORED_SHARE_LIMIT = 1 / 3  # of the code cells may escape the comparison of outputs
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -177,6 +179,11 @@ def notebook_problems(notebook: NotebookNode) -> Iterator[str]:
     ignored = sum("nbval-ignore-output" in tags(cell) for _, cell in cells)
     if ignored > IGNORED_SHARE_LIMIT * len(cells):
         yield f"lets {ignored} of {len(cells)} code cells escape the comparison of outputs"
+    words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
+    if words > WORD_LIMIT:
+        yield f"has {words:,} words of prose, the limit is {WORD_LIMIT:,}"
+    if len(notebook.cells) > CELL_LIMIT:
+        yield f"has {len(notebook.cells)} cells, the limit is {CELL_LIMIT}"
     for n, cell in cells:
         yield from (f"cell {n} {problem}" for problem in cell_problems(cell))
 

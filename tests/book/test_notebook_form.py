@@ -6,7 +6,17 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from notebook_form import LINE_LIMIT, SETUP_CELL, SIZE_LIMIT, check, normalise, read, serialise
+from notebook_form import (
+    CELL_LIMIT,
+    LINE_LIMIT,
+    SETUP_CELL,
+    SIZE_LIMIT,
+    WORD_LIMIT,
+    check,
+    normalise,
+    read,
+    serialise,
+)
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 
@@ -74,6 +84,17 @@ def test_widget_state_is_kept_where_a_widget_is_shown_and_only_there() -> None:
     view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
     notebook.cells[2].outputs.append(new_output("display_data", view))
     assert "widgets" in normalise(notebook).metadata
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_chapter_has_room_for_so_many_words_and_cells_and_no_more(over: int, tmp_path: Path) -> None:
+    long, many = chapter(), chapter()
+    # "# Title" is two words.
+    long.cells.append(new_markdown_cell(" ".join(["word"] * (WORD_LIMIT - 2 + over))))
+    many.cells += [new_markdown_cell("More.") for _ in range(CELL_LIMIT - len(many.cells) + over)]
+    words, cells = (check(stored(tmp_path, notebook)) for notebook in (long, many))
+    assert len(words) == len(cells) == over
+    assert over == 0 or ("has 5,001 words of prose" in words[0] and "has 91 cells" in cells[0])
 
 
 def printed(text: str, name: str = "stdout") -> dict:

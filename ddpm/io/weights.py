@@ -62,13 +62,16 @@ def check_code(network: Unet, advice: str = "") -> None:
 def _is_changed(module: nn.Module, built: nn.Module | None) -> bool:
     """Whether a module may compute something else than the one that was `built` in its place, by equal weights.
 
-    Hooks, which mostly observe, and the probability of a dropout, which counts in training alone, are let pass.
+    Let pass are hooks, which mostly observe, the probability of a dropout, which counts in training alone, and the
+    precision that accelerate puts around a network.
     """
-    own = any(callable(getattr(type(module), name, None)) for name in vars(module))
+    own = {name for name in vars(module) if callable(getattr(type(module), name, None))}
+    if "_original_forward" in vars(module):  # where accelerate keeps it
+        own.discard("forward")
     like = type(built) is type(module)
     if built is not None and not isinstance(module, nn.Dropout):
         like = like and built.extra_repr() == module.extra_repr()
-    return own or not like
+    return bool(own) or not like
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

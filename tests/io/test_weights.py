@@ -8,6 +8,8 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -195,12 +197,20 @@ OWN = {
 }
 
 
-def test_what_only_observes_or_counts_in_training_alone_is_no_reason_not_to_save(tmp_path):
-    ours = model(network={"dropout": 0.2})
-    ours.network.last.register_forward_hook(lambda *_: None)
-    ours.network.middle[0].block.dropout.p = 0.0
+PASSED = {
+    "a hook, which observes": lambda net: net.last.register_forward_hook(lambda *_: None),
+    "a dropout, which counts in training": lambda net: setattr(net.middle[0].block.dropout, "p", 0.5),
+    "accelerate's precision": lambda net: Accelerator(mixed_precision="bf16", cpu=True).prepare(net),
+}
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_what_changes_no_answer_of_the_model_is_no_reason_not_to_save(tmp_path, name):
+    AcceleratorState._reset_state()
+    ours = changed(PASSED[name])()
     save_pretrained(ours, tmp_path / "model")
     assert torch.equal(weights(load_pretrained(tmp_path / "model")), weights(ours))
+    AcceleratorState._reset_state()
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -23,13 +23,10 @@ from torch import Tensor
 from ddpm.checks import check_image_size
 from ddpm.data.images import PrepareImage, read_sized
 from ddpm.data.looking import Look, look_at
-from ddpm.io.files import json_bytes, read_json, sha256, write_whole
+from ddpm.io.files import json_bytes, naming_file, read_json, sha256, write_whole
 
 _FORMAT = 1  # to be raised when other pixels come of the same file
-_HINTS = {
-    errno.ENOSPC: "the disk is full: make room, or do without the cache",
-    errno.EDQUOT: "your quota on that disk is used up: make room, or do without the cache",
-}
+_INSTEAD = "choose another folder for the cache, or do without it"
 
 
 class PreparedImages:
@@ -72,18 +69,13 @@ def prepare_all(
     """
     shape = _shape(prepare)
     index = cache / f"{'x'.join(map(str, shape))}.json"
-    try:
+    with naming_file(cache, "the cache of images ", _INSTEAD):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / ".lock"):
             stamps, saved = {path: _stamp(path) for path in paths}, _read(index, root, shape)
             if _is_stale(saved, stamps, prepare, root):
                 _write(index, root, stamps, prepare, saved)
                 saved = _read(index, root, shape)
-    except OSError as error:
-        hint = _HINTS.get(error.errno or 0, "choose another folder for the cache, or do without it")
-        why = os.strerror(error.errno) if error.errno else error
-        what = f"the cache of images {cache} cannot be written ({why}); {hint}"
-        raise OSError(error.errno or errno.EIO, what) from error
     if saved.pixels is None:
         raise OSError(
             errno.EIO, f"the cache of images {cache} cannot be read as it was written; do without it"

@@ -4,7 +4,6 @@ A checkpoint is written under another name, synced to the disk, and renamed; a l
 every byte is still the one that was written. Importing this does not import torch.
 """
 
-import errno
 import re
 import shutil
 import warnings
@@ -14,7 +13,16 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm.io.files import json_bytes, read_json, read_tensors, sha256, sync_folder, tensor_bytes, write_synced
+from ddpm.io.files import (
+    json_bytes,
+    naming_file,
+    read_json,
+    read_tensors,
+    sha256,
+    sync_folder,
+    tensor_bytes,
+    write_synced,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,14 +32,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = "checkpoints"  # the folder of them within a run's
 CHECKSUMS = "checksums.json"
 _NAME = re.compile(r"step-\d+$")
-_HINTS = {
-    errno.ENOSPC: "the disk is full: make room, or move the run's folder and resume it there",
-    errno.EDQUOT: "your quota on that disk is used up: make room, or move the run's folder and resume it there",
-    errno.EROFS: "that disk is read-only: move the run's folder and resume it there",
-    errno.EACCES: "you may not write there: move the run's folder and resume it there",
-    errno.ENOTCONN: "the drive has gone: mount it again, and resume the run",
-    errno.ESTALE: "the drive was mounted anew: resume the run",
-}
+_INSTEAD = "move the run's folder to a disk that can be written, and resume it there"
 
 
 class DamagedCheckpointError(Exception):
@@ -73,21 +74,18 @@ def write_checkpoint(
     """
     folder = run / CHECKPOINTS / f"step-{step:08d}"
     unfinished = folder.with_name(f".{folder.name}.part")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for remains in folder.parent.glob(".step-*"):  # of a killed process, half-written or half-deleted
-            shutil.rmtree(remains, ignore_errors=True)
-        unfinished.mkdir()
-        _fill(unfinished, tensors, documents)
-        _put_in_place(unfinished, folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        hint = _HINTS.get(
-            error.errno or 0, "move the run's folder to a disk that can be written, and resume it there"
-        )
-        what = f"the checkpoint {folder} could not be written ({error}); {hint}"
-        raise OSError(error.errno or errno.EIO, what) from error
+    with naming_file(folder, "the checkpoint ", _INSTEAD):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            for remains in folder.parent.glob(".step-*"):  # of a killed process, half-written or half-deleted
+                shutil.rmtree(remains, ignore_errors=True)
+            unfinished.mkdir()
+            _fill(unfinished, tensors, documents)
+            _put_in_place(unfinished, folder)
+            sync_folder(folder.parent)
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
     older = [other for other in list_checkpoints(run) if step_of(other) <= step]
     for old in older[:-keep]:
         _discard(old)

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# What to do, by what the system answers.
-_HINTS = {
-    errno.ENOSPC: "the disk is full: make room, or choose another place",
-    errno.EDQUOT: "your quota on that disk is used up: make room, or choose another place",
-    errno.EROFS: "that disk is read-only: choose another place",
-    errno.EACCES: "you may not write there: choose another place",
+# What is wrong and can be mended, by what the system answers.
+_CAUSES = {
+    errno.ENOSPC: "the disk is full: make room, or ",
+    errno.EDQUOT: "your quota on that disk is used up: make room, or ",
+    errno.EROFS: "that disk is read-only: ",
+    errno.EACCES: "you may not write there: ",
+    errno.ENOTCONN: "the drive has gone: mount it again, or ",
+    errno.ESTALE: "the drive was mounted anew: do it again, or ",
 }
 
 
@@ -53,14 +55,14 @@ def unfinished_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def naming_file(path: Path) -> Iterator[None]:
-    """Meanwhile a file is written: an error says which, and what to do."""
+def naming_file(path: Path, what: str = "", instead: str = "choose another place") -> Iterator[None]:
+    """Meanwhile a file is written, or all of a folder: an error says `what` it is, its path, and what to do."""
     try:
         yield
     except OSError as error:
-        hint = _HINTS.get(error.errno or 0, "choose another place")
-        what = f"{path} cannot be written ({error.strerror or error}); {hint}"
-        raise OSError(error.errno or errno.EIO, what) from error
+        why = os.strerror(error.errno) if error.errno else error
+        hint = _CAUSES.get(error.errno or 0, "") + instead
+        raise OSError(error.errno or errno.EIO, f"{what}{path} cannot be written ({why}); {hint}") from error
 
 
 def write_synced(path: Path, content: bytes) -> None:

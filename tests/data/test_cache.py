@@ -237,9 +237,12 @@ image_folder({str(folder)!r}, 8, cache={str(folder.parent / "cache")!r})
 @pytest.mark.parametrize(
     ("number", "hint"),
     [
-        (errno.ENOSPC, "No space left on device); the disk is full: make room, or do without the cache"),
+        (
+            errno.ENOSPC,
+            "No space left on device); the disk is full: make room, or choose another folder for the cache",
+        ),
         (errno.EDQUOT, "your quota on that disk is used up"),
-        (errno.EROFS, "Read-only file system); choose another folder for the cache, or do without it"),
+        (errno.EROFS, "that disk is read-only: choose another folder for the cache, or do without it"),
     ],
 )
 def test_a_cache_that_cannot_be_written_says_what_to_do(folder, monkeypatch, number, hint):

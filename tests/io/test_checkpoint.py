@@ -178,7 +178,7 @@ def test_write_checkpoint_leaves_the_old_ones_where_the_disk_refuses(tmp_path, m
         return write_synced(path, content)
 
     monkeypatch.setattr(checkpoint, "write_synced", refuse)
-    message = rf"step-00000002 could not be written .*{hint}"
+    message = rf"step-00000002 cannot be written .*{hint}"
     with pytest.raises(OSError, match=message) as caught:
         write(tmp_path, 2)
     assert caught.value.errno == number

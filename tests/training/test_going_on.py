@@ -288,7 +288,7 @@ def test_a_drive_that_goes_away_is_named_and_comes_back(tmp_path, untouched, mon
         return whole(path, content)
 
     monkeypatch.setattr(checkpoint, "write_synced", unplugged)
-    with pytest.raises(OSError, match=r"could not be written \(.*not connected\); the drive has gone"):
+    with pytest.raises(OSError, match=r"cannot be written \(.*not connected\); the drive has gone"):
         ours.train(resume=True)
     monkeypatch.undo()
     shutil.rmtree(drive, ignore_errors=True)

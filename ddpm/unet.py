@@ -19,14 +19,15 @@ from ddpm.checks import check_flag, check_whole, check_wholes, plain_number, sho
 from ddpm.keywords import UNET, known_keywords
 from ddpm.tensor_checks import check_tensor, may_look_at
 from ddpm.unet_blocks import (
-    GROUP_NORM_EPS,
     AttentionBlock,
     Downsample,
+    GroupNorm,
     ResidualBlock,
     SinusoidalEmbedding,
     Stage,
     TimeEmbedding,
     Upsample,
+    device_kind,
     timestep_embedding,
     zero_init,
 )
@@ -165,7 +166,7 @@ class Unet(nn.Module):
                 width = dim_out
             if factor != 1:
                 self.up.append(Upsample(dim_out))
-        self.last_norm = nn.GroupNorm(groups, width, eps=GROUP_NORM_EPS)
+        self.last_norm = GroupNorm(groups, width)
         heads = 2 if self.learned_variance else 1
         out_channels = heads * channels if config["out_dim"] is None else config["out_dim"]
         self.last = zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
@@ -222,9 +223,7 @@ class Unet(nn.Module):
         The noise in x_1 has a standard deviation of 0.01 or less; bfloat16 rounds pixels by up to 0.002, which would
         drown it.
         """
-        # Autocast does not know the device `meta`.
-        kind = "cpu" if x_t.is_meta else x_t.device.type
-        with torch.autocast(kind, enabled=False):
+        with torch.autocast(device_kind(x_t), enabled=False):
             weight, bias = self.first.weight, self.first.bias
             if weight.dtype not in HALVES:
                 return self.first(x_t.to(weight.dtype))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddpm import Unet
 from ddpm.unet_blocks import AttentionBlock, FourierEmbedding, ResidualBlock, SinusoidalEmbedding
@@ -237,6 +238,39 @@ def test_stem_keeps_full_precision_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         network(X, T)
     assert torch.equal(*seen)
+
+
+@pytest.mark.parametrize("size", [(2, 1, 8, 8), (3, 1, 4, 8)])
+def test_norms_compute_in_float32_under_autocast_and_return_half(size):
+    """Of a map in half precision, too: its rounding comes before and after, none within."""
+    network, seen = small(), []
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    for norm in norms:
+        norm.register_forward_hook(lambda *call: seen.append(call))
+    with _Types() as types, torch.autocast("cpu", torch.bfloat16):
+        network(randn(*size), torch.tensor([3] * size[0]))
+    assert types.of_norms == {torch.float32}
+    assert len(seen) == len(norms)
+    for norm, (given,), got in seen:
+        expected = F.group_norm(
+            given.double(), norm.num_groups, norm.weight.double(), norm.bias.double(), 1e-6
+        )
+        assert got.dtype == torch.bfloat16
+        torch.testing.assert_close(got, expected.bfloat16(), rtol=0.01, atol=1e-5)
+    assert {given.dtype for _, (given,), _ in seen} == {torch.float32, torch.bfloat16}
+
+
+class _Types(TorchDispatchMode):
+    """Notes the types of what is normalised."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_norms = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.native_group_norm.default:
+            self.of_norms.add(args[0].dtype)
+        return function(*args, **(kwargs or {}))
 
 
 def test_channels_come_last_in_memory_and_change_nothing():

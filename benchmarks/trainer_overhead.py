@@ -91,7 +91,7 @@ def ours(diffusion: GaussianDiffusion, images: torch.Tensor, batch: int, folder:
         batches = trainer.batches()
         while True:
             logger.add(*trainer.training_step(network, batches))
-            trainer._count_step()
+            trainer.count_step()
             if trainer.step % trainer.log_every == 0:
                 trainer.seconds = logger.write(trainer.step, trainer.images_seen, trainer.seconds)
             yield

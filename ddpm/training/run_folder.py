@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import inspect
-import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,12 +11,9 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
-from torchvision.utils import save_image
 
 from ddpm.checks import check_whole
 from ddpm.io import checkpoint as checkpoints
-from ddpm.io.files import write_whole
 from ddpm.io.paths import check_folder_name
 from ddpm.training import spawning
 from ddpm.training.config import TrainingConfig
@@ -110,14 +106,6 @@ def find_checkpoint(folder: Path, step: int | None) -> checkpoints.Checkpoint:
             f"{folder} has no checkpoint of step {step}; it has those of {sorted(there) or 'none'}"
         )
     return checkpoints.read_checkpoint(there[step])
-
-
-def write_grid(path: Path, grid: Tensor) -> None:
-    """Samples as a PNG, whole or not at all: what is there is not drawn again when the run goes on."""
-    png = io.BytesIO()
-    save_image(grid, png, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, png.getvalue())
 
 
 def _what_is_left(folder: Path) -> str:

@@ -2,10 +2,7 @@
 
 import contextlib
 import inspect
-import math
 import os
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,26 +12,23 @@ from accelerate.utils import set_seed
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
-from torchvision.utils import make_grid
 
 from ddpm.data.batches import loader, open_batches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io import checkpoint as checkpoints
-from ddpm.io.streams import is_terminal, say
 from ddpm.randomness import rand
 from ddpm.training import distributed, machine, run_folder, spawning
 from ddpm.training.average import Averages
 from ddpm.training.config import Configured, TrainingConfig, check_keywords
+from ddpm.training.loop import Batches, Loop
 from ddpm.training.memory import keep_freed_memory
 from ddpm.training.metrics_logger import MetricsLogger
 from ddpm.training.precision import trainable, with_precision
-from ddpm.training.recipe import how_to_resume
 from ddpm.training.sampler import Purpose, ShuffledBatches, mixed_seed, noise_for
+from ddpm.training.samples import draw_grid
 from ddpm.training.signals import Interrupts
 from ddpm.training.state import gather_state, restore_state
 from ddpm.weighting import stratified_timesteps
-
-Batches = Iterator[tuple[Tensor, Tensor | None]]
 
 
 class Trainer(Configured):
@@ -80,7 +74,6 @@ class Trainer(Configured):
         self.averages = Averages(diffusion, self.config.extra_ema_decays)
         self.optimizer = distributed.make_optimizer(diffusion.network, kind, self.config)
         self.step, self.images_seen, self.seconds = 0, 0, 0.0
-        self._last_save = 0.0  # by time.monotonic
         self._owns_checkpoints = False  # whether it wrote or loaded those in its folder
 
     _own = list(inspect.signature(__init__).parameters.values())[1:-1]
@@ -167,7 +160,7 @@ class Trainer(Configured):
         noise = noise_for(range(everyone)[mine], everyone, self.diffusion.x_shape, *seed, device=device)
         return self.on_device(t), noise, {name: self.on_device(coin) for name, coin in coins.items()}
 
-    def _count_step(self) -> None:
+    def count_step(self) -> None:
         """Count an update, and take the weights into the average when it is due; the first time they are copied."""
         self.step += 1
         self.images_seen += self.images_per_step
@@ -207,72 +200,8 @@ class Trainer(Configured):
             self.averages.attach(self.diffusion, self.config.extra_ema_decays)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):
-                self._loop(network, logger, interrupts)
+                Loop(self, network, logger, interrupts).run()
         interrupts.deliver()
-
-    def _loop(self, network: torch.nn.Module, logger: MetricsLogger, interrupts: Interrupts) -> None:
-        """Step after step, with a line of metrics, a checkpoint and samples when they are due."""
-        batches, stopping, self._last_save = self.batches(), False, time.monotonic()
-        if self.step and self._samples_are_due() and not self._grid_path().exists():
-            # The run was ended between this checkpoint and its samples.
-            self._show_samples(logger, interrupts)
-        while self.step < self.config.train_num_steps and not stopping:
-            self._update(network, batches, logger, interrupts)
-            sampling = self._samples_are_due()
-            reporting = sampling or self.step % self.config.log_every == 0
-            wishes = interrupts.received is not None, self._overdue()
-            stopping, overdue = distributed.agreed(self.accelerator, *wishes, meeting=reporting)
-            if reporting or stopping or overdue:
-                self.seconds = logger.write(self.step, self.images_seen, self.seconds)
-            if sampling or stopping or overdue:
-                self.save()
-                if sampling and not stopping:
-                    self._show_samples(logger, interrupts)
-                logger.restart_clock()
-        if stopping or interrupts.received is not None:
-            self._say_saved()
-
-    def _update(
-        self, network: torch.nn.Module, batches: Batches, logger: MetricsLogger, interrupts: Interrupts
-    ) -> None:
-        """One step, or none where the signal that ends the run has ended the processes that load images, too."""
-        try:
-            logger.add(*self.training_step(network, batches))
-            self._count_step()
-        except (RuntimeError, EOFError, ConnectionError) as error:
-            # One of them may have been handing over a batch, which ends the line to it. No update is lost by that.
-            line_broke = isinstance(error, EOFError | ConnectionError)
-            loading = line_broke or run_folder.WORKER_DIED.search(str(error))
-            if interrupts.received is None or self.accelerator.num_processes > 1 or not loading:
-                raise
-
-    def _samples_are_due(self) -> bool:
-        """Whether the step at which the trainer stands ends with samples."""
-        last = self.step == self.config.train_num_steps
-        return last or self.step % self.config.save_and_sample_every == 0
-
-    def _show_samples(self, logger: MetricsLogger, interrupts: Interrupts) -> None:
-        """Draw the samples of the checkpoint that was just written, with which a signal may end the run at once."""
-        try:
-            with interrupts.let_through():
-                logger.show_images(self.draw_samples(), self.step)
-        except KeyboardInterrupt:
-            self._say_saved()
-            raise
-
-    def _say_saved(self) -> None:
-        """Say how the run goes on."""
-        if self.accelerator.is_main_process:
-            say(f"Saved at step {self.step}. {how_to_resume(self.results_folder)}")
-
-    def _grid_path(self) -> Path:
-        """Where the samples of this step are kept."""
-        return self.results_folder / "samples" / f"step-{self.step:08d}.png"
-
-    def _overdue(self) -> bool:
-        """Whether a checkpoint is due by the clock."""
-        minutes = self.config.save_every_minutes
-        return minutes is not None and time.monotonic() - self._last_save >= 60 * minutes
 
     @contextlib.contextmanager
     def locked(self, *, resume: bool = False) -> Iterator[None]:
@@ -300,19 +229,7 @@ class Trainer(Configured):
 
     def draw_samples(self) -> Tensor:
         """Draw images with the averaged weights, write them to `samples/`, return their grid of shape (C, H, W)."""
-        count, accelerator = self.config.num_samples, self.accelerator
-        told = self.config.progress and accelerator.is_main_process
-        shown = told and is_terminal(sys.stderr)
-        if told and not shown:
-            say(f"drawing {count} samples of step {self.step:,}", sys.stderr)
-        ranks: dict[str, Any] = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        images = distributed.draw_images(
-            self.ema_model, range(count), batch_size=self.config.train_batch_size, progress=shown, **ranks
-        )
-        grid = make_grid(images, nrow=math.ceil(math.sqrt(count)), padding=1, pad_value=1.0)
-        if accelerator.is_main_process:
-            run_folder.write_grid(self._grid_path(), grid)
-        return grid
+        return draw_grid(self.ema_model, self.step, self.config, self.accelerator)
 
     # Checkpoints
 
@@ -328,7 +245,6 @@ class Trainer(Configured):
             checkpoints.write_checkpoint(self.results_folder, self.step, tensors, documents, keep=keep)
             self._owns_checkpoints = True
         self.accelerator.wait_for_everyone()
-        self._last_save = time.monotonic()
         return self.results_folder / checkpoints.CHECKPOINTS / f"step-{self.step:08d}"
 
     def load(self, step: int | None = None) -> None:

@@ -63,7 +63,7 @@ def test_trainer_reads_and_sets_its_config(tmp_path):
     ("draws_over", "said"), [(True, "sampling: 100%"), (False, "drawing 4 samples of step 2\n")]
 )
 def test_trainer_says_that_it_draws_samples(tmp_path, monkeypatch, capsys, draws_over, said):
-    monkeypatch.setattr("ddpm.training.trainer.is_terminal", lambda stream: draws_over)  # noqa: ARG005
+    monkeypatch.setattr("ddpm.training.samples.is_terminal", lambda stream: draws_over)  # noqa: ARG005
     trained(tmp_path, train_num_steps=2)
     assert capsys.readouterr().err == ""
     trained(tmp_path / "told", train_num_steps=2, progress=True)

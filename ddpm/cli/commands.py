@@ -106,8 +106,7 @@ def train(
         run_config, said = runs.with_warm_up_that_fits(run_config, change or [])
     run_config.check_size()
     check_data(source)
-    if not dry_run:
-        check_folder(folder, source, go_on=go_on)
+    check_folder(folder, source, go_on=go_on or dry_run)
 
     from ddpm.cli import cost
 

@@ -11,7 +11,16 @@ from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, NO_DOWNLOAD, TORCHVISION, known_name
 from ddpm.io.checkpoint import CHECKPOINTS
 from ddpm.io.files import json_bytes, read_json, write_whole
-from ddpm.io.paths import RUN, expanded, holds_run, locate_model, naming_config, read_config, shipped_model
+from ddpm.io.paths import (
+    RUN,
+    expanded,
+    holds_run,
+    locate_model,
+    naming_config,
+    read_config,
+    runs_near,
+    shipped_model,
+)
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 
@@ -146,14 +155,12 @@ class RunConfig:
         """
         if not holds_run(folder):
             what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
-            ships = (
-                ""
-                if shipped_model(str(folder)) is None
-                else (f" (The model {folder} that ships is no run: ddpm sample, export and info take it.)")
-            )
+            hint = (near := runs_near(folder)) and f" ({near})"
+            if shipped_model(str(folder)) is not None:
+                hint += f" (The model {folder} that ships is no run: ddpm sample, export and info take it.)"
             raise FileNotFoundError(
                 f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with"
-                f" a checkpoint in it{ships}"
+                f" a checkpoint in it{hint}"
             )
         by_program = None if (folder / RUN).is_file() else recipe(folder)
         try:

@@ -64,6 +64,8 @@ def check_name_or_folder(name_or_path: str | Path) -> None:
             f" the folder write .{os.sep}{name_or_path}",
             stacklevel=1,
         )
+    if not name and folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file; give the path of a folder that holds images")
     if not (is_path(name_or_path) or name or folder.is_dir()):
         hint = suggestion(str(name_or_path), _BY_WORD.values())
         raise ValueError(f"there is no folder {str(name_or_path)!r} and no data set of that name{hint}")

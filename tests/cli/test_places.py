@@ -9,8 +9,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from ddpm import Trainer, load_pretrained
 from ddpm.cli import cost
 from ddpm.cli.places import absolute
 from ddpm.cli.run_config import RunConfig
@@ -97,6 +99,14 @@ REFUSED = [  # words, what lies here, what is said
     ("evaluate digits", "", "(The model digits that ships is no run: ddpm sample, export and info take it.)"),
     ("resume digits", "", "digits is not a folder: give the folder of a run that `ddpm train` began"),
     ("resume digits", "digits/a.png", "digits holds no run.json: give the folder of a run"),
+    (
+        "resume digits",
+        "runs/digits/run.json",
+        "a checkpoint in it (did you mean runs/digits?) (The model digits ",
+    ),
+    ("evaluate runs/digist", "runs/digits/run.json", "with a checkpoint in it (did you mean runs/digits?)"),
+    ("info runs", "runs/a b/run.json", "'runs' (it holds neither; did you mean 'runs/a b'?)"),
+    ("train x.zip", "x.zip", "x.zip is a file; give the path of a folder that holds images"),
     ("train ./digits", "", "digits does not exist; give the path of a folder that holds images"),
     ("train digits/", "digits", "digits is a file; give the path of a folder that holds images"),
     (
@@ -113,7 +123,7 @@ def test_what_is_not_there_is_refused_and_nothing_stands_in_for_it(
 ):
     monkeypatch.chdir(tmp_path)
     if lies:
-        (tmp_path / lies).parent.mkdir(exist_ok=True)
+        (tmp_path / lies).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / lies).write_text("{}")
     before = everything_in(tmp_path)
     _, err = ddpm(*words.split(), code=1)
@@ -142,6 +152,22 @@ def test_an_empty_word_is_no_folder(ddpm, here, words):
     assert "it is empty, as an unset variable of a script would be" in ddpm(*words, code=2)[1]
     assert "the data are an empty word" in ddpm("train", "", code=1)[1]
     assert everything_in(here) == before
+
+
+def test_a_run_is_not_begun_where_a_model_lies(ddpm, tmp_path):
+    """Which would be taken in place of the run's, by `ddpm sample` and all others."""
+    folder = tmp_path / "model"
+    ddpm("export", "digits", folder)
+    before = everything_in(folder)
+    for options in ([], ["--dry-run"], ["--resume"]):
+        _, err = ddpm("train", "digits", "--out", folder, *options, code=1)
+        assert f"error: {folder} holds a model, which would be taken in place of the run's" in err
+    trainer = Trainer(
+        load_pretrained(folder), torch.rand(16, 1, 8, 8), train_num_steps=1, results_folder=folder
+    )
+    with pytest.raises(FileExistsError, match="holds a model, which would be taken in place of the run's"):
+        trainer.train()
+    assert everything_in(folder).items() - before.items() <= {(folder / ".lock", b"")}
 
 
 def test_a_model_is_not_written_into_a_run(ddpm, run):

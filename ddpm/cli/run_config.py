@@ -117,22 +117,30 @@ class RunConfig:
 
         options: Options = self.data if train else {**self.data, "augment_horizontal_flip": False}
         if options.get("cache") is not None:
-            options = options | {"cache": self.training_config.results_folder / expanded(options["cache"])}
+            options = options | {"cache": self._within(options["cache"])}
         return load_dataset(**options, train=train)
+
+    def _within(self, cache: str | Path) -> Path:
+        """Where a cache lies: in the run's folder, unless its path is absolute."""
+        return self.training_config.results_folder / expanded(cache)
 
     def local_data(self) -> Any:
         """The training data, or None if they would have to be downloaded first.
 
-        No cache is written: a folder that is to have one is read as fast as with it, but black.
+        No cache is written: a folder that is to have one, and has none of its images as they are, is read as fast as
+        with it, but black.
         """
         from ddpm.data.datasets import load_dataset, torchvision_dataset
-        from ddpm.data.folder import FolderDataset
+        from ddpm.data.folder import is_cached
 
-        options = {name: value for name, value in self.data.items() if name != "cache"}
-        if known_name(options["name_or_path"]) not in TORCHVISION:
+        options, name = dict(self.data), known_name(self.data["name_or_path"])
+        if name not in TORCHVISION:
+            cache = options.pop("cache", None)
+            size = {"image_size": options.get("image_size"), "channels": options.get("channels")}
+            if cache is None or name or is_cached(options["name_or_path"], self._within(cache), **size):
+                return self.load_data()
             data: Any = load_dataset(**options)
-            cached = isinstance(data, FolderDataset) and self.data.get("cache") is not None
-            return data.as_if_cached() if cached else data
+            return data.as_if_cached()
         name = options.pop("name_or_path")
         try:
             return torchvision_dataset(name, download=False, **options)

@@ -16,6 +16,7 @@ from ddpm import Trainer, load_pretrained
 from ddpm.cli import cost
 from ddpm.cli.places import absolute
 from ddpm.cli.run_config import RunConfig
+from ddpm.data import folder
 from ddpm.training.recipe import how_to_resume
 from tests.cli.small_runs import SMALL, everything_in
 from tests.data.pictures import write_mnist
@@ -400,14 +401,17 @@ def test_a_dry_run_times_what_is_left_of_a_run_and_reads_as_from_its_cache(ddpm,
     ddpm("train", "./photos", *EIGHT, "--cache", "--out", "run")
     timed, before = [], everything_in(tmp_path)
     monkeypatch.setattr(cost, "loading_seconds", lambda batches, _: timed.append(batches.dataset) or 0.0)
-    for words in (["--resume"], ["--cache", "--resume"], ["--cache"], []):
+    decode, decoded = folder.read_sized, []
+    monkeypatch.setattr(folder, "read_sized", lambda *given: decoded.append(given) or decode(*given))
+    for words in (["--resume"], ["--cache", "--resume"], ["--cache"], ["--cache", "--out", "new"], []):
         out, _ = ddpm("train", "./photos", *EIGHT, "--steps", "6", "--out", "run", "--dry-run", *words)
         assert ("for 16 images that are left (" if "--resume" in words else "for 48 images (") in out
+        assert bool(decoded) == ("new" in words or not words)  # where there is no cache, or none is read
     out, _ = ddpm("train", "./photos", *EIGHT, "--out", "run", "--dry-run", "--resume")
     assert "for 0 images that are left (" in out
     assert everything_in(tmp_path) == before
-    monkeypatch.setattr("ddpm.data.folder.read_sized", None)
-    *cached, plain = timed[:4]
+    monkeypatch.setattr(folder, "read_sized", None)
+    *cached, plain = timed[:5]
     for dataset in cached:
         assert len(dataset) == 9
         assert [image.shape for image in dataset.__getitems__([8, 0])] == [(3, 8, 8)] * 2

@@ -134,6 +134,12 @@ def _told_where(run_config: RunConfig, run: Path, command: str) -> Iterator[None
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
+        # Of a folder that is there, it is a cache that cannot be written.
+        if isinstance(error, OSError) and name is None and Path(source).is_dir():
+            error.add_note(
+                f'Its place is data.cache in {run / RUN}: "prepared" is in the run, null does without.'
+            )
+            raise
         error.add_note(
             f"{run} says that the data are in {where}. If they have moved:"
             f" ddpm {command} {as_typed(run)} {option} FOLDER"

@@ -395,6 +395,25 @@ def test_a_run_that_lies_among_its_images_goes_on_and_learns_from_none_of_its_sa
     assert "images was" not in err
 
 
+@pytest.mark.parametrize("other", ["prepared", None])
+@pytest.mark.parametrize("words", ["resume run --steps 5", "evaluate run -n 4 --bound-images 0"])
+def test_a_cache_that_this_machine_cannot_write_is_told_where_it_stands(
+    ddpm, tmp_path, monkeypatch, words, other
+):
+    """And not that the images may have moved."""
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "photos", 9)
+    ddpm("train", "./photos", *EIGHT, "--out", "run", "--set", f"data.cache={tmp_path}/scratch")
+    shutil.rmtree("scratch")
+    Path("scratch").touch()
+    _, err = ddpm(*words.split(), code=1)
+    assert err.startswith(f"error: the cache of images {tmp_path}/scratch cannot be written")
+    assert err.endswith('data.cache in run/run.json: "prepared" is in the run, null does without.\n')
+    config = json.loads(Path("run/run.json").read_text())
+    Path("run/run.json").write_text(json.dumps(config | {"data": config["data"] | {"cache": other}}))
+    ddpm(*words.split())
+
+
 def test_a_dry_run_times_what_is_left_of_a_run_and_reads_as_from_its_cache(ddpm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "photos", 9)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch._utils import ExceptionWrapper
 
 from ddpm.cli import entry
 from ddpm.cli.checks import check_export, check_writable, prepare_output
@@ -251,6 +252,17 @@ def test_help_and_refusals_at_once_do_not_import_torch(finished, tmp_path):
     assert done.stdout.startswith("ddpm 0.1.0\n")
 
 
+def of_a_worker(error):
+    """The error as torch passes it on from a process that loads images."""
+    try:
+        raise error
+    except type(error):
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(type(error), match="Traceback") as passed_on:
+        wrapped.reraise()
+    return passed_on.value
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -259,6 +271,8 @@ def test_help_and_refusals_at_once_do_not_import_torch(finished, tmp_path):
         (OSError(28, "No space left on device"), "No space left on device"),
         (OSError(28, "No space left", "x.png"), "[Errno 28] No space left: 'x.png'"),
         (ValueError("no such thing"), "no such thing"),
+        (of_a_worker(ValueError("x.png: cannot be read")), "x.png: cannot be read"),
+        (of_a_worker(RuntimeError("cannot read x.png: 1 of 2: gone")), "cannot read x.png: 1 of 2: gone"),
         (
             MemoryError(),
             "memory does not suffice: take a smaller network, smaller images or batches (MemoryError)",

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-from ddpm.data.names import check_name_or_folder, is_path
 from ddpm.io.checkpoint import list_checkpoints, step_of
 from ddpm.io.files import read_json
 from ddpm.io.paths import (
@@ -17,13 +16,6 @@ from ddpm.io.paths import (
 )
 from ddpm.io.streams import as_typed
 from ddpm.training.recipe import goes_on_by_command
-
-
-def check_data(source: str) -> None:
-    """Refuse what is neither a folder nor the name of a data set; the message has names that are close."""
-    check_name_or_folder(source)
-    if is_path(source) and not Path(source).is_dir():
-        raise NotADirectoryError(f"{source} does not exist; give the path of a folder that holds images")
 
 
 def check_export(out: Path) -> None:

@@ -11,16 +11,7 @@ from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, NO_DOWNLOAD, TORCHVISION, known_name
 from ddpm.io.checkpoint import CHECKPOINTS
 from ddpm.io.files import json_bytes, read_json, write_whole
-from ddpm.io.paths import (
-    RUN,
-    expanded,
-    holds_run,
-    locate_model,
-    naming_config,
-    read_config,
-    runs_near,
-    shipped_model,
-)
+from ddpm.io.paths import RUN, check_run, expanded, locate_model, naming_config, read_config, shipped_model
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 
@@ -130,14 +121,19 @@ class RunConfig:
         No cache is written: a folder that is to have one, and has none of its images as they are, is read as fast as
         with it, but black.
         """
+        from ddpm.data.cache import is_fresh
         from ddpm.data.datasets import load_dataset, torchvision_dataset
-        from ddpm.data.folder import is_cached
+        from ddpm.data.images import PrepareImage
 
         options, name = dict(self.data), known_name(self.data["name_or_path"])
         if name not in TORCHVISION:
             cache = options.pop("cache", None)
-            size = {"image_size": options.get("image_size"), "channels": options.get("channels")}
-            if cache is None or name or is_cached(options["name_or_path"], self._within(cache), **size):
+            prepare = PrepareImage(options.get("image_size"), options.get("channels", 3))
+            if (
+                cache is None
+                or name
+                or is_fresh(expanded(options["name_or_path"]), prepare, self._within(cache))
+            ):
                 return self.load_data()
             data: Any = load_dataset(**options)
             return data.as_if_cached()
@@ -161,15 +157,7 @@ class RunConfig:
             FileNotFoundError: if it is no run, or its images have gone.
             ValueError: if it cannot be read, or takes what only the program has.
         """
-        if not holds_run(folder):
-            what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
-            hint = (near := runs_near(folder)) and f" ({near})"
-            if shipped_model(str(folder)) is not None:
-                hint += f" (The model {folder} that ships is no run: ddpm sample, export and info take it.)"
-            raise FileNotFoundError(
-                f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with"
-                f" a checkpoint in it{hint}"
-            )
+        check_run(folder)
         by_program = None if (folder / RUN).is_file() else recipe(folder)
         try:
             return cls._of(read_json(folder / RUN) if by_program is None else by_program)

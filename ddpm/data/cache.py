@@ -21,6 +21,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from ddpm.checks import check_image_size
+from ddpm.data.files import find_images
 from ddpm.data.images import PrepareImage, read_sized
 from ddpm.data.looking import Look, look_at
 from ddpm.io.files import json_bytes, naming_file, read_json, sha256, write_whole
@@ -83,10 +84,10 @@ def prepare_all(
     return saved.looks, saved.pixels
 
 
-def is_fresh(paths: Sequence[Path], root: Path, prepare: PrepareImage, cache: Path) -> bool:
-    """Whether a cache has these files as they are now, so that `prepare_all` would only read it."""
+def is_fresh(root: Path, prepare: PrepareImage, cache: Path) -> bool:
+    """Whether a cache has all images below a folder as they are now, so that `prepare_all` would write nothing."""
     saved = _read(_index(cache, prepare), root, _shape(prepare))
-    return not _is_stale(saved, {path: _stamp(path) for path in paths}, prepare, root)
+    return not _is_stale(saved, {path: _stamp(path) for path in find_images(root).images}, prepare, root)
 
 
 def _index(cache: Path, prepare: PrepareImage) -> Path:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ddpm.checks import check_choice, check_image_size
 from ddpm.data import files
-from ddpm.data.cache import PreparedImages, is_fresh, prepare_all
+from ddpm.data.cache import PreparedImages, prepare_all
 from ddpm.data.images import SEVERAL, PrepareImage, read_sized
 from ddpm.data.looking import Look, look_at, quietly, reason
 from ddpm.data.names import described, known_name
@@ -164,13 +164,6 @@ def image_folder(
         prepared=None if prepared is None else (prepared, rows),
         classes=classes and {file: file.relative_to(folder).parts[0] for file in found.images},
     )
-
-
-def is_cached(path: str | Path, cache: Path, *, image_size: Any, channels: int | None) -> bool:
-    """Whether a cache has all images below a folder as they are now, so that `image_folder` would write nothing."""
-    folder = expanded(path)
-    prepare = PrepareImage(image_size, 3 if channels is None else channels)
-    return is_fresh(files.find_images(folder).images, folder, prepare, cache)
 
 
 def _found(folder: Path, word: str | Path) -> files.Found:

@@ -23,7 +23,6 @@ from ddpm.data.metadata import without_metadata
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name for them
 _GREYS_16_PER_8 = 257  # 65535 / 255
-_TWELVE_BITS = 4095
 # A JPEG is decoded at 1/8, 1/4 or 1/2 of its size if that is still this many times the size that is wanted, and if what
 # its sides are rounded by moves no pixel of the result by more than this much of a pixel.
 _REDUCING_GAP = 4.0
@@ -213,8 +212,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError(
             f"pixels of mode {image.mode} from {lowest:g} to {highest:g} have no known black and white"
         )
-    # Eight bits in sixteen, or the twelve of a camera or a scanner.
-    if 0 < highest <= _TWELVE_BITS:
+    # Eight bits in sixteen, or a camera's twelve.
+    if 0 < highest <= 4095:
         warnings.warn(f"16-bit pixels of at most {highest} are almost black: taken as they are", stacklevel=2)
     return Image.fromarray(np.round(pixels / _GREYS_16_PER_8).astype(np.uint8))
 

@@ -31,7 +31,6 @@ EMA = "ema.safetensors"
 CONFIG = "config.json"
 RUN = "run.json"
 DIFFUSERS_INDEX = "model_index.json"
-_NAMED = 3  # runs in a message
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # The models that ship with the project: inside the package once it is installed, next to it in a checkout.
 _SHIPPED = [Path(__file__).parents[1] / "pretrained", Path(__file__).parents[2] / "checkpoints"]
@@ -127,6 +126,20 @@ def refuse_model(folder: Path) -> None:
         )
 
 
+def check_run(folder: Path) -> None:
+    """Refuse what is not the folder of a run, with the runs that are near."""
+    if holds_run(folder):
+        return
+    what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
+    hint = (near := runs_near(folder)) and f" ({near})"
+    if shipped_model(str(folder)) is not None:
+        hint += f" (The model {folder} that ships is no run: ddpm sample, export and info take it.)"
+    raise FileNotFoundError(
+        f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with a checkpoint in"
+        f" it{hint}"
+    )
+
+
 def runs_near(folder: Path) -> str:
     """For a message: the runs that may be meant by a folder that is none: around it, in it, of a like name, in runs."""
     beside = {path.parent.name: path.parent for path in folder.parent.glob(f"*/{RUN}")}
@@ -134,7 +147,7 @@ def runs_near(folder: Path) -> str:
     near += [beside[name] for name in difflib.get_close_matches(folder.name, beside)]
     near += sorted(path.parent for path in folder.glob(f"*/{RUN}"))
     there = dict.fromkeys(as_typed(path) for path in near if path != folder and holds_run(path))
-    return f"did you mean {' or '.join(list(there)[:_NAMED])}?" if there else ""
+    return f"did you mean {' or '.join(list(there)[:3])}?" if there else ""
 
 
 def shipped_model(word: str | os.PathLike[str]) -> Path | None:

@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 
 from ddpm import data
 from ddpm.data import cache as caches
-from ddpm.data.cache import PreparedImages, prepare_all
-from ddpm.data.folder import is_cached
+from ddpm.data.cache import PreparedImages, is_fresh, prepare_all
 from ddpm.data.images import PrepareImage
 from tests.cli.small_runs import ENVIRONMENT
 from tests.data.pictures import write_images
@@ -118,7 +117,7 @@ def test_only_what_changed_is_decoded_again(folder, decoded, happens, again):
     opened(folder)
     happens(folder)
     decoded.clear()
-    there = is_cached(folder, folder.parent / "cache", image_size=8, channels=None)
+    there = is_fresh(folder, PrepareImage(8, 3), folder.parent / "cache")
     assert (there, decoded) == (happens is CHANGES[0][0], [])
     assert_same(folder)
     assert sorted(decoded) == again

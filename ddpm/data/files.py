@@ -32,7 +32,7 @@ _ONLY_KNOWN = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 # Endings under which JPEGs are written, and which Pillow reads without listing them.
 _MORE_ENDINGS = {".mpo", ".jif", ".jfi", ".pjp", ".pjpeg"}
 _COMMON = (".jpg", ".jpeg", ".png", ".webp", ".tiff", ".tif", ".bmp", ".gif")
-# Without a dot, but nobody's data all the same: of macOS's archives, Windows, Synology, QNAP and Linux.
+# Without a dot, but nobody's data all the same: of macOS's archives, Windows, Synology, QNAP, NetApp and Linux.
 _SYSTEM = {
     "__macosx",
     "$recycle.bin",
@@ -41,7 +41,9 @@ _SYSTEM = {
     "@eadir",
     "#recycle",
     "#snapshot",
+    "~snapshot",
     "@recycle",
+    "@__thumb",
     "@recently-snapshot",
     "lost+found",
 }

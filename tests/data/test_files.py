@@ -46,6 +46,8 @@ ONE_EACH = {  # path below the folder -> why it is left out, None for a picture;
     "lost+found/a.png": HIDDEN,
     "RECYCLER/a.png": HIDDEN,
     "#snapshot/old/a.png": HIDDEN,
+    "~snapshot/daily.0/a.png": HIDDEN,
+    "@__thumb/default/a.png": HIDDEN,
     "@Recently-Snapshot/a.png": HIDDEN,
 }
 

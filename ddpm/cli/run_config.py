@@ -207,9 +207,13 @@ def completed(run_config: RunConfig) -> RunConfig:
     if run_config.data.get("classes") == "folders" and run_config.diffusion.get("class_names") is None:
         names = class_folders(Path(run_config.data["name_or_path"]))
         run_config = run_config.changed("diffusion", class_names=names)
-        run_config = run_config.changed(
-            "network", num_classes=run_config.network.get("num_classes") or len(names)
-        )
+        count = run_config.network.get("num_classes") or len(names)
+        if count != len(names):
+            raise ValueError(
+                f"{run_config.data['name_or_path']} has {len(names)} classes, {', '.join(names)}, but the network has"
+                f" {count} (num_classes): leave that out, or begin with the weights of another model"
+            )
+        run_config = run_config.changed("network", num_classes=count)
     machine: Options = {}
     if torch.cuda.is_available():
         in_memory = known_name(run_config.data.get("name_or_path", "")) == DIGITS

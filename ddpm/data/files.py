@@ -33,20 +33,8 @@ _ONLY_KNOWN = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 _MORE_ENDINGS = {".mpo", ".jif", ".jfi", ".pjp", ".pjpeg"}
 _COMMON = (".jpg", ".jpeg", ".png", ".webp", ".tiff", ".tif", ".bmp", ".gif")
 # Without a dot, but nobody's data all the same: of macOS's archives, Windows, Synology, QNAP, NetApp and Linux.
-_SYSTEM = {
-    "__macosx",
-    "$recycle.bin",
-    "recycler",
-    "system volume information",
-    "@eadir",
-    "#recycle",
-    "#snapshot",
-    "~snapshot",
-    "@recycle",
-    "@__thumb",
-    "@recently-snapshot",
-    "lost+found",
-}
+_SYSTEM = {"__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"}
+_SYSTEM |= {"@eadir", "#recycle", "#snapshot", "~snapshot", "@recycle", "@__thumb", "@recently-snapshot"}
 # What a run puts into its folder that may hold pictures.
 _PARTS_OF_A_RUN = {"samples", CHECKPOINTS, "tensorboard", "prepared"}
 _METRICS = "metrics.jsonl"

@@ -103,19 +103,8 @@ REFUSED_AT_ONCE = [  # words, exit code, what the message says; {run} is a finis
     *[
         (f"sample {{run}} --out {name}", 1, f"--out {name} must end in .png, or be a folder for single PNGs")
         for name in (
-            *(
-                "x.gif",
-                "X.GIF",
-                ".gif",
-                "a/.jpg",
-                "x.jpeg",
-                "x.jfif",
-                "x.heic",
-                "x.avif",
-                "x.tiff",
-                "x.mp4",
-                "x.webm",
-            ),
+            *("x.gif", "X.GIF", ".gif", "a/.jpg", "x.jpeg", "x.jfif", "x.heic", "x.avif", "x.tiff", "x.mp4"),
+            "x.webm",
             *("x.pdf", "x.npz", "x.npy", "x.pt", "x.safetensors", "x.zip", "x.txt", "x.json", "v1.5/x.svg"),
         )
     ],

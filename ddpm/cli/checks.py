@@ -3,20 +3,19 @@
 import os
 from pathlib import Path
 
-from ddpm.data.names import check_name_or_folder, is_path
 from ddpm.io.checkpoint import list_checkpoints, step_of
 from ddpm.io.files import read_json
-from ddpm.io.paths import CONFIG, MODEL, check_folder_name, is_file_name, nearest_there, refuse_run
+from ddpm.io.paths import (
+    CONFIG,
+    MODEL,
+    check_folder_name,
+    is_file_name,
+    nearest_there,
+    refuse_model,
+    refuse_run,
+)
 from ddpm.io.streams import as_typed
 from ddpm.training.recipe import goes_on_by_command
-
-
-def check_data(source: str) -> None:
-    """Refuse what is neither a folder nor the name of a data set; the message has names that are close."""
-    if is_path(source) and not Path(source).is_dir():
-        what = "is a file" if Path(source).exists() else "does not exist"
-        raise NotADirectoryError(f"{source} {what}; give the path of a folder that holds images")
-    check_name_or_folder(source)
 
 
 def check_export(out: Path) -> None:
@@ -42,6 +41,8 @@ def check_folder(folder: Path, source: str, *, go_on: bool = False) -> None:
             f"{folder} already holds a run, up to step {step_of(there[-1])}: {how}; or choose another folder by --out"
         )
     check_writable(folder)
+    if not there:
+        refuse_model(folder)
     if not there and Path(source).is_absolute():
         check_apart(folder, Path(source))
 

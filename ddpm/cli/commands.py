@@ -13,7 +13,7 @@ import typer
 import ddpm
 from ddpm.cli import labels, places, report, runs
 from ddpm.cli.application import Application
-from ddpm.cli.checks import check_data, check_export, check_folder, checked_precisions, prepare_output
+from ddpm.cli.checks import check_export, check_folder, checked_precisions, prepare_output
 from ddpm.cli.options import (
     BatchSize,
     BoundImages,
@@ -33,7 +33,7 @@ from ddpm.cli.places import DataAt, DataRoot, Model, Run
 from ddpm.cli.presets import PRESETS, choose_preset
 from ddpm.cli.report import counted, show
 from ddpm.cli.run_config import completed, with_overrides
-from ddpm.data.names import DIGITS, known_name
+from ddpm.data.names import DIGITS, check_name_or_folder, known_name
 from ddpm.io.checkpoint import list_checkpoints, newest_step
 from ddpm.io.files import json_bytes, write_whole
 from ddpm.io.paths import MODEL, holds_run, locate_model, weights_file
@@ -105,9 +105,8 @@ def train(
     if not go_on or preset is not None or not holds_run(folder):
         run_config, said = runs.with_warm_up_that_fits(run_config, change or [])
     run_config.check_size()
-    check_data(source)
-    if not dry_run:
-        check_folder(folder, source, go_on=go_on)
+    check_name_or_folder(source)
+    check_folder(folder, source, go_on=go_on or dry_run)
 
     from ddpm.cli import cost
 

@@ -1,6 +1,7 @@
 """The command as a whole: errors that a user can mend, and warnings, are told in words."""
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -47,7 +48,9 @@ def _message(error: BaseException) -> str:
         why = str(error) or "MemoryError"
         return f"memory does not suffice: take a smaller network, smaller images or batches ({why})"
     without_number = error.strerror if isinstance(error, OSError) and error.filename is None else None
-    return without_number or str(error) or type(error).__name__
+    text = without_number or str(error) or type(error).__name__
+    # Of a process that loads images torch passes on where it came from, and at the end what it was.
+    return re.split(r"\n[\w.]+: ", text)[-1].strip() if "in DataLoader worker process" in text else text
 
 
 def _warn(text: Warning | str, *_: Any, **__: Any) -> None:

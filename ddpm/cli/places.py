@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from ddpm.cli import report
-from ddpm.cli.checks import check_data, check_writable
+from ddpm.cli.checks import check_writable
 from ddpm.cli.run_config import RunConfig
-from ddpm.data.names import TORCHVISION, known_name
+from ddpm.data.names import TORCHVISION, check_name_or_folder, known_name
 from ddpm.data.names import described as data_described
 from ddpm.io.checkpoint import CHECKPOINTS, list_checkpoints
 from ddpm.io.paths import RUN, expanded, locate_model
@@ -121,7 +121,7 @@ def load_data(run_config: RunConfig, run: Path, command: str) -> Any:
 def check_there(run_config: RunConfig, run: Path, command: str) -> None:
     """Refuse the data of a run that are not where the run has them from."""
     with _told_where(run_config, run, command):
-        check_data(run_config.data["name_or_path"])
+        check_name_or_folder(run_config.data["name_or_path"])
 
 
 @contextlib.contextmanager
@@ -134,6 +134,12 @@ def _told_where(run_config: RunConfig, run: Path, command: str) -> Iterator[None
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
+        # Of a folder that is there, it is a cache that cannot be written.
+        if isinstance(error, OSError) and name is None and Path(source).is_dir():
+            error.add_note(
+                f'Its place is data.cache in {run / RUN}: "prepared" is in the run, null does without.'
+            )
+            raise
         error.add_note(
             f"{run} says that the data are in {where}. If they have moved:"
             f" ddpm {command} {as_typed(run)} {option} FOLDER"

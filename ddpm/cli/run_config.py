@@ -11,7 +11,7 @@ from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, NO_DOWNLOAD, TORCHVISION, known_name
 from ddpm.io.checkpoint import CHECKPOINTS
 from ddpm.io.files import json_bytes, read_json, write_whole
-from ddpm.io.paths import RUN, expanded, holds_run, locate_model, naming_config, read_config, shipped_model
+from ddpm.io.paths import RUN, check_run, expanded, locate_model, naming_config, read_config, shipped_model
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 
@@ -108,22 +108,35 @@ class RunConfig:
 
         options: Options = self.data if train else {**self.data, "augment_horizontal_flip": False}
         if options.get("cache") is not None:
-            options = options | {"cache": self.training_config.results_folder / expanded(options["cache"])}
+            options = options | {"cache": self._within(options["cache"])}
         return load_dataset(**options, train=train)
+
+    def _within(self, cache: str | Path) -> Path:
+        """Where a cache lies: in the run's folder, unless its path is absolute."""
+        return self.training_config.results_folder / expanded(cache)
 
     def local_data(self) -> Any:
         """The training data, or None if they would have to be downloaded first.
 
-        No cache is written: a folder that is to have one is read as fast as with it, but black.
+        No cache is written: a folder that is to have one, and has none of its images as they are, is read as fast as
+        with it, but black.
         """
+        from ddpm.data.cache import is_fresh
         from ddpm.data.datasets import load_dataset, torchvision_dataset
-        from ddpm.data.folder import FolderDataset
+        from ddpm.data.images import PrepareImage
 
-        options = {name: value for name, value in self.data.items() if name != "cache"}
-        if known_name(options["name_or_path"]) not in TORCHVISION:
+        options, name = dict(self.data), known_name(self.data["name_or_path"])
+        if name not in TORCHVISION:
+            cache = options.pop("cache", None)
+            prepare = PrepareImage(options.get("image_size"), options.get("channels", 3))
+            if (
+                cache is None
+                or name
+                or is_fresh(expanded(options["name_or_path"]), prepare, self._within(cache))
+            ):
+                return self.load_data()
             data: Any = load_dataset(**options)
-            cached = isinstance(data, FolderDataset) and self.data.get("cache") is not None
-            return data.as_if_cached() if cached else data
+            return data.as_if_cached()
         name = options.pop("name_or_path")
         try:
             return torchvision_dataset(name, download=False, **options)
@@ -144,17 +157,7 @@ class RunConfig:
             FileNotFoundError: if it is no run, or its images have gone.
             ValueError: if it cannot be read, or takes what only the program has.
         """
-        if not holds_run(folder):
-            what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
-            ships = (
-                ""
-                if shipped_model(str(folder)) is None
-                else (f" (The model {folder} that ships is no run: ddpm sample, export and info take it.)")
-            )
-            raise FileNotFoundError(
-                f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with"
-                f" a checkpoint in it{ships}"
-            )
+        check_run(folder)
         by_program = None if (folder / RUN).is_file() else recipe(folder)
         try:
             return cls._of(read_json(folder / RUN) if by_program is None else by_program)
@@ -204,9 +207,13 @@ def completed(run_config: RunConfig) -> RunConfig:
     if run_config.data.get("classes") == "folders" and run_config.diffusion.get("class_names") is None:
         names = class_folders(Path(run_config.data["name_or_path"]))
         run_config = run_config.changed("diffusion", class_names=names)
-        run_config = run_config.changed(
-            "network", num_classes=run_config.network.get("num_classes") or len(names)
-        )
+        count = run_config.network.get("num_classes") or len(names)
+        if count != len(names):
+            raise ValueError(
+                f"{run_config.data['name_or_path']} has {len(names)} classes, {', '.join(names)}, but the network has"
+                f" {count} (num_classes): leave that out, or begin with the weights of another model"
+            )
+        run_config = run_config.changed("network", num_classes=count)
     machine: Options = {}
     if torch.cuda.is_available():
         in_memory = known_name(run_config.data.get("name_or_path", "")) == DIGITS

@@ -21,6 +21,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from ddpm.checks import check_image_size
+from ddpm.data.files import find_images
 from ddpm.data.images import PrepareImage, read_sized
 from ddpm.data.looking import Look, look_at
 from ddpm.io.files import json_bytes, naming_file, read_json, sha256, write_whole
@@ -68,7 +69,7 @@ def prepare_all(
         OSError: if the cache cannot be written; the one before stays.
     """
     shape = _shape(prepare)
-    index = cache / f"{'x'.join(map(str, shape))}.json"
+    index = _index(cache, prepare)
     with naming_file(cache, "the cache of images ", _INSTEAD):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / ".lock"):
@@ -81,6 +82,17 @@ def prepare_all(
             errno.EIO, f"the cache of images {cache} cannot be read as it was written; do without it"
         )
     return saved.looks, saved.pixels
+
+
+def is_fresh(root: Path, prepare: PrepareImage, cache: Path) -> bool:
+    """Whether a cache has all images below a folder as they are now, so that `prepare_all` would write nothing."""
+    saved = _read(_index(cache, prepare), root, _shape(prepare))
+    return not _is_stale(saved, {path: _stamp(path) for path in find_images(root).images}, prepare, root)
+
+
+def _index(cache: Path, prepare: PrepareImage) -> Path:
+    """The file that says what the cache has of this size."""
+    return cache / f"{'x'.join(map(str, _shape(prepare)))}.json"
 
 
 def _is_stale(saved: _Saved, stamps: dict[Path, list[int]], prepare: PrepareImage, root: Path) -> bool:

@@ -25,29 +25,23 @@ ENDING = "with another ending than pictures have"
 AGAIN = "a folder that is read already"
 NOWHERE = "a link that leads nowhere"
 SPECIAL = "no regular file"
+EMPTY = "empty"
 
 # Pillow knows these by their first bytes and cannot decode them, WMF outside of Windows.
 _ONLY_KNOWN = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 # Endings under which JPEGs are written, and which Pillow reads without listing them.
 _MORE_ENDINGS = {".mpo", ".jif", ".jfi", ".pjp", ".pjpeg"}
 _COMMON = (".jpg", ".jpeg", ".png", ".webp", ".tiff", ".tif", ".bmp", ".gif")
-# Without a dot, but nobody's data all the same: of macOS's archives, Windows, Synology, QNAP and Linux.
-_SYSTEM = {
-    "__macosx",
-    "$recycle.bin",
-    "recycler",
-    "system volume information",
-    "@eadir",
-    "#recycle",
-    "#snapshot",
-    "@recycle",
-    "@recently-snapshot",
-    "lost+found",
-}
+# Without a dot, but nobody's data all the same: of macOS's archives, Windows, Synology, QNAP, NetApp and Linux.
+_SYSTEM = {"__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"}
+_SYSTEM |= {"@eadir", "#recycle", "#snapshot", "~snapshot", "@recycle", "@__thumb", "@recently-snapshot"}
 # What a run puts into its folder that may hold pictures.
 _PARTS_OF_A_RUN = {"samples", CHECKPOINTS, "tensorboard", "prepared"}
 _METRICS = "metrics.jsonl"
+# Sub-folders of these names are the parts that data were divided into, and no classes.
+_PARTS_OF_DATA = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _NAMED = 3  # files of one kind in a message
+_NAMED_ENDINGS = 10  # of what the web gives there are as many as files, such as .jpg?w=640
 
 
 @dataclass
@@ -90,7 +84,7 @@ def class_folders(folder: Path, images: Sequence[Path] | None = None) -> list[st
     """The sub-folders that hold pictures, at any depth, in order; `images` are all of them, if they are known.
 
     Raises:
-        ValueError: if there is none, or a picture lies beside them.
+        ValueError: if there is none or one alone, a picture lies beside them, or they are a training and a test part.
     """
     images = find_images(folder).images if images is None else images
     outside = [path.name for path in images if path.parent == folder]
@@ -100,7 +94,15 @@ def class_folders(folder: Path, images: Sequence[Path] | None = None) -> list[st
             f"where sub-folders are classes, every image of {folder} has to lie in one, but {what}: move them, or do"
             " without classes"
         )
-    return sorted({path.relative_to(folder).parts[0] for path in images})
+    names = sorted({path.relative_to(folder).parts[0] for path in images})
+    if len(names) == 1 or {name.lower() for name in names} <= _PARTS_OF_DATA:
+        what = "the only one with images" if len(names) == 1 else "the parts of a data set"
+        below = max(names, key=lambda name: name.lower().startswith("train"))
+        raise ValueError(
+            f"the sub-folders of {folder} are to be classes, but {' and '.join(names)} would be {what}: give the folder"
+            f" whose sub-folders are the classes, such as {folder / below}, or do without classes"
+        )
+    return names
 
 
 @dataclass
@@ -128,17 +130,16 @@ class _Search:
         """Take what lies in one folder; returns the folders in it. A `reason` leaves out all of them."""
         with os.scandir(folder) as listing:
             entries = list(listing)
+        names = {entry.name for entry in entries}
+        is_run = not reason and _is_run(folder, names)
         if not reason:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in self.seen:
                 self.found.left_out[folder] = AGAIN
                 return []
             self.seen.add((status.st_dev, status.st_ino))
-            is_run = _is_run(folder, {entry.name for entry in entries})
-            if is_run and folder != self.root:
-                reason = OF_A_RUN
-        else:
-            is_run = False
+            if folder != self.root:
+                reason = self.reason_for_all(folder, names, is_run=is_run)
         folders = []
         for entry in entries:
             path, why = folder / entry.name, reason or _why_left_out(entry, in_a_run=is_run)
@@ -151,6 +152,12 @@ class _Search:
             else:
                 self.take(path, why, kind)
         return folders
+
+    def reason_for_all(self, folder: Path, names: set[str], *, is_run: bool) -> str:
+        """The reason to leave out all that lies in a folder, or none; a folder with nothing to be seen is named."""
+        if all(name.startswith(".") for name in names):
+            self.found.left_out[folder] = EMPTY
+        return OF_A_RUN if is_run else ""
 
     def take(self, path: Path, why: str, kind: str) -> None:
         """Take or leave out one file."""
@@ -220,9 +227,10 @@ def _by_ending(paths: list[Path], folder: Path) -> str:
     """How many files there are of each ending, with the first of each."""
     counts = Counter(path.suffix.lower() for path in paths)
     first = {path.suffix.lower(): path.relative_to(folder) for path in reversed(paths)}
-    return ", ".join(
-        f"{count} {ending or 'without an ending'} ({first[ending]})" for ending, count in counts.most_common()
-    )
+    common = counts.most_common(_NAMED_ENDINGS)
+    said = [f"{count} {ending or 'without an ending'} ({first[ending]})" for ending, count in common]
+    others = len(counts) - len(common)
+    return ", ".join(said) + (f" and {others} other endings" if others else "")
 
 
 def _advice(paths: list[Path]) -> str:

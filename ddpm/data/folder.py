@@ -175,8 +175,9 @@ def _found(folder: Path, word: str | Path) -> files.Found:
     found = files.find_images(folder)
     if not found.images:
         left_out = files.described(found, folder)
+        count = sum(why != files.EMPTY for why in found.left_out.values())
         raise ValueError(
-            f"{folder} holds no image: none of its {len(found.left_out)} files ends in one of"
+            f"{folder} holds no image: none of its {count} files ends in one of"
             f" {' '.join(files.picture_endings())}{left_out and f' (left out: {left_out})'}"
         )
     return found

@@ -212,7 +212,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError(
             f"pixels of mode {image.mode} from {lowest:g} to {highest:g} have no known black and white"
         )
-    if 0 < highest <= 255:
+    # Eight bits in sixteen, or a camera's twelve.
+    if 0 < highest <= 4095:
         warnings.warn(f"16-bit pixels of at most {highest} are almost black: taken as they are", stacklevel=2)
     return Image.fromarray(np.round(pixels / _GREYS_16_PER_8).astype(np.uint8))
 

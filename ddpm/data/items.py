@@ -67,7 +67,8 @@ def to_label(others: Sequence[Any], index: int, num_classes: int) -> int:
     if not others:
         raise ValueError(
             "the network takes class labels (num_classes), so the data set must give pairs (image, label), but"
-            f" item {index} is an image alone"
+            f" item {index} is an image alone; where the sub-folders of a folder are the classes:"
+            ' image_folder(…, classes="folders"), or --classes folders in the command'
         )
     try:
         label = operator.index(others[0])

@@ -50,7 +50,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def check_name_or_folder(name_or_path: str | Path) -> None:
-    """Refuse a word that is neither the name of a data set nor a folder, with the names that are close.
+    """Refuse what is neither the name of a data set nor a folder; for a word with the names that are close.
 
     A name beside a folder of that name, unless that is a run's, is a warning, which says how to mean the folder.
     """
@@ -64,7 +64,10 @@ def check_name_or_folder(name_or_path: str | Path) -> None:
             f" the folder write .{os.sep}{name_or_path}",
             stacklevel=1,
         )
-    if not (is_path(name_or_path) or name or folder.is_dir()):
+    if not (name or folder.is_dir()):
+        if is_path(name_or_path) or folder.is_file():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise NotADirectoryError(f"{folder} {what}; give the path of a folder that holds images")
         hint = suggestion(str(name_or_path), _BY_WORD.values())
         raise ValueError(f"there is no folder {str(name_or_path)!r} and no data set of that name{hint}")
 

@@ -165,7 +165,8 @@ def newest_good_folder(run: Path) -> Path:
                 warnings.warn(f"{problem}; {folder.name}, the one before it, is used", stacklevel=3)
             return folder
     raise DamagedCheckpointError(
-        f"every checkpoint in {run} is damaged: {'; '.join(problems)}; delete {run / CHECKPOINTS} to begin again"
+        f"every checkpoint in {run} is damaged: {'; '.join(problems)}; if it was copied, copy it again; or delete"
+        f" {run / CHECKPOINTS} to begin again"
     )
 
 

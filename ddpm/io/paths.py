@@ -24,6 +24,7 @@ from typing import Any
 from ddpm.checks import check_choice
 from ddpm.io.checkpoint import CHECKPOINTS, CHECKSUMS, list_checkpoints, newest_good_folder, step_of
 from ddpm.io.files import read_json
+from ddpm.io.streams import as_typed
 
 MODEL = "model.safetensors"
 EMA = "ema.safetensors"
@@ -116,6 +117,39 @@ def refuse_run(folder: Path) -> None:
         )
 
 
+def refuse_model(folder: Path) -> None:
+    """Refuse to begin a run in the folder of a model, which would be taken for the run's."""
+    if (folder / MODEL).is_file() and (folder / CONFIG).is_file():
+        raise FileExistsError(
+            f"{folder} holds a model, which would be taken in place of the run's; choose another folder, or delete"
+            f" {MODEL} and {CONFIG} there"
+        )
+
+
+def check_run(folder: Path) -> None:
+    """Refuse what is not the folder of a run, with the runs that are near."""
+    if holds_run(folder):
+        return
+    what = f"holds no {RUN}" if folder.is_dir() else "is not a folder"
+    hint = (near := runs_near(folder)) and f" ({near})"
+    if shipped_model(str(folder)) is not None:
+        hint += f" (The model {folder} that ships is no run: ddpm sample, export and info take it.)"
+    raise FileNotFoundError(
+        f"{folder} {what}: give the folder of a run that `ddpm train` began, or a program's run with a checkpoint in"
+        f" it{hint}"
+    )
+
+
+def runs_near(folder: Path) -> str:
+    """For a message: the runs that may be meant by a folder that is none: around it, in it, of a like name, in runs."""
+    beside = {path.parent.name: path.parent for path in folder.parent.glob(f"*/{RUN}")}
+    near = [*folder.parents[:3], Path("runs", folder.name)]
+    near += [beside[name] for name in difflib.get_close_matches(folder.name, beside)]
+    near += sorted(path.parent for path in folder.glob(f"*/{RUN}"))
+    there = dict.fromkeys(as_typed(path) for path in near if path != folder and holds_run(path))
+    return f"did you mean {' or '.join(list(there)[:3])}?" if there else ""
+
+
 def shipped_model(word: str | os.PathLike[str]) -> Path | None:
     """The folder of the model that ships under this name, in whatever spelling; None for a path or another word."""
     return None if is_path(word) else _shipped().get(canonical(os.fspath(word)))
@@ -178,8 +212,11 @@ def _in_folder(folder: Path, word: str) -> FoundModel:
         what = f"it holds {there.pop()} alone"
     else:
         what = "a run without a checkpoint yet" if (folder / RUN).is_file() else "it holds neither"
+    what += _reader_of(folder, word)
+    if word and (near := runs_near(folder)):
+        what += f"; {near}"
     raise FileNotFoundError(
-        f"no model at {word!r} ({what}{_reader_of(folder, word)}): give a folder that holds {CONFIG} and {MODEL}, the"
+        f"no model at {word!r} ({what}): give a folder that holds {CONFIG} and {MODEL}, the"
         f" folder of a run, or one of the models that ship{_suggestion(folder.name)}: {', '.join(_names()) or 'none'}"
     )
 

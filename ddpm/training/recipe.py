@@ -30,7 +30,8 @@ def recipe(run: Path) -> dict[str, Any]:
         raise ValueError(f"{run} has a loss weighting of its program's own, so {_BY_PROGRAM}")
     if not source.is_absolute() and not source.is_dir():
         raise ValueError(
-            f"{run} was given a {source} by its program, not a folder of images, so {_BY_PROGRAM}"
+            f"{run} was given a {source} by its program, not a folder of images, so {_BY_PROGRAM}; if `ddpm train`"
+            f" began it, its {RUN} was lost: copy it there, too"
         )
     data = {"name_or_path": str(source.absolute()), "image_size": config["diffusion"].get("image_size")}
     data |= {"channels": config["network"].get("channels")}

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from ddpm.checks import check_whole
 from ddpm.io import checkpoint as checkpoints
-from ddpm.io.paths import check_folder_name
+from ddpm.io.paths import check_folder_name, refuse_model
 from ddpm.training import spawning
 from ddpm.training.config import TrainingConfig
 from ddpm.training.metrics_logger import METRICS
@@ -77,6 +77,8 @@ def refuse_used(folder: Path, step: int, *, continued: bool) -> None:
     The trainer stands at `step`; the run is `continued` if it wrote or loaded the checkpoints that are there.
     """
     there = checkpoints.list_checkpoints(folder)
+    if not there:
+        refuse_model(folder)
     later = [path for path in there if checkpoints.step_of(path) > step]
     if any(map(checkpoints.is_good, later)) or (there and not continued):
         raise FileExistsError(

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a request: finish the step, save, and only then go."""
+"""Ctrl-C, SIGTERM, a closed terminal, a scheduler's warning as a request: finish the step, save, and only then go."""
 
 import contextlib
 import signal
@@ -11,14 +11,18 @@ from typing import Any
 from ddpm.io.streams import say
 
 NOTICE = "\nStopping after this step, with a checkpoint. Once more stops at once."
-# SIGHUP, which Windows does not have, comes when the terminal is closed or its connection lost.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+# SIGHUP comes when the terminal is closed or its connection lost; SIGUSR1 and SIGUSR2 before the time of a job ends,
+# where its scheduler was asked to (Slurm's --signal, Grid Engine's -notify); SIGXCPU when its processor time does.
+# Windows has none of these.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_ALWAYS_HEARD = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
     """While it is entered, the first of the `SIGNALS` is only remembered; a second one ends the program at once.
 
-    A SIGHUP that the program ignores, as under nohup, stays ignored.
+    But for Ctrl-C and SIGTERM, a signal that the program ignores, as under nohup, or takes itself is left alone.
 
     Attributes:
         received: the signal that came, or None.
@@ -32,8 +36,7 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         """Listen, if this is the main thread: no other may."""
         if threading.current_thread() is threading.main_thread():
-            hangup = getattr(signal, "SIGHUP", None)
-            heard = [n for n in SIGNALS if n != hangup or signal.getsignal(n) is not signal.SIG_IGN]
+            heard = [n for n in SIGNALS if n in _ALWAYS_HEARD or signal.getsignal(n) is signal.SIG_DFL]
             self._handlers_before = {number: signal.signal(number, self._remember) for number in heard}
         return self
 

@@ -177,7 +177,8 @@ class Trainer(Configured):
         machine it ends with the same weights, bit for bit, as if it had never stopped; a GPU needs
         `deterministic=True` for that.
 
-        Ctrl-C, SIGTERM and a terminal that closes (SIGHUP) end the run after the current step, with a checkpoint.
+        Ctrl-C, SIGTERM, a terminal that closes (SIGHUP) and a scheduler's warning (SIGUSR1, SIGUSR2, SIGXCPU) end the
+        run after the current step, with a checkpoint.
 
         Raises:
             FileExistsError: if the folder already holds a run, or another program is training in it.

@@ -194,6 +194,26 @@ def test_the_names_of_a_data_set_go_with_the_model(tmp_path):
     assert with_class_names(RunConfig(), ours, images).diffusion["class_names"] == list("abcdefghij")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--set", "network.num_classes=5"],
+            "has 2 classes, Big dogs, cats, but the network has 5 (num_classes)",
+        ),
+        (
+            ["--from", "fashion-mnist-classes"],
+            "has 2 classes, Big dogs, cats, but the network has 10 (num_clas",
+        ),
+    ],
+)
+def test_a_network_has_as_many_classes_as_the_folder(ddpm, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    folder = classed_pictures(tmp_path / "pictures")
+    _, err = ddpm("train", folder, "--classes", "folders", "--image-size", 8, *options, code=1)
+    assert message in err
+
+
 def test_classes_are_for_folders_and_every_image_in_one(ddpm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():

@@ -9,11 +9,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from ddpm import Trainer, load_pretrained
 from ddpm.cli import cost
 from ddpm.cli.places import absolute
 from ddpm.cli.run_config import RunConfig
+from ddpm.data import folder
 from ddpm.training.recipe import how_to_resume
 from tests.cli.small_runs import SMALL, everything_in
 from tests.data.pictures import write_mnist
@@ -97,6 +100,14 @@ REFUSED = [  # words, what lies here, what is said
     ("evaluate digits", "", "(The model digits that ships is no run: ddpm sample, export and info take it.)"),
     ("resume digits", "", "digits is not a folder: give the folder of a run that `ddpm train` began"),
     ("resume digits", "digits/a.png", "digits holds no run.json: give the folder of a run"),
+    (
+        "resume digits",
+        "runs/digits/run.json",
+        "a checkpoint in it (did you mean runs/digits?) (The model digits ",
+    ),
+    ("evaluate runs/digist", "runs/digits/run.json", "with a checkpoint in it (did you mean runs/digits?)"),
+    ("info runs", "runs/a b/run.json", "'runs' (it holds neither; did you mean 'runs/a b'?)"),
+    ("train x.zip", "x.zip", "x.zip is a file; give the path of a folder that holds images"),
     ("train ./digits", "", "digits does not exist; give the path of a folder that holds images"),
     ("train digits/", "digits", "digits is a file; give the path of a folder that holds images"),
     (
@@ -113,7 +124,7 @@ def test_what_is_not_there_is_refused_and_nothing_stands_in_for_it(
 ):
     monkeypatch.chdir(tmp_path)
     if lies:
-        (tmp_path / lies).parent.mkdir(exist_ok=True)
+        (tmp_path / lies).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / lies).write_text("{}")
     before = everything_in(tmp_path)
     _, err = ddpm(*words.split(), code=1)
@@ -142,6 +153,22 @@ def test_an_empty_word_is_no_folder(ddpm, here, words):
     assert "it is empty, as an unset variable of a script would be" in ddpm(*words, code=2)[1]
     assert "the data are an empty word" in ddpm("train", "", code=1)[1]
     assert everything_in(here) == before
+
+
+def test_a_run_is_not_begun_where_a_model_lies(ddpm, tmp_path):
+    """Which would be taken in place of the run's, by `ddpm sample` and all others."""
+    folder = tmp_path / "model"
+    ddpm("export", "digits", folder)
+    before = everything_in(folder)
+    for options in ([], ["--dry-run"], ["--resume"]):
+        _, err = ddpm("train", "digits", "--out", folder, *options, code=1)
+        assert f"error: {folder} holds a model, which would be taken in place of the run's" in err
+    trainer = Trainer(
+        load_pretrained(folder), torch.rand(16, 1, 8, 8), train_num_steps=1, results_folder=folder
+    )
+    with pytest.raises(FileExistsError, match="holds a model, which would be taken in place of the run's"):
+        trainer.train()
+    assert everything_in(folder).items() - before.items() <= {(folder / ".lock", b"")}
 
 
 def test_a_model_is_not_written_into_a_run(ddpm, run):
@@ -368,20 +395,42 @@ def test_a_run_that_lies_among_its_images_goes_on_and_learns_from_none_of_its_sa
     assert "images was" not in err
 
 
+@pytest.mark.parametrize("other", ["prepared", None])
+@pytest.mark.parametrize("words", ["resume run --steps 5", "evaluate run -n 4 --bound-images 0"])
+def test_a_cache_that_this_machine_cannot_write_is_told_where_it_stands(
+    ddpm, tmp_path, monkeypatch, words, other
+):
+    """And not that the images may have moved."""
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "photos", 9)
+    ddpm("train", "./photos", *EIGHT, "--out", "run", "--set", f"data.cache={tmp_path}/scratch")
+    shutil.rmtree("scratch")
+    Path("scratch").touch()
+    _, err = ddpm(*words.split(), code=1)
+    assert err.startswith(f"error: the cache of images {tmp_path}/scratch cannot be written")
+    assert err.endswith('data.cache in run/run.json: "prepared" is in the run, null does without.\n')
+    config = json.loads(Path("run/run.json").read_text())
+    Path("run/run.json").write_text(json.dumps(config | {"data": config["data"] | {"cache": other}}))
+    ddpm(*words.split())
+
+
 def test_a_dry_run_times_what_is_left_of_a_run_and_reads_as_from_its_cache(ddpm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "photos", 9)
     ddpm("train", "./photos", *EIGHT, "--cache", "--out", "run")
     timed, before = [], everything_in(tmp_path)
     monkeypatch.setattr(cost, "loading_seconds", lambda batches, _: timed.append(batches.dataset) or 0.0)
-    for words in (["--resume"], ["--cache", "--resume"], ["--cache"], []):
+    decode, decoded = folder.read_sized, []
+    monkeypatch.setattr(folder, "read_sized", lambda *given: decoded.append(given) or decode(*given))
+    for words in (["--resume"], ["--cache", "--resume"], ["--cache"], ["--cache", "--out", "new"], []):
         out, _ = ddpm("train", "./photos", *EIGHT, "--steps", "6", "--out", "run", "--dry-run", *words)
         assert ("for 16 images that are left (" if "--resume" in words else "for 48 images (") in out
+        assert bool(decoded) == ("new" in words or not words)  # where there is no cache, or none is read
     out, _ = ddpm("train", "./photos", *EIGHT, "--out", "run", "--dry-run", "--resume")
     assert "for 0 images that are left (" in out
     assert everything_in(tmp_path) == before
-    monkeypatch.setattr("ddpm.data.folder.read_sized", None)
-    *cached, plain = timed[:4]
+    monkeypatch.setattr(folder, "read_sized", None)
+    *cached, plain = timed[:5]
     for dataset in cached:
         assert len(dataset) == 9
         assert [image.shape for image in dataset.__getitems__([8, 0])] == [(3, 8, 8)] * 2

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ddpm import data
 from ddpm.data import cache as caches
-from ddpm.data.cache import PreparedImages, prepare_all
+from ddpm.data.cache import PreparedImages, is_fresh, prepare_all
 from ddpm.data.images import PrepareImage
 from tests.cli.small_runs import ENVIRONMENT
 from tests.data.pictures import write_images
@@ -117,6 +117,8 @@ def test_only_what_changed_is_decoded_again(folder, decoded, happens, again):
     opened(folder)
     happens(folder)
     decoded.clear()
+    there = is_fresh(folder, PrepareImage(8, 3), folder.parent / "cache")
+    assert (there, decoded) == (happens is CHANGES[0][0], [])
     assert_same(folder)
     assert sorted(decoded) == again
     files = {path.suffix for path in (folder.parent / "cache").iterdir() if path.name != ".lock"}

@@ -46,6 +46,8 @@ ONE_EACH = {  # path below the folder -> why it is left out, None for a picture;
     "lost+found/a.png": HIDDEN,
     "RECYCLER/a.png": HIDDEN,
     "#snapshot/old/a.png": HIDDEN,
+    "~snapshot/daily.0/a.png": HIDDEN,
+    "@__thumb/default/a.png": HIDDEN,
     "@Recently-Snapshot/a.png": HIDDEN,
 }
 
@@ -61,11 +63,23 @@ def test_each_file_is_taken_or_left_out_for_its_reason(tmp_path, name, reason):
     assert (name in said and reason in said) if reason else said == ""
 
 
-@pytest.mark.parametrize("name", [".DS_Store", ".git/objects/ab", "Thumbs.db.d/.x", ".cache/notes.txt"])
+@pytest.mark.parametrize("name", [".DS_Store", ".git/objects/ab", ".cache/notes.txt"])
 def test_what_is_hidden_and_no_picture_is_no_news(tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_bytes(b"anything")
     assert find_images(tmp_path).left_out == {}
+
+
+@pytest.mark.parametrize("name", ["bird", "bird/.DS_Store", "bird/.keep", "bird/.thumbnails/x", "deep/bird"])
+def test_a_folder_with_nothing_to_be_seen_in_it_is_named(tmp_path, name):
+    """What a download that broke off leaves."""
+    write_images(tmp_path, ["cat/a.png"])
+    (tmp_path / name).mkdir(parents=True)
+    found = find_images(tmp_path)
+    bird = name[: name.index("bird") + 4]
+    assert found.left_out == {tmp_path / bird: files.EMPTY}
+    assert files.described(found, tmp_path) == f"1 empty: {bird}"
+    assert find_images(tmp_path / bird).left_out == {}
 
 
 def test_a_hidden_folder_may_be_asked_for(tmp_path):
@@ -186,23 +200,8 @@ def test_endings_are_all_that_pillow_reads():
     assert {known[ending] for ending in passed_over} == {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
-WRITTEN = [
-    "jpg",
-    "png",
-    "webp",
-    "tiff",
-    "bmp",
-    "gif",
-    "jfif",
-    "jpe",
-    "ppm",
-    "pgm",
-    "pcx",
-    "tga",
-    "sgi",
-    "ico",
-]
-WRITTEN += ["icns", "jp2", "dds", "dib", "qoi", "apng", "avif", "mpo", "pjpeg"]
+WRITTEN = ["jpg", "png", "webp", "tiff", "bmp", "gif", "jfif", "jpe", "ppm", "pgm", "pcx", "tga"]
+WRITTEN += ["sgi", "ico", "icns", "jp2", "dds", "dib", "qoi", "apng", "avif", "mpo", "pjpeg"]
 
 
 @pytest.mark.parametrize("ending", WRITTEN)
@@ -250,3 +249,11 @@ def test_a_message_counts_what_it_does_not_name(tmp_path):
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert len(dataset.left_out) == 13
+
+
+def test_a_message_does_not_name_as_many_endings_as_the_web_has(tmp_path):
+    write_images(tmp_path, ["a.png"])
+    for number in range(99):
+        (tmp_path / f"a.jpg?w={number}").touch()
+    with pytest.warns(UserWarning, match=r": 99 with another .* \(a\.jpg\?w=17\) and 89 other endings$"):
+        data.image_folder(tmp_path, 8)

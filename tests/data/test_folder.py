@@ -200,9 +200,29 @@ def test_sub_folders_are_classes(tmp_path, cached):
 
 
 @pytest.mark.parametrize(
+    "names", [["train/1.png", "bus/1.png"], ["test/1.png", "a/1.png"], ["0/1.png", "1/1.png"]]
+)
+def test_a_class_may_be_called_as_a_part_is(tmp_path, names):
+    write_images(tmp_path, names)
+    dataset = data.image_folder(tmp_path, 8, classes="folders")
+    assert dataset.classes == sorted(name[:-6] for name in names)
+
+
+@pytest.mark.parametrize(
     ("names", "classes", "message"),
     [
         (["a/1.png", "2.png"], "folders", r"has to lie in one, but 1 lie in .* itself, such as 2\.png: move"),
+        (
+            ["celeba/celeba/1.png"],
+            "folders",
+            r"but celeba would be the only one with images: give .*/celeba, or",
+        ),
+        (
+            ["test/a/1.png", "train/a/1.png"],
+            "folders",
+            r"test and train would be the parts .* as .*/train, or",
+        ),
+        (["Test/1.png", "TRAIN/1.png", "val/1.png"], "folders", r"such as .*/TRAIN, or do without classes"),
         (["a/1.png"], "labels", "unknown classes 'labels'; choose one of 'folders'"),
     ],
 )

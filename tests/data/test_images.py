@@ -277,9 +277,10 @@ def test_the_orientation_of_an_uncompressed_tiff_of_any_mode_is_respected(tmp_pa
     assert np.array_equal(grid(read_one(tmp_path, (6, 9), channels=1)), grey)
 
 
-def test_sixteen_bits_that_hold_eight_are_warned_of(tmp_path):
-    Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(tmp_path / "x.png")
-    with pytest.warns(UserWarning, match="16-bit pixels of at most 255 are almost black"):
+@pytest.mark.parametrize("highest", [255, 1023, 4095])
+def test_sixteen_bits_that_hold_eight_or_a_camera_s_twelve_are_warned_of(tmp_path, highest):
+    Image.fromarray(np.linspace(0, highest, 256).astype(np.uint16).reshape(16, 16)).save(tmp_path / "x.png")
+    with pytest.warns(UserWarning, match=f"16-bit pixels of at most {highest} are almost black"):
         read_image(tmp_path / "x.png")
 
 

@@ -211,7 +211,7 @@ def test_a_data_set_made_of_tensors_with_items_of_its_own_keeps_them():
 WRONG_TENSORS = [
     ((torch.zeros(4, 1, 3, 2),), None, r"is \(1, 3, 2\)"),
     ((torch.zeros(4, 1, 2, 2, dtype=torch.int64),), None, "is of type torch.int64"),
-    ((torch.zeros(4, 1, 2, 2),), 3, "item 0 is an image alone"),
+    ((torch.zeros(4, 1, 2, 2),), 3, "item 0 is an image alone; .* or --classes folders"),
     ((torch.zeros(4, 1, 2, 2), torch.eye(4)), 4, "one-hot"),
     ((torch.zeros(4, 1, 2, 2), torch.zeros(4)), 4, r"the label tensor\(0\.\)"),
     ((torch.zeros(4, 1, 2, 2), torch.full((4,), 3)), 3, "has the label 3"),

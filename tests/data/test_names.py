@@ -69,9 +69,9 @@ CHECKED = [  # word, what lies here, what a warning or an error says
     ("digits", [], None),
     ("cifar-10", [], None),
     ("pictures", ["pictures"], None),
-    ("./anything", [], None),
-    (Path("anything"), [], None),
-    ("~/anything", [], None),
+    ("./anything", ["anything"], None),
+    (Path("anything"), ["anything"], None),
+    ("~/anything", ["anything"], None),
     ("./celeba", ["celeba"], None),
     (Path("celeba"), ["celeba"], None),
     (
@@ -94,6 +94,7 @@ CHECKED = [  # word, what lies here, what a warning or an error says
 @pytest.mark.parametrize(("word", "here", "message"), CHECKED)
 def test_a_name_goes_before_a_folder_and_says_so(tmp_path, monkeypatch, word, here, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name in here:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch() if name.endswith("json") else (tmp_path / name).mkdir()
@@ -110,11 +111,16 @@ def test_a_name_goes_before_a_folder_and_says_so(tmp_path, monkeypatch, word, he
     [
         ("cifar", r"no folder 'cifar' and no data set of that name \(did you mean CIFAR10"),
         ("", "the data are an empty word: give the name of a data set or the path of a folder"),
+        ("./gone", "gone does not exist; give the path of a folder that holds images"),
+        (Path("digits"), "digits does not exist; give the path of a folder that holds images"),
+        ("./x.zip", "x.zip is a file; give the path of a folder that holds images"),
+        ("x.zip", "x.zip is a file; give the path of a folder that holds images"),
     ],
 )
 def test_other_words_are_refused(tmp_path, monkeypatch, word, message):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    (tmp_path / "x.zip").touch()
+    with pytest.raises((ValueError, NotADirectoryError), match=message):
         check_name_or_folder(word)
 
 

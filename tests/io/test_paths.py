@@ -156,6 +156,10 @@ REFUSED = [  # word, what lies here, what the message says
         ["a/config.json", "a/diffusion_pytorch_model.fp16.safetensors"],
         r"\(it holds config.json alone; load_diffusers_unet reads the network of diffusers there\)",
     ),
+    ("pics", ["pics/a.png", "runs/pics/run.json"], r"\(it holds neither; did you mean runs/pics\?\)"),
+    ("runs/pisc", ["runs/pics/run.json"], r"load_diffusers_pipeline fetches it; did you mean runs/pics\?\)"),
+    ("runs", ["runs/b/run.json", "runs/a b/run.json"], r"did you mean 'runs/a b' or runs/b\?\)"),
+    ("a/checkpoints/step-4/ema", ["a/run.json", "a/checkpoints/step-4/ema"], r"\(a file; did you mean a\?\)"),
     ("a", ["a/unet_ema/diffusion_pytorch_model.bin"], "neither; load_diffusers_unet reads the network"),
 ]
 

@@ -146,7 +146,8 @@ def test_train_with_resume_refuses_where_nothing_is_whole(tmp_path):
     for path in tmp_path.glob("checkpoints/*/ema.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(
-        DamagedCheckpointError, match=r"every checkpoint in .* is damaged.*delete .* to begin again"
+        DamagedCheckpointError,
+        match=r"every checkpoint in .* is damaged.*copy it again; or delete .* to begin again",
     ):
         trainer(tmp_path).train(resume=True)
 

@@ -150,11 +150,13 @@ def test_resume_after_a_kill_while_a_checkpoint_is_written_ends_the_same(tmp_pat
 
 
 # Ctrl-C without workers is that of test_train_answers_ctrl_c_with_a_checkpoint.
-@pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGTERM, 0), (signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGHUP, 0)]
-)
-def test_train_answers_a_signal_to_the_group_with_a_checkpoint(tmp_path, untouched, number, workers):
+WARNED = [("TERM", 0), ("TERM", 1), ("INT", 1), ("HUP", 0), ("USR1", 1), ("USR2", 0), ("XCPU", 0)]
+
+
+@pytest.mark.parametrize(("name", "workers"), WARNED)
+def test_train_answers_a_signal_to_the_group_with_a_checkpoint(tmp_path, untouched, name, workers):
     """As a terminal and most schedulers send it: to the whole group, the processes that load images included."""
+    number = signal.Signals[f"SIG{name}"]
     process = start(go_on, tmp_path, group=True, num_workers=workers)
     while len(read_metrics(tmp_path)) < 4:
         time.sleep(0.01)
@@ -238,6 +240,18 @@ def test_interrupts_leave_a_hang_up_alone_that_nohup_has_switched_off(ignored):
         assert signal.getsignal(signal.SIGHUP) == (signal.SIG_IGN if ignored else signal.SIG_DFL)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGHUP])
+def test_interrupts_leave_a_signal_to_the_program_that_takes_it(number):
+    heard = []
+    before = signal.signal(number, lambda *_: heard.append(number))
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(number)
+        assert (interrupts.received, heard) == (None, [number])
+    finally:
+        signal.signal(number, before)
 
 
 def test_train_leaves_a_checkpoint_when_its_terminal_goes(tmp_path):

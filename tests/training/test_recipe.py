@@ -142,7 +142,7 @@ def with_spoilt_words(folder: Path, images: Path) -> None:
         (
             by_data_set,
             ValueError,
-            r"was given a TensorDataset by its program, not a folder .* there, trainer\.train\(",
+            r"given a TensorDataset by its program, not a folder .* there, trainer\.train\(.* its run\.json was lost",
         ),
         (
             by_network,

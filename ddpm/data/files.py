@@ -84,7 +84,7 @@ def class_folders(folder: Path, images: Sequence[Path] | None = None) -> list[st
     """The sub-folders that hold pictures, at any depth, in order; `images` are all of them, if they are known.
 
     Raises:
-        ValueError: if there is none or one alone, a picture lies beside them, or they are a training and a test part.
+        ValueError: if there is none, a picture lies beside them, or they are no classes but parts of the data, or around all.
     """
     images = find_images(folder).images if images is None else images
     outside = [path.name for path in images if path.parent == folder]
@@ -95,8 +95,10 @@ def class_folders(folder: Path, images: Sequence[Path] | None = None) -> list[st
             " without classes"
         )
     names = sorted({path.relative_to(folder).parts[0] for path in images})
-    if len(names) == 1 or {name.lower() for name in names} <= _PARTS_OF_DATA:
-        what = "the only one with images" if len(names) == 1 else "the parts of a data set"
+    # One class alone is one, but not a folder around all of them.
+    around = len(names) == 1 and not any(path.parent == folder / names[0] for path in images)
+    if around or {name.lower() for name in names} <= _PARTS_OF_DATA:
+        what = "the only one" if len(names) == 1 else "the parts of a data set"
         below = max(names, key=lambda name: name.lower().startswith("train"))
         raise ValueError(
             f"the sub-folders of {folder} are to be classes, but {' and '.join(names)} would be {what}: give the folder"

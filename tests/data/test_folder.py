@@ -200,7 +200,8 @@ def test_sub_folders_are_classes(tmp_path, cached):
 
 
 @pytest.mark.parametrize(
-    "names", [["train/1.png", "bus/1.png"], ["test/1.png", "a/1.png"], ["0/1.png", "1/1.png"]]
+    "names",
+    [["train/1.png", "bus/1.png"], ["test/1.png", "a/1.png"], ["0/1.png", "1/1.png"], ["cats/1.png"]],
 )
 def test_a_class_may_be_called_as_a_part_is(tmp_path, names):
     write_images(tmp_path, names)
@@ -215,7 +216,7 @@ def test_a_class_may_be_called_as_a_part_is(tmp_path, names):
         (
             ["celeba/celeba/1.png"],
             "folders",
-            r"but celeba would be the only one with images: give .*/celeba, or",
+            r"but celeba would be the only one: give .*/celeba, or",
         ),
         (
             ["test/a/1.png", "train/a/1.png"],

@@ -84,7 +84,7 @@ def class_folders(folder: Path, images: Sequence[Path] | None = None) -> list[st
     """The sub-folders that hold pictures, at any depth, in order; `images` are all of them, if they are known.
 
     Raises:
-        ValueError: if there is none, a picture lies beside them, or they are no classes but parts of the data, or around all.
+        ValueError: if there is none, a picture lies beside them, or they are parts of the data, or one around all.
     """
     images = find_images(folder).images if images is None else images
     outside = [path.name for path in images if path.parent == folder]

@@ -62,6 +62,7 @@ class Trainer(Configured):
         keep_freed_memory()
         diffusion = trainable(diffusion)
         self.diffusion, self.folder_or_dataset = diffusion, folder_or_dataset
+        machine.check_launcher(os.environ, vars(self.config))
         self.accelerator = distributed.this_process()
         kind = diffusion.to(self.accelerator.device).device.type
         self.scaler = distributed.loss_scaler(self.config.mixed_precision, kind)

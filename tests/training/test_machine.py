@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from ddpm.training.config import TrainingConfig
 from ddpm.training.machine import (
     Machine,
     backend,
+    check_launcher,
     copies_without_waiting,
     deterministic_kernels,
     fuses_optimizer,
@@ -19,6 +21,7 @@ from ddpm.training.machine import (
     missing_environment,
     pins_memory,
 )
+from tests import runs
 from tests.runs import spied
 
 MACHINES = [  # the machine, whether the user said CPU; on the CPU?, by which means
@@ -81,6 +84,55 @@ def test_memory_and_copies_and_optimizer_follow_the_device(device, pinned, waits
 )
 def test_missing_environment_is_what_a_deterministic_gpu_needs(device, deterministic, environment, missing):
     assert missing_environment(device, environment, deterministic=deterministic) == missing
+
+
+PLAIN = {"ACCELERATE_USE_CPU": "False", "ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}
+DEFAULTS = vars(TrainingConfig())
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [
+        ({}, {}),
+        (PLAIN, {}),
+        (PLAIN | {"ACCELERATE_USE_FSDP": "false", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}, {}),
+        (PLAIN, {"mixed_precision": "bf16", "compile": True, "gradient_accumulate_every": 4}),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, {"mixed_precision": "bf16"}),
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, {"gradient_accumulate_every": 4}),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, {"compile": True}),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16", "RANK": "1"}, {}),  # once, by the first process
+    ],
+)
+def test_what_accelerate_launch_says_by_default_or_as_the_trainer_passes_in_silence(environment, options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_launcher(environment, DEFAULTS | options)
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_a_network_divided_by_accelerate_launch_is_refused(monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ValueError, match=f"told to use {name}, but a Trainer keeps .* start with `torchrun`"):
+        spied("there")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MIXED_PRECISION", "fp8", "told mixed_precision=fp8, .* mixed_precision='no': change them"),
+        ("GRADIENT_ACCUMULATION_STEPS", "4", "gradient_accumulation_steps=4, .* gradient_accumulate_every=1"),
+        (
+            "DYNAMO_BACKEND",
+            "INDUCTOR",
+            "dynamo_backend=inductor, .* compile=False: .*--set training.compile=…",
+        ),
+    ],
+)
+def test_what_accelerate_launch_was_told_in_vain_is_said(monkeypatch, tmp_path, name, value, message):
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.warns(UserWarning, match=message) as said:
+        spied(tmp_path)
+    assert said[0].filename == runs.__file__
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,6 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
         weights_of(network),
         twin.state_dict(),
         "the network is no longer the Unet that it was built as",
-        look=False,
     )
     check_code(network, f"; or {_BY_HAND}, once your program has built the network")
     if has_own_schedule(diffusion):

@@ -9,7 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ddpm import EDM, P2, DamagedCheckpointError, GaussianDiffusion, MinSNR, load_pretrained, save_pretrained
+from ddpm import (
+    EDM,
+    P2,
+    DamagedCheckpointError,
+    GaussianDiffusion,
+    MinSNR,
+    load_pretrained,
+    save_diffusers_pipeline,
+    save_diffusers_unet,
+    save_pretrained,
+)
 from ddpm.io.checkpoint import list_checkpoints
 from tests import runs
 
@@ -65,6 +75,8 @@ class Other(nn.Module):
     [
         (None, 1e6, torch.float16, "too large for torch.float16: last.bias"),
         (None, 0.0, torch.int8, "floating-point type"),
+        (None, math.nan, None, r"not finite \(NaN\): last.bias; the model diverged in training"),
+        (None, math.inf, torch.float16, r"not finite \(NaN\): last.bias; the model diverged in training"),
         (Other(), 0.0, None, "only a Unet can be saved, but the network is a Other"),
     ],
 )
@@ -74,6 +86,17 @@ def test_save_pretrained_refuses_before_it_writes(tmp_path, network, bias, dtype
     model.network = network or model.network
     with pytest.raises((TypeError, ValueError), match=message):
         save_pretrained(model, tmp_path / "model", dtype=dtype)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "write", [save_diffusers_pipeline, lambda model, to: save_diffusers_unet(model.network, to)]
+)
+def test_weights_that_are_no_numbers_are_not_exported(tmp_path, write):
+    model = runs.model(objective="pred_noise")
+    nn.init.constant_(model.network.last.bias, math.nan)
+    with pytest.raises(ValueError, match=r"not finite \(NaN\): last.bias"):
+        write(model, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -121,9 +144,8 @@ def test_save_pretrained_takes_any_other_name(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("value", [0.25, math.nan])
 def test_load_pretrained_takes_floats_of_any_size_and_no_nan(tmp_path, kind, value):
     model = small_model()
-    nn.init.constant_(model.network.last.bias, value)
     save_pretrained(model, tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = load_file(tmp_path / "model.safetensors") | {"last.bias": torch.tensor([value])}
     save_file({name: tensor.to(kind) for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
     if math.isnan(value):
         with pytest.raises(ValueError, match=r"not finite \(NaN\): last.bias"):

@@ -92,7 +92,7 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
         images, *others = self.dataset.tensors
         if tuple(images.shape[1:]) != self.image_shape or not items.is_image_type(images.dtype):
             return None
-        where = torch.tensor(batch.indices)
+        where = torch.tensor(batch.indices, device="cpu")
         scaled = items.scaled(images[where])
         if self.num_classes is None:
             return scaled, None
@@ -118,13 +118,15 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
                 items.to_image(image, place, self.image_shape, self._prepare)
                 for (image, _), place in zip(pairs, batch.indices, strict=True)
             ]
+        # Where a loader can hand them on, whatever torch's default is.
+        images = torch.stack(images).cpu()
         if self.num_classes is None:
-            return torch.stack(images), None
+            return images, None
         labels = [
             items.to_label(others, place, self.num_classes)
             for (_, others), place in zip(pairs, batch.indices, strict=True)
         ]
-        return torch.stack(images), torch.tensor(labels)
+        return images, torch.tensor(labels, device="cpu")
 
 
 def open_batches(

@@ -136,7 +136,7 @@ def _in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mappin
 def load_pretrained(
     name_or_folder: str | os.PathLike[str], *, weights: str = "ema", autoencoder: Autoencoder | None = None
 ) -> GaussianDiffusion:
-    """A trained model, ready to sample, in evaluation mode on the CPU.
+    """A trained model, ready to sample, in evaluation mode on torch's default device.
 
     Args:
         name_or_folder: the name of a model that ships with the project, such as "digits"; a folder written by

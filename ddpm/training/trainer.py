@@ -126,7 +126,7 @@ class Trainer(Configured):
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.step)
         distributed.update(self.optimizer, scaler)
-        return torch.stack(losses).mean(), torch.as_tensor(norm).detach()
+        return torch.stack(losses).mean(), norm.detach()
 
     def batches(self) -> Batches:
         """This process's batches from the run's position on, without end."""
@@ -134,7 +134,9 @@ class Trainer(Configured):
         mine = (accelerator.process_index, accelerator.num_processes)
         order = ShuffledBatches(size, config.train_batch_size, config.seed, self.images_seen, *mine)
         pins = machine.pins_memory(self.diffusion.device.type)
-        return iter(loader(self.data, order, num_workers=config.num_workers, pin_memory=pins))
+        # torch's loader draws from its generator, which is of the CPU, on the default device.
+        with torch.device("cpu"):
+            return iter(loader(self.data, order, num_workers=config.num_workers, pin_memory=pins))
 
     def on_device(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the device, where it can be while the copy is still under way."""

@@ -101,12 +101,20 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
         labels = others[0][where]
         return (scaled, labels) if labels.min() >= 0 and labels.max() < self.num_classes else None
 
+    def _item(self, index: int) -> Any:
+        """An item; of an error within the data set it is said at which."""
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            error.add_note(f"That was item {index} of the data set.")
+            raise
+
     def _from_items(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """The batch out of single items."""
         fetch = getattr(self.dataset, "__getitems__", None)
         with seeded(batch.seed):
             if fetch is None:
-                given = [self.dataset[index] for index in batch.indices]
+                given = [self._item(index) for index in batch.indices]
             else:
                 given = list(fetch(list(batch.indices)))
             if len(given) != len(batch.indices):

@@ -132,4 +132,8 @@ def read_file(file: Path) -> Any:
     try:
         return read_json(file) if file.suffix == ".json" else read_tensors(file)
     except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{file} is damaged: {error}; fetch it again") from error
+        pointer = file.read_bytes().startswith(b"version https://git-lfs")
+        advice = (
+            "it stands for a file of Git LFS, which `git lfs pull` fetches" if pointer else "fetch it again"
+        )
+        raise ValueError(f"{file} is damaged: {error}; {advice}") from error

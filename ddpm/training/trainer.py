@@ -61,12 +61,14 @@ class Trainer(Configured):
         self.config = self.adopted(TrainingConfig(**config))
         keep_freed_memory()
         diffusion = trainable(diffusion)
-        self.diffusion, self.folder_or_dataset = diffusion, folder_or_dataset
+        named = isinstance(folder_or_dataset, os.PathLike)  # by anything like a path
+        data = Path(folder_or_dataset) if named else folder_or_dataset
+        self.diffusion, self.folder_or_dataset = diffusion, data
         machine.check_launcher(os.environ, vars(self.config))
         self.accelerator = distributed.this_process()
         kind = diffusion.to(self.accelerator.device).device.type
         self.scaler = distributed.loss_scaler(self.config.mixed_precision, kind)
-        self.data = open_batches(folder_or_dataset, diffusion, flip=self.config.augment_horizontal_flip)
+        self.data = open_batches(data, diffusion, flip=self.config.augment_horizontal_flip)
         self.data.check_batch_size(self.config.train_batch_size, self.accelerator.num_processes)
         os.environ |= machine.missing_environment(kind, os.environ, deterministic=self.config.deterministic)
         layout = machine.memory_format(kind, channels_last=self.config.channels_last)

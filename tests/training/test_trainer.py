@@ -3,7 +3,7 @@
 import copy
 import math
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 import torch
@@ -311,8 +311,8 @@ def test_train_depends_on_no_workers_samples_and_what_went_before(tmp_path):
 @pytest.mark.parametrize("flip", [True, False])
 def test_trainer_mirrors_the_pictures_of_a_folder_if_asked(tmp_path, flip):
     folder, config = pictures(tmp_path / "pictures", 2, (8, 8)), {"train_batch_size": 2}
-    diffusion = model(network={"channels": 3})
-    ours = trainer(tmp_path / "run", diffusion, folder, augment_horizontal_flip=flip, **config)
+    diffusion, place = model(network={"channels": 3}), PurePath(folder) if flip else str(folder)
+    ours = trainer(tmp_path / "run", diffusion, place, augment_horizontal_flip=flip, **config)
     seen = {image.numpy().tobytes() for images, _ in islice(ours.batches(), 10) for image in images}
     assert len(seen) == (4 if flip else 2)
 

@@ -202,6 +202,7 @@ class Trainer(Configured):
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
                 set_seed((self.config.seed + self.accelerator.process_index) % 2**32)
+            distributed.check_optimizer(self.optimizer, self.diffusion)
             self.averages.attach(self.diffusion, self.config.extra_ema_decays)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):

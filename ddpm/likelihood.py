@@ -212,9 +212,7 @@ def _visited_timesteps(
     weight = torch.ones(timesteps + 1, dtype=torch.float64, device="cpu")
     weight[2:] = 1 / (count * cumulative.diff())
     # A shift for each image, not one for the batch: images must stay independent for their spread to be the error.
-    drawn = [
-        torch.rand((), generator=stream, dtype=torch.float64, device=stream.device) for stream in streams
-    ]
+    drawn = [torch.rand((), generator=one, dtype=torch.float64, device="cpu") for one in streams]
     position = (torch.arange(count - 1, -1, -1, device="cpu") + torch.stack(drawn)[:, None]) / count
     # The clamp is for rounding only.
     return (1 + torch.searchsorted(cumulative, position, right=True)).clamp(max=timesteps), weight

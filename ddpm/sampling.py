@@ -26,9 +26,8 @@ from ddpm.tensor_checks import check_finite, check_labels
 def _pause() -> float:
     """Seconds between two states of a progress bar: few where a log keeps all of them, and a notebook draws over."""
     draws_over = "ipykernel" in sys.modules
-    with contextlib.suppress(
-        AttributeError, OSError, ValueError
-    ):  # of no stream, one that is closed, or a log
+    # There may be no stream, one that is closed, or a log.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
         draws_over = draws_over or sys.stderr.isatty()
     return 0.1 if draws_over else 30.0
 

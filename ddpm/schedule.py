@@ -33,9 +33,8 @@ def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.0
     timesteps = check_whole("timesteps", timesteps)
     scale = LINEAR_SCALE_STEPS / timesteps
     # Counted down and turned round, so that T = 1 gets the last β (and is refused), not a first one that adds no noise.
-    return torch.linspace(
-        scale * beta_end, scale * beta_start, timesteps, dtype=torch.float64, device="cpu"
-    ).flip(0)
+    last, first = scale * beta_end, scale * beta_start
+    return torch.linspace(last, first, timesteps, dtype=torch.float64, device="cpu").flip(0)
 
 
 def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:

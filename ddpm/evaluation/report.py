@@ -82,9 +82,8 @@ def _unlabelled(item: Any) -> Any:
 
 def _drawn(dataset: Dataset[Any], count: int, seed: int) -> list[int]:
     size = len(dataset)  # pyright: ignore[reportArgumentType]
-    return sorted(
-        torch.randperm(size, generator=torch.Generator().manual_seed(seed), device="cpu")[:count].tolist()
-    )
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return sorted(order[:count].tolist())
 
 
 def _images(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:

@@ -177,9 +177,8 @@ def _betas_of(config: Mapping[str, Any]) -> Tensor:
     if config["beta_schedule"] == "squaredcos_cap_v2":
         return BETA_SCHEDULES["cosine"](timesteps)
     power = 0.5 if config["beta_schedule"] == "scaled_linear" else 1.0
-    return torch.linspace(low**power, high**power, timesteps, dtype=torch.float64, device="cpu") ** (
-        1 / power
-    )
+    powers = torch.linspace(low**power, high**power, timesteps, dtype=torch.float64, device="cpu")
+    return powers ** (1 / power)
 
 
 def _name_of(betas: Tensor) -> str | None:

@@ -133,7 +133,5 @@ def read_file(file: Path) -> Any:
         return read_json(file) if file.suffix == ".json" else read_tensors(file)
     except (ValueError, SafetensorError) as error:
         pointer = file.read_bytes().startswith(b"version https://git-lfs")
-        advice = (
-            "it stands for a file of Git LFS, which `git lfs pull` fetches" if pointer else "fetch it again"
-        )
+        advice = "`git lfs pull` fetches what it stands for" if pointer else "fetch it again"
         raise ValueError(f"{file} is damaged: {error}; {advice}") from error

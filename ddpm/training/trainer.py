@@ -61,8 +61,7 @@ class Trainer(Configured):
         self.config = self.adopted(TrainingConfig(**config))
         keep_freed_memory()
         diffusion = trainable(diffusion)
-        named = isinstance(folder_or_dataset, os.PathLike)  # by anything like a path
-        data = Path(folder_or_dataset) if named else folder_or_dataset
+        data = Path(folder_or_dataset) if isinstance(folder_or_dataset, os.PathLike) else folder_or_dataset
         self.diffusion, self.folder_or_dataset = diffusion, data
         machine.check_launcher(os.environ, vars(self.config))
         self.accelerator = distributed.this_process()

@@ -18,8 +18,18 @@ everything named by the maths works in [-1, 1].
 The public names stand in `__init__.pyi`; each is imported when it is first used.
 """
 
+import importlib.util
+from typing import Any
+
 import lazy_loader
 
 from ddpm.version import __version__ as __version__
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a module, as in `ddpm.data.digits()`."""
+    if name in __all__ or importlib.util.find_spec(f"ddpm.{name}") is None:
+        return _public(name)
+    return importlib.import_module(f"ddpm.{name}")

@@ -115,7 +115,7 @@ def _followed(
     flow: _Flow, path: Path, diffusion: Denoiser, z: Tensor, grid: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Where Heun's method carries z, and the integral of the divergence on the way for each probe, shape (K, B)."""
-    total, here = torch.zeros(()), path.at(diffusion.schedule, grid[0], z)
+    total, here = z.new_zeros(()), path.at(diffusion.schedule, grid[0], z)
     for t, s in pairwise(grid):
         there = path.at(diffusion.schedule, s, z)
         step = there.time - here.time

@@ -52,7 +52,7 @@ class Path:
         if isinstance(t, Tensor) and x is not None:
             t = check_t(t, x, schedule.timesteps, 0).cpu()
         elif not isinstance(t, Tensor):
-            t = torch.tensor([check_whole("t", t, 0, schedule.timesteps)])
+            t = torch.tensor([check_whole("t", t, 0, schedule.timesteps)], device="cpu")
         time = self.time(torch.exp(-schedule.exact_log_snr[t.cpu()] / 2)).view(-1, 1, 1, 1)
         numbers = (time, *self.factors(time), *self.slopes(time))
         # Apple's GPUs have no float64.

@@ -204,15 +204,16 @@ def _visited_timesteps(
     """
     timesteps = schedule.timesteps
     if count is None:
-        return torch.arange(timesteps, 1, -1).expand(len(streams), -1), torch.ones(timesteps + 1)
+        steps = torch.arange(timesteps, 1, -1, device="cpu")
+        return steps.expand(len(streams), -1), torch.ones(timesteps + 1, device="cpu")
     log_variance = torch.log1p(-schedule.exact_alpha_bar[1:])
     # The cumulative probability of the timesteps up to t, from t = 1.
     cumulative = (log_variance - log_variance[0]) / (log_variance[-1] - log_variance[0])
-    weight = torch.ones(timesteps + 1, dtype=torch.float64)
+    weight = torch.ones(timesteps + 1, dtype=torch.float64, device="cpu")
     weight[2:] = 1 / (count * cumulative.diff())
     # A shift for each image, not one for the batch: images must stay independent for their spread to be the error.
-    shift = torch.stack([torch.rand((), generator=stream, dtype=torch.float64) for stream in streams])
-    position = (torch.arange(count - 1, -1, -1) + shift[:, None]) / count
+    drawn = [torch.rand((), generator=one, dtype=torch.float64, device="cpu") for one in streams]
+    position = (torch.arange(count - 1, -1, -1, device="cpu") + torch.stack(drawn)[:, None]) / count
     # The clamp is for rounding only.
     return (1 + torch.searchsorted(cumulative, position, right=True)).clamp(max=timesteps), weight
 

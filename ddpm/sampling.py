@@ -1,5 +1,6 @@
 """Images out of noise, from the door of a model: its defaults, its seeds, its progress bar, around `ddpm.samplers`."""
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -24,7 +25,10 @@ from ddpm.tensor_checks import check_finite, check_labels
 
 def _pause() -> float:
     """Seconds between two states of a progress bar: few where a log keeps all of them, and a notebook draws over."""
-    draws_over = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    draws_over = "ipykernel" in sys.modules
+    # There may be no stream, one that is closed, or a log.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        draws_over = draws_over or sys.stderr.isatty()
     return 0.1 if draws_over else 30.0
 
 
@@ -113,7 +117,7 @@ class Sampling:
         model = guided(self, guidance)
         states = walk(model, x, labels=check_labels(labels, x), generator=source, clip_x0=self.clips_x0)
         with evaluating(self), evaluating(model):
-            silent = not progress or sys.stderr is None
+            silent = not progress or sys.stderr is None or getattr(sys.stderr, "closed", False)
             for state in tqdm(states, total=steps, desc="sampling", disable=silent, mininterval=_pause()):
                 x = state.x
         return self.to_images(check_finite(x))

@@ -1,9 +1,9 @@
 """Noise schedules: how much of the picture is left at every step, in the paper's own index.
 
 The whole forward process is fixed by T numbers, the variances β_1 … β_T (Ho et al. 2020, section 2), which the
-functions here return as float64 tensors of shape (T,), for T at least 1. Everything else follows from them, is computed
-once in float64, and is stored under the name that the book uses. Near t = T, where ᾱ goes to zero, β is capped at
-`max_beta`.
+functions here return as float64 tensors of shape (T,) on the CPU, for T at least 1. Everything else follows from them,
+is computed once in float64, and is stored under the name that the book uses. Near t = T, where ᾱ goes to zero, β is
+capped at `max_beta`.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,8 @@ def linear_betas(timesteps: int, beta_start: float = 1e-4, beta_end: float = 0.0
     timesteps = check_whole("timesteps", timesteps)
     scale = LINEAR_SCALE_STEPS / timesteps
     # Counted down and turned round, so that T = 1 gets the last β (and is refused), not a first one that adds no noise.
-    return torch.linspace(scale * beta_end, scale * beta_start, timesteps, dtype=torch.float64).flip(0)
+    last, first = scale * beta_end, scale * beta_start
+    return torch.linspace(last, first, timesteps, dtype=torch.float64, device="cpu").flip(0)
 
 
 def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
@@ -42,7 +43,7 @@ def cosine_betas(timesteps: int, offset: float = 0.008, max_beta: float = 0.999)
     `offset` is the paper's s, which keeps β_1 from being too small to matter.
     """
     timesteps = check_whole("timesteps", timesteps)
-    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64, device="cpu")
     alpha_bar = torch.cos((time + offset) / (1 + offset) * torch.pi / 2) ** 2
     return betas_from_alpha_bar(alpha_bar, max_beta)
 
@@ -55,7 +56,7 @@ def sigmoid_betas(
     On that curve t = 0 lies at `start` and t = T at `end`; the smaller the temperature `tau`, the steeper it is.
     """
     timesteps = check_whole("timesteps", timesteps)
-    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64, device="cpu")
     curve = torch.sigmoid((start + time * (end - start)) / tau)
     alpha_bar = (curve[-1] - curve) / (curve[-1] - curve[0])
     return betas_from_alpha_bar(alpha_bar, max_beta)
@@ -71,8 +72,8 @@ def log_snr_betas(
     """
     timesteps = check_whole("timesteps", timesteps)
     # As in `linear_betas`, T = 1 gets the last value.
-    log_snr = torch.linspace(lowest, highest, timesteps, dtype=torch.float64).flip(0)
-    return betas_from_alpha_bar(torch.cat([torch.ones(1, dtype=torch.float64), log_snr.sigmoid()]), max_beta)
+    log_snr = torch.linspace(lowest, highest, timesteps, dtype=torch.float64, device="cpu").flip(0)
+    return betas_from_alpha_bar(torch.cat([log_snr.new_ones(1), log_snr.sigmoid()]), max_beta)
 
 
 def flow_betas(timesteps: int, max_beta: float = 0.999) -> Tensor:
@@ -83,7 +84,7 @@ def flow_betas(timesteps: int, max_beta: float = 0.999) -> Tensor:
     two 8-bit grey levels: what `ddpm.likelihood` charges for L_0 asks for more than a network resolves there.
     """
     timesteps = check_whole("timesteps", timesteps)
-    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    time = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64, device="cpu")
     return betas_from_alpha_bar((1 - time) ** 2 / ((1 - time) ** 2 + time**2), max_beta)
 
 
@@ -148,11 +149,12 @@ class NoiseSchedule(KeepsPrecision):
 
     def __init__(self, betas: Tensor | Sequence[float] | Any, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        betas = as_table("betas", betas).cpu()
+        with torch.device("cpu"):
+            betas = as_table("betas", betas).cpu()
         _check_betas(betas)
         tables = _schedule_tables(betas)
         for name, table in tables.items():
-            self.register_buffer(name, table.to(dtype), persistent=False)
+            self.register_buffer(name, table.to(torch.get_default_device(), dtype), persistent=False)
         # Plain float64 tensors on the CPU, not buffers: samplers that jump over timesteps take their coefficients
         # from here as Python numbers, at full precision and without asking the accelerator for anything.
         self.exact_alpha_bar: Tensor = tables["alpha_bar"]

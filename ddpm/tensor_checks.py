@@ -1,7 +1,4 @@
-"""The guards of tensors: shapes, types, devices and ranges, checked once at the door, for images, timesteps and labels.
-
-Values are looked at on the CPU only: an accelerator would have to wait for each look, and a compiler gives up.
-"""
+"""The guards of tensors: shapes, types, devices and ranges, checked once at the door: images, timesteps and labels."""
 
 import math
 from collections.abc import Sequence
@@ -17,8 +14,12 @@ _GREY_TOLERANCE = 1e-3
 
 
 def may_look_at(x: Tensor) -> bool:
-    """Whether the values of a tensor may decide something: an accelerator would have to wait, a compiler gives up."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether the values of a tensor may decide something: an accelerator would wait, a compiler and vmap give up."""
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]
+    )
 
 
 def check_tensor(name: str, x: Any, *, floating: bool = False) -> None:

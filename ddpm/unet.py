@@ -185,7 +185,7 @@ class Unet(nn.Module):
         """
         self._check_input(x_t, t, x_self_cond)
         if labels is None and self.null_label is not None:
-            labels = torch.full((len(x_t),), self.null_label, device=x_t.device)
+            labels = torch.full(x_t.shape[:1], self.null_label, device=x_t.device)
         self._check_labels(x_t, labels)
         time = self.time_embedding(t)
         if self.label_embedding is not None:
@@ -240,7 +240,7 @@ class Unet(nn.Module):
                 f"this network takes images of shape (B, {self.channels}, H, W) with H and W divisible by"
                 f" {self.downsampling}, but got {tuple(x_t.shape)}"
             )
-        if t.shape != (len(x_t),):
+        if t.shape != x_t.shape[:1]:
             raise ValueError(
                 f"t must hold one timestep per image, shape ({len(x_t)},), but got {tuple(t.shape)}"
             )
@@ -258,7 +258,7 @@ class Unet(nn.Module):
                 raise ValueError("this network was built without num_classes and takes no labels")
             return
         given, fits = shown(labels), False
-        if isinstance(labels, Tensor) and labels.shape == (len(x_t),):
+        if isinstance(labels, Tensor) and labels.shape == x_t.shape[:1]:
             fits = labels.dtype in (torch.int32, torch.int64)
             if fits and may_look_at(labels) and len(labels):
                 low, high = labels.min().item(), labels.max().item()

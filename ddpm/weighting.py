@@ -174,10 +174,12 @@ def stratified_timesteps(
     """
     count, timesteps = check_whole("count", count), check_whole("timesteps", timesteps)
     check_generator(generator, single=True)
-    drawn = torch.rand((), generator=generator, dtype=torch.float64) if shift is None else shift
+    # On the CPU, or where the generator lives, whatever torch's default is.
+    where = "cpu" if generator is None else generator.device
+    drawn = torch.rand((), generator=generator, dtype=torch.float64, device=where) if shift is None else shift
     shift = plain_number(drawn)
     if shift is None or not 0 <= shift < 1:
         raise ValueError(f"shift must lie in [0, 1), but got {drawn!r}")
-    position = (torch.arange(count, dtype=torch.float64) + shift) / count
+    position = (torch.arange(count, dtype=torch.float64, device="cpu") + shift) / count
     # The clamp is for rounding only.
     return 1 + (timesteps * position).long().clamp(max=timesteps - 1)

@@ -60,6 +60,16 @@ def test_network(network, kind):
         assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("network", ["plain", "label dropout", "all"])
+def test_a_network_is_exported_for_any_number_of_images(network):
+    ours = model(network).network.eval()
+    inputs = (torch.cat([X, NOISE]), T.repeat(2), *([CLASSES.repeat(2)] if ours.num_classes else []))
+    any_number = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+    exported = torch.export.export(ours, inputs, dynamic_shapes=any_number, strict=False).module()
+    fewer = [x[:3] for x in inputs]
+    torch.testing.assert_close(exported(*fewer), ours(*fewer))
+
+
 def test_network_that_drops_features_in_training():
     unet = Unet(**SMALL_UNET, dropout=0.1).train()
     assert traced(unet)(X, T).shape == X.shape

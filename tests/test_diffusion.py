@@ -309,11 +309,22 @@ def test_sample_shows_progress_only_when_asked(capsys):
     assert "4/4" in capsys.readouterr().err
 
 
-def test_sample_does_without_a_console(monkeypatch):
+class Log:
+    """Stands for standard error, as in programs that send what is written there to their log."""
+
+    def write(self, _):
+        pass
+
+
+@pytest.mark.parametrize("console", [None, Log(), "closed"])
+@pytest.mark.parametrize("progress", [True, False])
+def test_sample_does_without_a_console(monkeypatch, tmp_path, console, progress):
     """As in a program without a window, which has no streams."""
     expected = diffusion_of().sample(1, 4, seeds=[1])
-    monkeypatch.setattr(sys, "stderr", None)
-    assert torch.equal(diffusion_of().sample(1, 4, seeds=[1], progress=True), expected)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    with (tmp_path / "gone").open("w") as closed:
+        monkeypatch.setattr(sys, "stderr", closed if console == "closed" else console)
+    assert torch.equal(diffusion_of().sample(1, 4, seeds=[1], progress=progress), expected)
 
 
 # The module

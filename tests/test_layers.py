@@ -65,6 +65,7 @@ def test_no_cycle_among_modules():
     ("imports", "absent"),
     [
         ("import ddpm", ["torch", *HEAVY]),
+        ("import ddpm; ddpm.data, ddpm.editing.inpaint", HEAVY),
         (f"import {', '.join(sorted(METHOD))}", HEAVY),
         ("from ddpm.data import image_folder, load_dataset", ["sklearn", "torchvision"]),
         # To import it takes a second; the network calls of a few pictures take no longer.

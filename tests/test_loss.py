@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddpm import NoiseSchedule
+from ddpm import NoiseSchedule, Unet
 from ddpm.loss import simple_loss
-from tests.networks import BETAS, Classed, diffusion_of, randn, seeded
+from tests.networks import BETAS, SMALL_UNET, Classed, diffusion_of, drawn, randn, seeded
 
 
 @pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v", "pred_flow"])
@@ -24,6 +24,19 @@ def test_loss_is_the_mean_distance_to_the_target(objective, loss_type):
     error = output - {"pred_noise": e, "pred_x0": x, "pred_v": v, "pred_flow": e - x}[objective]
     distance = np.abs(error) if loss_type == "l1" else error**2
     assert diffusion.loss(x0, t, noise).item() == pytest.approx(distance.mean(), rel=1e-5)
+
+
+def test_torch_func_takes_the_gradient_of_each_image():
+    """By vmap, as those do who ask which image taught the network what."""
+    loss = torch.nn.Module()
+    loss.model = diffusion_of(drawn(Unet(**SMALL_UNET, num_classes=3, attention_resolutions=()), 0.1))
+    loss.forward = lambda *one: loss.model.loss(*(x[None] for x in one))
+    images = randn(2, 1, 4, 4), torch.tensor([1, 50]), randn(2, 1, 4, 4, seed=1), torch.tensor([0, 2])
+    weights = {name: x.detach() for name, x in loss.named_parameters()}
+    gradient = torch.func.grad(lambda weights, *one: torch.func.functional_call(loss, weights, one))
+    got = torch.func.vmap(gradient, (None, 0, 0, 0, 0))(weights, *images)
+    for place, one in enumerate(zip(*images, strict=True)):
+        torch.testing.assert_close({name: x[place] for name, x in got.items()}, gradient(weights, *one))
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,19 @@ from ddpm import (
     NoiseSchedule,
     SmallAutoencoder,
     Unet,
+    flow_bits_per_dim,
     latent_scale,
     load_diffusers_unet,
     load_pretrained,
     save_diffusers_unet,
+    stratified_timesteps,
 )
 from ddpm.data import digits
 from ddpm.editing import interpolate
 from ddpm.evaluation.features import extractor, features_of
+from ddpm.evaluation.report import report_on_samples
 from ddpm.likelihood import vlb_terms
-from tests.networks import SMALL_UNET, UNET_OPTIONS, Pointwise, diffusion_of, drawn, randn, seeded
+from tests.networks import BETAS, SMALL_UNET, UNET_OPTIONS, Pointwise, diffusion_of, drawn, randn, seeded
 from tests.runs import trained, weights
 
 NETWORKS = ("plain", "all", "learned sinusoidal", "random Fourier")
@@ -107,6 +110,46 @@ def test_a_run_trains_and_its_model_loads_where_the_default_is_float64(tmp_path)
     loaded = load_pretrained(tmp_path)
     assert weights(loaded).dtype == torch.float32
     torch.testing.assert_close(weights(loaded).double(), weights(run.ema_model), rtol=1e-6, atol=1e-6)
+
+
+# torch's default device
+
+
+LABELS, WHITE, IMAGES = torch.tensor([0, 2]), torch.ones(2, 1, 8, 8), randn(8, 1, 8, 8).sigmoid()
+PAIRS = [(image.numpy(), 0) for image in IMAGES]
+BOUND = {"labels": LABELS, "seeds": [0, 1]}
+ELSEWHERE = {
+    "loss": lambda ours, _: ours.loss(X, generator=seeded(0), labels=LABELS),
+    "seeds": lambda ours, _: ours.sample(2, 3, seeds=[0, 1], labels=LABELS),
+    "ancestral": lambda ours, _: ours.sample(2, 50, generator=seeded(0), labels=LABELS),
+    "flow": lambda ours, _: flow_bits_per_dim(ours, WHITE, 3, labels=LABELS, generator=seeded(0)).mean,
+    "all steps": lambda ours, _: vlb_terms(ours, WHITE, **BOUND).total,
+    "some steps": lambda ours, _: vlb_terms(ours, WHITE, **BOUND, timesteps_per_image=2).total,
+    "stratified": lambda *_: stratified_timesteps(4, 50, generator=seeded(0)),
+    "training": lambda ours, folder: weights(trained(folder, ours, PAIRS).ema_model),
+    "two processes": lambda ours, folder: weights(trained(folder, ours, PAIRS, num_workers=1).ema_model),
+    "evaluation": lambda *_: IMAGES * report_on_samples(IMAGES, 1 - IMAGES, [IMAGES]).halves,
+    "saving": lambda ours, folder: ours.save_pretrained(folder) or T,
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_a_model_does_on_the_cpu_does_not_depend_on_the_default_device(tmp_path, name):
+    """On "meta" nothing can be computed: whatever ends up there raises, as it would on a GPU beside a CPU."""
+    expected = ELSEWHERE[name](model("classes"), tmp_path / "one")
+    ours = model("classes")
+    with torch.device("meta"):
+        got = ELSEWHERE[name](ours, tmp_path / "other")
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("betas", BETAS)
+def test_a_whole_model_is_made_on_the_default_device_but_for_its_exact_tables(betas):
+    with torch.device("meta"):
+        ours = GaussianDiffusion(Unet(**SMALL_UNET), image_size=8, beta_schedule=betas)
+        assert BETAS[betas](50).device.type == "cpu"
+    assert {x.device.type for x in (*ours.parameters(), *ours.buffers(), ours.schedule.sigma)} == {"meta"}
+    assert torch.equal(ours.schedule.exact_log_snr, NoiseSchedule.from_name(betas, 1000).exact_log_snr)
 
 
 # Half precision

@@ -59,6 +59,8 @@ ARRAY, LISTS, PICTURE = X.numpy(), X.tolist(), Image.new("L", (4, 4))
 NETWORKS = [Pointwise(), SelfConditioned(), Classed()]
 PLAIN, CONDITIONED, FREE = map(diffusion_of, NETWORKS)
 CLASSED = diffusion_of(Unet(**SMALL_UNET, num_classes=3))
+SPOILT = Unet(**SMALL_UNET)
+nn.init.constant_(SPOILT.last.weight, nan)
 SCHEDULE = NoiseSchedule([0.1, 0.2])
 ORACLE = EmpiricalOracle(SCHEDULE, X)
 SMALL_WITH = {"learned_sinusoidal_cond": True, **SMALL_UNET}
@@ -414,6 +416,12 @@ ROWS = [
         "unknown checked precision 'float16'; choose one of 'bf16', 'fp16'",
     ),
     ("save", "dtype", ["float16"], "such as torch.float16, but got 'float16'"),
+    (
+        "to_diffusers",
+        "unet",
+        [SPOILT],
+        r"some weights are not finite \(NaN\): last.weight; the model diverged",
+    ),
 ]
 TENSORS = [(call, "x") for call in ("bins", "ancestral", "ddim", "encode", "to_image_scale")]
 TENSORS += [(call, "x_t") for call in ("predict", "q_posterior", "oracle", "Unet.forward with classes")]

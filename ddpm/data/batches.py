@@ -92,7 +92,7 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
         images, *others = self.dataset.tensors
         if tuple(images.shape[1:]) != self.image_shape or not items.is_image_type(images.dtype):
             return None
-        where = torch.tensor(batch.indices)
+        where = torch.tensor(batch.indices, device="cpu")
         scaled = items.scaled(images[where])
         if self.num_classes is None:
             return scaled, None
@@ -101,12 +101,20 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
         labels = others[0][where]
         return (scaled, labels) if labels.min() >= 0 and labels.max() < self.num_classes else None
 
+    def _item(self, index: int) -> Any:
+        """An item; of an error within the data set it is said at which."""
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            error.add_note(f"That was item {index} of the data set.")
+            raise
+
     def _from_items(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """The batch out of single items."""
         fetch = getattr(self.dataset, "__getitems__", None)
         with seeded(batch.seed):
             if fetch is None:
-                given = [self.dataset[index] for index in batch.indices]
+                given = [self._item(index) for index in batch.indices]
             else:
                 given = list(fetch(list(batch.indices)))
             if len(given) != len(batch.indices):
@@ -118,13 +126,15 @@ class SeededBatches(Dataset[tuple[Tensor, Tensor | None]]):
                 items.to_image(image, place, self.image_shape, self._prepare)
                 for (image, _), place in zip(pairs, batch.indices, strict=True)
             ]
+        # Where a loader can hand them on, whatever torch's default is.
+        images = torch.stack(images).cpu()
         if self.num_classes is None:
-            return torch.stack(images), None
+            return images, None
         labels = [
             items.to_label(others, place, self.num_classes)
             for (_, others), place in zip(pairs, batch.indices, strict=True)
         ]
-        return torch.stack(images), torch.tensor(labels)
+        return images, torch.tensor(labels, device="cpu")
 
 
 def open_batches(

@@ -71,7 +71,8 @@ def to_label(others: Sequence[Any], index: int, num_classes: int) -> int:
             ' image_folder(…, classes="folders"), or --classes folders in the command'
         )
     try:
-        label = operator.index(others[0])
+        # NumPy's truth values and arrays of one number have to be asked for it.
+        label = operator.index(others[0].item() if hasattr(others[0], "item") else others[0])
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"the network takes the classes 0 … {num_classes - 1} (num_classes={num_classes}), so a label is one whole"
@@ -125,6 +126,8 @@ def _about_files(image: object) -> str:
 def _about_shape(given: tuple[int, ...], wanted: tuple[int, int, int]) -> str:
     """What to do about images of another shape."""
     channels, *sides = wanted
+    if len(given) == 4 and given[1:] == wanted:
+        return "it holds many: give them alone, or with their labels torch.utils.data.TensorDataset(images, labels)"
     if given == (*sides, channels):
         return (
             "its channels come last: turn it by image.permute(2, 0, 1), of an array image.transpose(2, 0, 1)"

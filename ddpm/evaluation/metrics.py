@@ -129,7 +129,7 @@ def kernel_distance(features_a: Tensor, features_b: Tensor) -> Estimate:
     parts = min(_PARTS, count // 2)
     # Data may come sorted by class.
     generator = torch.Generator().manual_seed(0)
-    order_a, order_b = (torch.randperm(count, generator=generator) for _ in "ab")
+    order_a, order_b = (torch.randperm(count, generator=generator, device=generator.device) for _ in "ab")
     size = count // parts
     pairs = zip(order_a.split(size)[:parts], order_b.split(size)[:parts], strict=True)
     values = torch.stack([poly_mmd(features_a[a].double(), features_b[b].double()) for a, b in pairs])

@@ -82,7 +82,8 @@ def _unlabelled(item: Any) -> Any:
 
 def _drawn(dataset: Dataset[Any], count: int, seed: int) -> list[int]:
     size = len(dataset)  # pyright: ignore[reportArgumentType]
-    return sorted(torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:count].tolist())
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return sorted(order[:count].tolist())
 
 
 def _images(dataset: Dataset[Any], indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
@@ -121,7 +122,7 @@ def report_on_samples(
         )
     samples = samples.mul(255).round().div(255)
     ours, theirs = (features_of(x, features or extractor("pixels")) for x in (samples, images))
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0), device="cpu")
     half = len(images) // 2
     precision, recall = precision_recall(ours, theirs)
     kernel = kernel_distance(ours, theirs) if find_spec("torchmetrics") else None

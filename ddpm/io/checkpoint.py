@@ -114,13 +114,25 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
         return
     if folder.exists():
         _discard(folder)
-    unfinished.replace(folder)
+    try:
+        unfinished.replace(folder)
+    except (
+        OSError
+    ):  # of a drive over a bucket, where folders get no other name, or a file that another program reads
+        folder.mkdir(exist_ok=True)
+        # The checksums last: without them it is none.
+        for path in sorted(unfinished.iterdir(), key=lambda path: path.name == CHECKSUMS):
+            path.replace(folder / path.name)
+        unfinished.rmdir()
 
 
 def _discard(folder: Path) -> None:
     """Delete a checkpoint, under another name: half-deleted it would pass for a damaged one."""
     doomed = folder.with_name(f".{folder.name}.old")
-    folder.replace(doomed)
+    try:
+        folder.replace(doomed)
+    except OSError:  # as above
+        doomed = folder
     shutil.rmtree(doomed, ignore_errors=True)
 
 

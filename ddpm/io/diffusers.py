@@ -37,7 +37,7 @@ from ddpm.checks import shown
 from ddpm.io.diffusers_config import diffusers_config, unet_arguments
 from ddpm.io.files import json_bytes, tensor_bytes, write_all
 from ddpm.io.paths import CONFIG, HUB_NAME, check_folder_name, expanded
-from ddpm.io.weights import check_weights, plain_name, read_file, unwrapped, weights_of
+from ddpm.io.weights import check_finite_weights, check_weights, plain_name, read_file, unwrapped, weights_of
 from ddpm.unet import SinusoidalEmbedding, Stage, Unet
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -118,11 +118,12 @@ def to_diffusers(unet: Unet) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         TypeError: if it is not a `Unet`.
-        ValueError: if it was built with an option that their layout does not have.
+        ValueError: if it was built with an option that their layout does not have, or a weight is not finite.
     """
     unet = unwrapped(unet)
     config = diffusers_config(unet)
-    return to_their_names(weights_of(unet), unet), config
+    check_finite_weights(weights := weights_of(unet))
+    return to_their_names(weights, unet), config
 
 
 def save_diffusers_unet(

@@ -173,11 +173,12 @@ def _betas_of(config: Mapping[str, Any]) -> Tensor:
     """β_1 … β_T of a scheduler, in float64, shape (T,)."""
     timesteps, low, high = (config[name] for name in ("num_train_timesteps", "beta_start", "beta_end"))
     if config["trained_betas"] is not None:
-        return torch.tensor(config["trained_betas"], dtype=torch.float64)
+        return torch.tensor(config["trained_betas"], dtype=torch.float64, device="cpu")
     if config["beta_schedule"] == "squaredcos_cap_v2":
         return BETA_SCHEDULES["cosine"](timesteps)
     power = 0.5 if config["beta_schedule"] == "scaled_linear" else 1.0
-    return torch.linspace(low**power, high**power, timesteps, dtype=torch.float64) ** (1 / power)
+    powers = torch.linspace(low**power, high**power, timesteps, dtype=torch.float64, device="cpu")
+    return powers ** (1 / power)
 
 
 def _name_of(betas: Tensor) -> str | None:

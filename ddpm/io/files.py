@@ -94,8 +94,8 @@ def json_bytes(content: object) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a JSON file says, with or without the mark that Windows' editors put before it."""
+    return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def tensor_bytes(tensors: "Mapping[str, Tensor]") -> bytes:

@@ -100,7 +100,6 @@ def _check_saveable(diffusion: GaussianDiffusion) -> None:
         weights_of(network),
         twin.state_dict(),
         "the network is no longer the Unet that it was built as",
-        look=False,
     )
     check_code(network, f"; or {_BY_HAND}, once your program has built the network")
     if has_own_schedule(diffusion):
@@ -137,7 +136,7 @@ def _in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mappin
 def load_pretrained(
     name_or_folder: str | os.PathLike[str], *, weights: str = "ema", autoencoder: Autoencoder | None = None
 ) -> GaussianDiffusion:
-    """A trained model, ready to sample, in evaluation mode on the CPU.
+    """A trained model, ready to sample, in evaluation mode on torch's default device.
 
     Args:
         name_or_folder: the name of a model that ships with the project, such as "digits"; a folder written by

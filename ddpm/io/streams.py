@@ -42,8 +42,8 @@ codecs.register_error("ddpm.plain", _plain)
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line, if it can be printed: a signal may interrupt another print, and a terminal may have gone."""
-    with contextlib.suppress(RuntimeError, OSError, ValueError):
+    """Print a line, if it can be: a signal may interrupt another print, a terminal have gone, a log lack flush."""
+    with contextlib.suppress(RuntimeError, OSError, ValueError, AttributeError):
         print(text, file=stream or sys.stdout, flush=True)
 
 

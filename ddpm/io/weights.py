@@ -90,13 +90,8 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: str)
     network.load_state_dict({names[plain]: tensor for plain, tensor in given.items()})
 
 
-def check_weights(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str, *, look: bool = True
-) -> None:
-    """Refuse weights of which some are missing, not expected or of another shape, naming a few.
-
-    With `look` those that are not finite are refused as well.
-    """
+def check_weights(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse weights of which some are missing, not expected, of another shape or not finite, naming a few."""
     given, wanted = ({name: tuple(x.shape) for name, x in side.items()} for side in (tensors, expected))
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is not expected" for name in given if name not in wanted]
@@ -117,8 +112,13 @@ def check_weights(
             f"{origin}: {'; '.join(sorted(problems)[:_NAMED])}{more}. "
             + (f"By their names {advice}" if advice else "Give the configuration that came with them")
         )
+    check_finite_weights(tensors)
+
+
+def check_finite_weights(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no numbers, read or to be written, naming a few."""
     # torch has no such question for its types of 8 bits.
-    asked = {name: x.float() if x.element_size() == 1 else x for name, x in tensors.items()} if look else {}
+    asked = {name: x.float() if x.element_size() == 1 else x for name, x in tensors.items()}
     spoilt = [name for name, tensor in asked.items() if not tensor.isfinite().all()]
     if spoilt:
         raise ValueError(
@@ -132,4 +132,6 @@ def read_file(file: Path) -> Any:
     try:
         return read_json(file) if file.suffix == ".json" else read_tensors(file)
     except (ValueError, SafetensorError) as error:
-        raise ValueError(f"{file} is damaged: {error}; fetch it again") from error
+        pointer = file.read_bytes().startswith(b"version https://git-lfs")
+        advice = "`git lfs pull` fetches what it stands for" if pointer else "fetch it again"
+        raise ValueError(f"{file} is damaged: {error}; {advice}") from error

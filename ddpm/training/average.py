@@ -78,4 +78,6 @@ def _names(extra_decays: Sequence[float]) -> list[str]:
 
 def _average_of(model: nn.Module) -> AveragedModel:
     """A copy of a model for the average of its weights, frozen and in evaluation mode."""
-    return AveragedModel(model).requires_grad_(False).eval()
+    # Its counter is asked at every step, for which a GPU would have to wait.
+    with torch.device("cpu"):
+        return AveragedModel(model).requires_grad_(False).eval()

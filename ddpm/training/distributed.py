@@ -48,6 +48,16 @@ def make_optimizer(network: nn.Module, kind: str, config: TrainingConfig) -> tor
     return torch.optim.AdamW(network.parameters(), fused=machine.fuses_optimizer(kind), **options)
 
 
+def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Refuse an optimiser of weights that the model has no longer: those in their place would not be trained."""
+    own = {id(weight) for weight in model.parameters()}
+    if any(id(weight) not in own for group in optimizer.param_groups for weight in group["params"]):
+        raise ValueError(
+            "the network, or a layer of it, is another than when the Trainer was made, and would not be trained: give"
+            " diffusion.network, whole, and make the Trainer after that"
+        )
+
+
 def update(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
     """One step; with the loss scaler of fp16 it is left out where gradients have overflowed."""
     scaler.step(optimizer)

@@ -2,10 +2,19 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+
+# By what `accelerate launch` divides a network among processes, and what else it is told that a trainer is told itself.
+_SHARDING = ("USE_FSDP", "USE_DEEPSPEED", "USE_MEGATRON_LM", "USE_PARALLELISM_CONFIG")
+_LAUNCHED = {
+    "MIXED_PRECISION": "mixed_precision",
+    "GRADIENT_ACCUMULATION_STEPS": "gradient_accumulate_every",
+    "DYNAMO_BACKEND": "compile",
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,26 @@ def backend(machine: Machine, *, told_cpu: bool = False) -> str | None:
     if machine.device != "cuda":
         return None
     return "nccl" if machine.nccl else "gloo"
+
+
+def check_launcher(environment: Mapping[str, str], options: Mapping[str, object]) -> None:
+    """Refuse what `accelerate launch` was told and would not happen; warn of what the trainer's `options` decide."""
+    told = {name: environment.get(f"ACCELERATE_{name}", "").lower() for name in (*_SHARDING, *_LAUNCHED)}
+    if sharding := [name for name in _SHARDING if told[name] in ("true", "1")]:
+        raise ValueError(
+            f"accelerate launch was told to {sharding[0]}, but a Trainer keeps the whole network in every process:"
+            " choose multi-GPU without it in `accelerate config`, or start with `torchrun`; where memory is short,"
+            " gradient_checkpointing=True"
+        )
+    for name, option in _LAUNCHED.items():
+        own = options[option]
+        alike = told[name] in ("", "0", "1", "no", "none", "false", str(own).lower()) or own is True
+        if not alike and environment.get("RANK", "0") == "0":
+            warnings.warn(
+                f"accelerate launch was told {name.lower()}={told[name]}, but the Trainer's own {option}={own!r} holds:"
+                f" change it there, or in the command by --set training.{option}=…",
+                stacklevel=3,
+            )
 
 
 def pins_memory(device: str) -> bool:

@@ -61,11 +61,13 @@ class Trainer(Configured):
         self.config = self.adopted(TrainingConfig(**config))
         keep_freed_memory()
         diffusion = trainable(diffusion)
-        self.diffusion, self.folder_or_dataset = diffusion, folder_or_dataset
+        data = Path(folder_or_dataset) if isinstance(folder_or_dataset, os.PathLike) else folder_or_dataset
+        self.diffusion, self.folder_or_dataset = diffusion, data
+        machine.check_launcher(os.environ, vars(self.config))
         self.accelerator = distributed.this_process()
         kind = diffusion.to(self.accelerator.device).device.type
         self.scaler = distributed.loss_scaler(self.config.mixed_precision, kind)
-        self.data = open_batches(folder_or_dataset, diffusion, flip=self.config.augment_horizontal_flip)
+        self.data = open_batches(data, diffusion, flip=self.config.augment_horizontal_flip)
         self.data.check_batch_size(self.config.train_batch_size, self.accelerator.num_processes)
         os.environ |= machine.missing_environment(kind, os.environ, deterministic=self.config.deterministic)
         layout = machine.memory_format(kind, channels_last=self.config.channels_last)
@@ -125,7 +127,7 @@ class Trainer(Configured):
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.step)
         distributed.update(self.optimizer, scaler)
-        return torch.stack(losses).mean(), torch.as_tensor(norm).detach()
+        return torch.stack(losses).mean(), norm.detach()
 
     def batches(self) -> Batches:
         """This process's batches from the run's position on, without end."""
@@ -133,7 +135,9 @@ class Trainer(Configured):
         mine = (accelerator.process_index, accelerator.num_processes)
         order = ShuffledBatches(size, config.train_batch_size, config.seed, self.images_seen, *mine)
         pins = machine.pins_memory(self.diffusion.device.type)
-        return iter(loader(self.data, order, num_workers=config.num_workers, pin_memory=pins))
+        # torch's loader draws from its generator, which is of the CPU, on the default device.
+        with torch.device("cpu"):
+            return iter(loader(self.data, order, num_workers=config.num_workers, pin_memory=pins))
 
     def on_device(self, tensor: Tensor) -> Tensor:
         """A tensor of the CPU on the device, where it can be while the copy is still under way."""
@@ -198,6 +202,7 @@ class Trainer(Configured):
             if self.step == 0:
                 # For dropout; the rest has generators of its own.
                 set_seed((self.config.seed + self.accelerator.process_index) % 2**32)
+            distributed.check_optimizer(self.optimizer, self.diffusion)
             self.averages.attach(self.diffusion, self.config.extra_ema_decays)
             logger = MetricsLogger(self.config, self.accelerator, self.step, self.images_per_step)
             with contextlib.closing(logger):

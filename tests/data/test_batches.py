@@ -97,6 +97,18 @@ def test_batches_keep_images_and_labels_together():
         assert torch.equal(x[:, 0, 0, 0] * 255, labels.float())
 
 
+class OnGpu(torch.Tensor):
+    """Stands for a tensor of a GPU, which no loader hands on."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_items_on_a_gpu_are_fetched_from_there():
+    data = SeededBatches(Items(*torch.rand(4, 1, 2, 2).as_subclass(OnGpu)), (1, 2, 2), num_classes=None)
+    assert type(data[Batch((0, 1), 0)][0]) is torch.Tensor
+
+
 GOOD = torch.zeros(3, 4, 4)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from ddpm.data import items
-from ddpm.data.batches import Batch, SeededBatches
+from ddpm.data.batches import Batch, SeededBatches, loader
 from tests.data.test_batches import Items
 from tests.networks import seeded
 
@@ -51,12 +51,26 @@ def test_items_of_each_usual_kind_are_taken(image, form):
 
 @pytest.mark.parametrize(
     "label",
-    [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3).byte(), torch.tensor([3])],
+    [
+        3,
+        np.int64(3),
+        np.uint8(3),
+        np.array(3),
+        torch.tensor(3),
+        torch.tensor(3).byte(),
+        torch.tensor([3]),
+        np.array([3]),
+    ],
 )
 def test_labels_of_each_usual_kind_are_taken(label):
     _, labels = SeededBatches(Items((FIFTH, label)), SHAPE, num_classes=4)[Batch((0,), 0)]
     assert labels.dtype == torch.int64
     assert labels.tolist() == [3]
+
+
+@pytest.mark.parametrize("label", [True, np.True_, torch.tensor(True), np.array([True])])
+def test_a_truth_value_is_one_of_two_classes(label):
+    assert SeededBatches(Items((FIFTH, label)), SHAPE, num_classes=2)[Batch((0,), 0)][1].tolist() == [1]
 
 
 def test_truth_values_are_black_and_white():
@@ -95,7 +109,8 @@ IMAGES = [  # item, what the message says
     ),
     (torch.zeros(3, 5, 4), r"is \(3, 5, 4\); resize the data, or build the model"),
     (torch.zeros(4, 5), r"is \(4, 5\); resize the data"),
-    (torch.zeros(1, *SHAPE), r"is \(1, 3, 4, 5\); resize"),
+    (torch.zeros(2, *SHAPE), r"is \(2, 3, 4, 5\); it holds many: .*TensorDataset\(images, labels\)"),
+    (np.zeros((1, *SHAPE)), r"is \(1, 3, 4, 5\); it holds many"),
     (torch.tensor(0.5), r"is \(\); resize"),
     (torch.full(SHAPE, 1.01), r"must be in \[0, 1\], but .* number 0 is not; a transform such as Normalize"),
     (np.full(SHAPE, 255.0), r"must be in \[0, 1\]"),
@@ -145,6 +160,18 @@ def test_a_later_item_is_named_by_its_number():
     data = SeededBatches(Items(FIFTH, FIFTH, {"image": FIFTH}), SHAPE, num_classes=None)
     with pytest.raises(ValueError, match="item 2 of the data set is a dict"):
         data[Batch((1, 2), 0)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_data_set_is_said_with_the_number_of_its_item(workers):
+    data = SeededBatches([FIFTH] * 5, SHAPE, num_classes=None)
+    data.dataset = {0: FIFTH, 1: FIFTH}
+    batches = loader(data, [Batch((1, 2), 0)], num_workers=workers, pin_memory=False)
+    with pytest.raises(KeyError) as caught:
+        next(iter(batches))
+    assert (
+        "That was item 2 of the data set." in f"{caught.value}{caught.value.__notes__ if not workers else ''}"
+    )
 
 
 # By the batch

@@ -154,6 +154,25 @@ def test_write_checkpoint_replaces_all_but_a_good_one_of_the_same_contents(tmp_p
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSYS, errno.EXDEV, errno.EACCES])
+def test_checkpoints_are_kept_on_drives_whose_folders_get_no_other_name(tmp_path, monkeypatch, number):
+    """As those over a bucket, or of Windows while another program looks into the folder."""
+    named, order = Path.replace, []
+
+    def replace(path, target):
+        if path.is_dir():
+            raise OSError(number, os.strerror(number), str(path))
+        order.append(path.name)
+        return named(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    for step in (1, 2, 3, 3):
+        write(tmp_path, step, value=float(len(order)), keep=2)
+        assert (newest_checkpoint(tmp_path).step, order[-1]) == (step, "checksums.json")
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert left == {"step-00000002", "step-00000003"}
+
+
 # Disks that refuse
 
 

@@ -111,3 +111,7 @@ def test_json_bytes_are_lines_for_people(tmp_path):
     write_whole(tmp_path / "x", json_bytes({"a": [1, 2.5, None]}))
     assert read_json(tmp_path / "x") == {"a": [1, 2.5, None]}
     assert (tmp_path / "x").read_text().count("\n") > 3
+    write_whole(
+        tmp_path / "x", b"\xef\xbb\xbf" + json_bytes({"a": "ö"})
+    )  # saved anew by an editor of Windows
+    assert read_json(tmp_path / "x") == {"a": "ö"}

@@ -31,7 +31,9 @@ GONE += [BrokenPipeError(errno.EPIPE, "gone"), ValueError("I/O operation on clos
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("error", [*GONE, FULL, RuntimeError("reentrant call inside")])
+@pytest.mark.parametrize(
+    "error", [*GONE, FULL, RuntimeError("reentrant call inside"), AttributeError("flush")]
+)
 def test_say_never_raises(error):
     say("words", Broken(error))
 

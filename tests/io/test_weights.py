@@ -319,6 +319,7 @@ DAMAGED = [  # the file, what becomes of it, what is said
     (WEIGHTS, lambda content: content[:100], "is damaged: .*; fetch it again"),
     (WEIGHTS, lambda _: b"", "is damaged: "),
     (WEIGHTS, lambda _: b"PK\x03\x04" * 40, "is damaged: "),  # a pickle
+    (WEIGHTS, lambda _: b"version https://git-lfs.github.com/spec", "is damaged: .*; `git lfs pull` fetches"),
     (CONFIG, lambda _: b"{", "config.json is damaged: .*; fetch it again"),
     (CONFIG, lambda _: b"\xff\xfe", "config.json is damaged: "),
     (CONFIG, lambda _: b"[]", NO_CONFIG),

@@ -11,6 +11,7 @@ from ddpm.training.config import TrainingConfig
 from ddpm.training.machine import (
     Machine,
     backend,
+    check_launcher,
     copies_without_waiting,
     deterministic_kernels,
     fuses_optimizer,
@@ -81,6 +82,47 @@ def test_memory_and_copies_and_optimizer_follow_the_device(device, pinned, waits
 )
 def test_missing_environment_is_what_a_deterministic_gpu_needs(device, deterministic, environment, missing):
     assert missing_environment(device, environment, deterministic=deterministic) == missing
+
+
+PLAIN = {
+    "ACCELERATE_USE_FSDP": "false",
+    "ACCELERATE_MIXED_PRECISION": "no",
+    "ACCELERATE_DYNAMO_BACKEND": "NO",
+}
+OTHER = {"MIXED_PRECISION": "bf16", "GRADIENT_ACCUMULATION_STEPS": "4", "DYNAMO_BACKEND": "INDUCTOR"}
+OTHER = {f"ACCELERATE_{name}": value for name, value in OTHER.items()}
+ALIKE = {"mixed_precision": "bf16", "gradient_accumulate_every": 4, "compile": True}
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    # By the last the first process has said it.
+    [({}, {}), (PLAIN, {}), (PLAIN, ALIKE), (OTHER, ALIKE), (OTHER | {"RANK": "1"}, {})],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_accelerate_launch_says_by_default_or_as_the_trainer_passes_in_silence(environment, options):
+    check_launcher(environment, vars(TrainingConfig(**options)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        *(
+            (f"USE_{kind}", "true", f"told to USE_{kind}, but a Trainer keeps the whole .* with `torchrun`")
+            for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+        ),
+        ("MIXED_PRECISION", "fp8", "told mixed_precision=fp8, .* mixed_precision='no' holds"),
+        ("GRADIENT_ACCUMULATION_STEPS", "4", "gradient_accumulation_steps=4, .* gradient_accumulate_every=1"),
+        ("DYNAMO_BACKEND", "INDUCTOR", "compile=False holds: .*--set training.compile=…"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_accelerate_launch_was_told_in_vain_is_refused_or_said(
+    monkeypatch, tmp_path, name, value, message
+):
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.raises(ValueError if value == "true" else UserWarning, match=message):
+        spied(tmp_path)
 
 
 @pytest.mark.parametrize(

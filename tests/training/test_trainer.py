@@ -2,8 +2,9 @@
 
 import copy
 import math
+import pickle
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 import torch
@@ -311,8 +312,8 @@ def test_train_depends_on_no_workers_samples_and_what_went_before(tmp_path):
 @pytest.mark.parametrize("flip", [True, False])
 def test_trainer_mirrors_the_pictures_of_a_folder_if_asked(tmp_path, flip):
     folder, config = pictures(tmp_path / "pictures", 2, (8, 8)), {"train_batch_size": 2}
-    diffusion = model(network={"channels": 3})
-    ours = trainer(tmp_path / "run", diffusion, folder, augment_horizontal_flip=flip, **config)
+    diffusion, place = model(network={"channels": 3}), PurePath(folder) if flip else str(folder)
+    ours = trainer(tmp_path / "run", diffusion, place, augment_horizontal_flip=flip, **config)
     seen = {image.numpy().tobytes() for images, _ in islice(ours.batches(), 10) for image in images}
     assert len(seen) == (4 if flip else 2)
 
@@ -396,12 +397,29 @@ def test_trainer_refuses_weights_that_cannot_be_trained(tmp_path, change, messag
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("change", [torch.nn.Module.half, lambda diffusion: diffusion.requires_grad_(False)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        torch.nn.Module.half,
+        lambda diffusion: diffusion.requires_grad_(False),
+        lambda diffusion: setattr(diffusion, "network", copy.deepcopy(diffusion.network)),
+        lambda diffusion: setattr(diffusion.network, "last", copy.deepcopy(diffusion.network.last)),
+    ],
+)
 def test_train_refuses_weights_that_can_no_longer_be_trained(tmp_path, change):
     ours = trainer(tmp_path)
     change(ours.diffusion)
-    with pytest.raises(ValueError, match=r"give diffusion\."):
+    with pytest.raises(ValueError, match=r"give\s+diffusion\."):
         ours.train()
+
+
+def test_a_copy_of_a_trainer_trains_its_own_weights(tmp_path):
+    ours = trainer(tmp_path)
+    for other in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        other.results_folder = tmp_path / str(id(other))
+        other.diffusion.network = torch.compile(other.diffusion.network, backend="eager")
+        other.train()
+        assert not torch.equal(weights(other.diffusion), weights(ours.diffusion))
 
 
 def test_a_seed_may_be_larger_than_that_of_every_generator(tmp_path):

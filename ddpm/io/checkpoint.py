@@ -116,9 +116,8 @@ def _put_in_place(unfinished: Path, folder: Path) -> None:
         _discard(folder)
     try:
         unfinished.replace(folder)
-    except (
-        OSError
-    ):  # of a drive over a bucket, where folders get no other name, or a file that another program reads
+    except OSError:
+        # A drive over a bucket gives a folder no other name, nor does Windows while a file in it is read.
         folder.mkdir(exist_ok=True)
         # The checksums last: without them it is none.
         for path in sorted(unfinished.iterdir(), key=lambda path: path.name == CHECKSUMS):

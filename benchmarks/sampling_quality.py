@@ -34,8 +34,8 @@ from ddpm.evaluation.metrics import Moments, frechet_distance
 from ddpm.evaluation.report import first_images, random_images
 from ddpm.io.paths import find_model
 from ddpm.prediction import Denoiser, full_timesteps, training_target
-from ddpm.randomness import image_generators, randn
 from ddpm.samplers import ddim, dpm_solver_pp, heun
+from ddpm.support.randomness import image_generators, randn
 
 NAME, BATCH, SAMPLES, SEEDS = "fashion-mnist", 50, 5_000, 3
 CALLS = (10, 15, 20, 25)

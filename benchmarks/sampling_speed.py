@@ -21,7 +21,7 @@ import torch
 from benchmarks.network_speed.summary import machine
 from benchmarks.startup import seconds
 from ddpm import ClassifierFreeGuidance, dpm_solver_pp, load_pretrained
-from ddpm.randomness import image_generators, randn
+from ddpm.support.randomness import image_generators, randn
 from ddpm.training.memory import keep_freed_memory
 
 RESULTS = Path(__file__).with_suffix(".json")

@@ -30,14 +30,14 @@ from .samplers import ddim as ddim
 from .samplers import dpm_solver_pp as dpm_solver_pp
 from .samplers import encode as encode
 from .samplers import heun as heun
-from .scales import to_image_scale as to_image_scale
-from .scales import to_model_scale as to_model_scale
 from .schedule import NoiseSchedule as NoiseSchedule
 from .schedule import cosine_betas as cosine_betas
 from .schedule import flow_betas as flow_betas
 from .schedule import linear_betas as linear_betas
 from .schedule import log_snr_betas as log_snr_betas
 from .schedule import sigmoid_betas as sigmoid_betas
+from .support.scales import to_image_scale as to_image_scale
+from .support.scales import to_model_scale as to_model_scale
 from .training.trainer import Trainer as Trainer
 from .unet import Unet as Unet
 from .weighting import EDM as EDM

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm.checks import check_whole
-from ddpm.scales import to_model_scale
-from ddpm.tensor_checks import check_images, check_within
+from ddpm.support.checks import check_whole
+from ddpm.support.scales import to_model_scale
+from ddpm.support.tensor_checks import check_images, check_within
 from ddpm.unet_blocks import Upsample
 
 

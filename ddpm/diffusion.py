@@ -7,7 +7,14 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from ddpm import samplers
-from ddpm.checks import (
+from ddpm.grids import Spacing
+from ddpm.loss import LossType, Network, TrainingLoss
+from ddpm.prediction import Objective, Prediction, clipped, x0_from_output
+from ddpm.reverse_process import FixedVariance, learned_log_variance
+from ddpm.sampler_choice import Sampler
+from ddpm.sampling import Sampling
+from ddpm.schedule import NoiseSchedule, default_schedule
+from ddpm.support.checks import (
     check_call,
     check_choice,
     check_class_names,
@@ -16,17 +23,10 @@ from ddpm.checks import (
     how_to_unwrap,
     plain_number,
 )
-from ddpm.grids import Spacing
-from ddpm.keywords import DIFFUSION, known_keywords
-from ddpm.loss import LossType, Network, TrainingLoss
-from ddpm.prediction import Objective, Prediction, clipped, x0_from_output
-from ddpm.reverse_process import FixedVariance, learned_log_variance
-from ddpm.sampler_choice import Sampler
-from ddpm.sampling import Sampling
-from ddpm.scales import to_image_scale as to_image_scale
-from ddpm.scales import to_model_scale as to_model_scale
-from ddpm.schedule import NoiseSchedule, default_schedule
-from ddpm.tensor_checks import check_images, check_labels, check_pair, check_t, check_within
+from ddpm.support.keywords import DIFFUSION, known_keywords
+from ddpm.support.scales import to_image_scale as to_image_scale
+from ddpm.support.scales import to_model_scale as to_model_scale
+from ddpm.support.tensor_checks import check_images, check_labels, check_pair, check_t, check_within
 from ddpm.transitions import Transitions
 from ddpm.weighting import Weighting, weighting_config
 

@@ -8,13 +8,13 @@ accelerator waits once.
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_denoiser, check_flag, check_generator, check_unit, check_whole
 from ddpm.grids import Spacing
 from ddpm.prediction import Denoiser, evaluating, full_timesteps
-from ddpm.randomness import Generators, randn_like
 from ddpm.reverse_process import ReverseStep, draw, variance_rule
 from ddpm.samplers import ancestral, ddim, encode
-from ddpm.tensor_checks import (
+from ddpm.support.checks import check_denoiser, check_flag, check_generator, check_unit, check_whole
+from ddpm.support.randomness import Generators, randn_like
+from ddpm.support.tensor_checks import (
     check_finite,
     check_images,
     check_known_pixels,

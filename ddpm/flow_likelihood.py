@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from ddpm import gaussians
-from ddpm.checks import check_denoiser, check_generator, check_whole
 from ddpm.flows import Path, Place, named_path
 from ddpm.grids import Spacing, timestep_grid
 from ddpm.likelihood import Estimate, decoder_term
 from ddpm.prediction import Denoiser, evaluating, for_gradients, full_timesteps, gradients
-from ddpm.randomness import randint, randn_like
 from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, checked, variance_rule
-from ddpm.tensor_checks import check_8bit, check_images, check_labels
+from ddpm.support.checks import check_denoiser, check_generator, check_whole
+from ddpm.support.randomness import randint, randn_like
+from ddpm.support.tensor_checks import check_8bit, check_images, check_labels
 
 # dz/dτ, and one estimate of its divergence for each probe, shape (K, B), of z at a place and a timestep.
 _Flow = Callable[[Tensor, Place, int], tuple[Tensor, Tensor]]

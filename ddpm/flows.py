@@ -18,13 +18,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_choice, check_number, check_whole
 from ddpm.grids import Spacing
 from ddpm.prediction import Denoiser, Prediction
-from ddpm.randomness import Generators, randn_like
 from ddpm.samplers import State, Walk
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import check_pair, check_t
+from ddpm.support.checks import check_choice, check_number, check_whole
+from ddpm.support.randomness import Generators, randn_like
+from ddpm.support.tensor_checks import check_pair, check_t
 
 # The two factors a and b of a path at a time, or how fast they change.
 Factors = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm.tensor_checks import check_8bit
+from ddpm.support.tensor_checks import check_8bit
 
 # The 256 grey levels of an 8-bit image, scaled to [-1, 1], lie 2/255 apart.
 BIN_HALF_WIDTH = 1 / 255

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_flag, check_number, shown
 from ddpm.guidance import Guided
 from ddpm.prediction import Denoiser, Prediction, for_gradients, gradients
-from ddpm.tensor_checks import check_images, check_labels, check_t, check_tensor, check_within
+from ddpm.support.checks import check_flag, check_number, shown
+from ddpm.support.tensor_checks import check_images, check_labels, check_t, check_tensor, check_within
 
 
 class ClassifierGuidance(Guided):

@@ -5,8 +5,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Literal, get_args
 
-from ddpm.checks import check_choice, check_whole
 from ddpm.schedule import NoiseSchedule
+from ddpm.support.checks import check_choice, check_whole
 
 # The λ from which steps are even: below it a picture has less than 1 % of its amplitude, and there is nothing to see.
 # The cosine schedule goes down to −20, and a third of the steps would go there.

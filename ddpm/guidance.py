@@ -22,10 +22,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ddpm.checks import check_choice, check_denoiser, check_number, check_unit, plain_numbers, shown
 from ddpm.prediction import Denoiser, Prediction, clipped, x0_from_v
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import check_images, check_labels, check_t
+from ddpm.support.checks import check_choice, check_denoiser, check_number, check_unit, plain_numbers, shown
+from ddpm.support.tensor_checks import check_images, check_labels, check_t
 
 Convention = Literal["imagen", "ho-salimans", "diffusers"]
 IntervalUnit = Literal["t", "log-snr"]

@@ -6,12 +6,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from ddpm.buffers import HALVES, KeepsPrecision
-from ddpm.checks import check_whole, shown
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.prediction import evaluating
-from ddpm.scales import to_image_scale, to_model_scale
-from ddpm.tensor_checks import check_images, check_within
+from ddpm.support.buffers import HALVES, KeepsPrecision
+from ddpm.support.checks import check_whole, shown
+from ddpm.support.scales import to_image_scale, to_model_scale
+from ddpm.support.tensor_checks import check_images, check_within
 
 
 class Autoencoder(Protocol):

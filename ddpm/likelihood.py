@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from ddpm import gaussians
-from ddpm.checks import check_choice, check_denoiser, check_generator, check_whole
 from ddpm.prediction import Denoiser, evaluating, full_timesteps
-from ddpm.randomness import image_streams, randn_like
 from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, checked, variance_rule
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import check_8bit, check_images, check_labels, check_within
+from ddpm.support.checks import check_choice, check_denoiser, check_generator, check_whole
+from ddpm.support.randomness import image_streams, randn_like
+from ddpm.support.tensor_checks import check_8bit, check_images, check_labels, check_within
 
 Decoder = Literal["8-bit", "continuous"]
 

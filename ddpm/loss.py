@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm.checks import check_generator
 from ddpm.likelihood import decoder_term, denoising_term
 from ddpm.prediction import Objective, Prediction, training_target, x0_from_output
-from ddpm.randomness import rand, randint, randn
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import check_images, check_labels, check_mask, check_t
+from ddpm.support.checks import check_generator
+from ddpm.support.randomness import rand, randint, randn
+from ddpm.support.tensor_checks import check_images, check_labels, check_mask, check_t
 from ddpm.weighting import Weighting, weights
 
 LossType = Literal["l1", "l2"]

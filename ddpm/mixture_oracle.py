@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ddpm import gaussians
-from ddpm.checks import check_generator, check_number, check_whole, check_wholes, plain_numbers
 from ddpm.oracle import Oracle
 from ddpm.prediction import full_timesteps
-from ddpm.randomness import randn_like
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import as_table, check_measurement, check_mixture
+from ddpm.support.checks import check_generator, check_number, check_whole, check_wholes, plain_numbers
+from ddpm.support.randomness import randn_like
+from ddpm.support.tensor_checks import as_table, check_measurement, check_mixture
 
 
 class GaussianMixtureOracle(Oracle):

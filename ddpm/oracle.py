@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_whole
 from ddpm.prediction import Prediction, clipped
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import check_images, check_labels, check_t, check_within, may_look_at
+from ddpm.support.checks import check_whole
+from ddpm.support.tensor_checks import check_images, check_labels, check_t, check_within, may_look_at
 
 
 class Oracle(ABC):

@@ -12,11 +12,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_choice
 from ddpm.prediction import Denoiser, Prediction, for_gradients, gradients
-from ddpm.randomness import Generators, randn_like
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import as_table, check_log_variance
+from ddpm.support.checks import check_choice
+from ddpm.support.randomness import Generators, randn_like
+from ddpm.support.tensor_checks import as_table, check_log_variance
 
 FixedVariance = Literal["fixed_small", "fixed_large"]
 Variance = Literal[FixedVariance, "learned"]

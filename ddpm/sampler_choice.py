@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
-from ddpm.checks import check_choice, check_whole
 from ddpm.samplers import State, ancestral, ddim, dpm_solver_pp, heun
+from ddpm.support.checks import check_choice, check_whole
 
 Sampler = Literal["ancestral", "ddim", "heun", "dpm++"]
 

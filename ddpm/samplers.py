@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_denoiser, check_generator, check_grid, check_unit, check_whole
 from ddpm.grids import Spacing, timestep_grid
 from ddpm.prediction import Denoiser, Prediction, full_timesteps
-from ddpm.randomness import Generators, randn_like
 from ddpm.reverse_process import ReverseStep, Variance, VarianceRule, draw, predict, variance_rule
-from ddpm.tensor_checks import check_images
+from ddpm.support.checks import check_denoiser, check_generator, check_grid, check_unit, check_whole
+from ddpm.support.randomness import Generators, randn_like
+from ddpm.support.tensor_checks import check_images
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ddpm import editing, samplers
-from ddpm.checks import check_whole
 from ddpm.grids import Spacing
 from ddpm.guidance import Guidance, guided
 from ddpm.prediction import evaluating
-from ddpm.randomness import image_generators, randn
 from ddpm.reverse_process import FixedVariance, Variance, VarianceRule
 from ddpm.sampler_choice import Sampler, choose
-from ddpm.scales import to_image_scale, to_model_scale
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import check_finite, check_labels
+from ddpm.support.checks import check_whole
+from ddpm.support.randomness import image_generators, randn
+from ddpm.support.scales import to_image_scale, to_model_scale
+from ddpm.support.tensor_checks import check_finite, check_labels
 
 
 def _pause() -> float:

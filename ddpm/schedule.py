@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.buffers import KeepsPrecision
-from ddpm.checks import check_choice, check_whole
-from ddpm.tensor_checks import as_table
+from ddpm.support.buffers import KeepsPrecision
+from ddpm.support.checks import check_choice, check_whole
+from ddpm.support.tensor_checks import as_table
 
 # The T for which the DDPM paper chose β from 1e-4 to 0.02.
 LINEAR_SCALE_STEPS = 1000

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ddpm.checks import check_generator
 from ddpm.prediction import Prediction, noise_from_x0, v_from_x0_and_noise, x0_from_noise, x0_from_v
-from ddpm.randomness import Generators
 from ddpm.reverse_process import draw
 from ddpm.schedule import NoiseSchedule
-from ddpm.tensor_checks import check_pair, check_t
+from ddpm.support.checks import check_generator
+from ddpm.support.randomness import Generators
+from ddpm.support.tensor_checks import check_pair, check_t
 
 
 class Transitions:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ddpm.buffers import HALVES
-from ddpm.checks import check_flag, check_whole, check_wholes, plain_number, shown
-from ddpm.keywords import UNET, known_keywords
-from ddpm.tensor_checks import check_tensor, may_look_at
+from ddpm.support.buffers import HALVES
+from ddpm.support.checks import check_flag, check_whole, check_wholes, plain_number, shown
+from ddpm.support.keywords import UNET, known_keywords
+from ddpm.support.tensor_checks import check_tensor, may_look_at
 from ddpm.unet_blocks import (
     AttentionBlock,
     Downsample,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddpm.buffers import KeepsPrecision
-from ddpm.checks import check_whole
+from ddpm.support.buffers import KeepsPrecision
+from ddpm.support.checks import check_whole
 
 # As in the paper's code; torch's default is 1e-5.
 GROUP_NORM_EPS = 1e-6

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_generator, check_number, check_whole, plain_number
 from ddpm.prediction import Objective, output_error
 from ddpm.schedule import NoiseSchedule
+from ddpm.support.checks import check_generator, check_number, check_whole, plain_number
 
 # Weights w(t) for the loss of each image, shape (B,), from (schedule, t, objective).
 Weighting = Callable[[NoiseSchedule, Tensor, Objective], Tensor]

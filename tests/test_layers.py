@@ -1,4 +1,4 @@
-"""Imports point down: the method imports torch alone, nothing imports the book, and there is no cycle."""
+"""Imports point down: the method imports torch and its support, nothing imports the book, there is no cycle."""
 
 import ast
 import subprocess
@@ -10,6 +10,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ddpm"
 METHOD = {f"ddpm.{path.stem}" for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
+SUPPORT = {
+    f"ddpm.support.{path.stem}" for path in (PACKAGE / "support").glob("*.py") if path.stem != "__init__"
+}
 # `from_pretrained` and `save_pretrained` find those who read and write files by the package's public names, when asked.
 ALLOWED_ROOT_IMPORT = "ddpm.diffusion"
 HEAVY = ("accelerate", "torchvision", "sklearn", "matplotlib", "huggingface_hub")
@@ -35,15 +38,20 @@ def imports(module: str) -> set[str]:
 GRAPH = {module: imports(module) for module in MODULES}
 
 
-def test_method_imports_only_torch_and_itself():
-    assert {"ddpm.schedule", "ddpm.diffusion", "ddpm.samplers", "ddpm.unet"} <= METHOD
+@pytest.mark.parametrize(
+    ("layer", "below", "known"),
+    [(METHOD, SUPPORT, {"ddpm.schedule", "ddpm.unet"}), (SUPPORT, set(), {"ddpm.support.checks"})],
+    ids=["method", "support"],
+)
+def test_method_imports_only_torch_its_support_and_itself(layer, below, known):
+    assert known <= layer
     others = {
         (module, name)
-        for module in METHOD
-        for name in GRAPH[module] - METHOD
+        for module in layer
+        for name in GRAPH[module] - layer - below
         if name.partition(".")[0] not in {"torch", "tqdm", *sys.stdlib_module_names}
     }
-    assert others == {(ALLOWED_ROOT_IMPORT, "ddpm")}
+    assert others <= {(ALLOWED_ROOT_IMPORT, "ddpm")}
 
 
 def test_nothing_imports_the_book():
@@ -66,7 +74,7 @@ def test_no_cycle_among_modules():
     [
         ("import ddpm", ["torch", *HEAVY]),
         ("import ddpm; ddpm.data, ddpm.editing.inpaint", HEAVY),
-        (f"import {', '.join(sorted(METHOD))}", HEAVY),
+        (f"import {', '.join(sorted(METHOD | SUPPORT))}", HEAVY),
         ("from ddpm.data import image_folder, load_dataset", ["sklearn", "torchvision"]),
         # To import it takes a second; the network calls of a few pictures take no longer.
         ("import ddpm.cli.drawing", ["torchvision", "torch._dynamo"]),

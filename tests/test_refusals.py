@@ -44,10 +44,10 @@ from ddpm import (
 )
 from ddpm.gaussians import condition, discretized_log_likelihood
 from ddpm.likelihood import vlb_terms
-from ddpm.randomness import image_generators
 from ddpm.reverse_process import variance_rule
 from ddpm.sampler_choice import choose
 from ddpm.schedule import default_schedule
+from ddpm.support.randomness import image_generators
 from ddpm.unet_blocks import SinusoidalEmbedding
 from ddpm.weighting import noise_level_density, weighting_from_config
 from tests.networks import BETAS, SMALL_UNET, Classed, Pointwise, SelfConditioned, diffusion_of, seeded

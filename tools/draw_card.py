@@ -12,7 +12,7 @@ import torch
 from draw_gallery import chains
 from PIL import Image
 
-from ddpm.scales import to_image_scale
+from ddpm.support.scales import to_image_scale
 
 CARD = Path(__file__).parents[1] / "_assets" / "card.png"
 WIDTH, HEIGHT = 1200, 630  # what the Open Graph protocol's readers show uncut

@@ -9,7 +9,7 @@ import torch
 
 from ddpm import ancestral, load_pretrained
 from ddpm.book.figures import image_strip
-from ddpm.randomness import image_generators, randn
+from ddpm.support.randomness import image_generators, randn
 
 PICTURE = Path(__file__).parents[1] / "chapters" / "images" / "snow-to-digits.png"
 SHOWN = [1000, 800, 650, 550, 450, 350, 250, 120, 0]

@@ -23,7 +23,7 @@ from ddpm.book.photographs import cat_photograph
 from ddpm.book.widgets import EXPLORED
 from ddpm.prediction import full_timesteps
 from ddpm.samplers import ddim
-from ddpm.scales import to_image_scale, to_model_scale
+from ddpm.support.scales import to_image_scale, to_model_scale
 
 STILLS = Path(__file__).parents[1] / "chapters" / "images"
 SEED, STEPS = 1, 50

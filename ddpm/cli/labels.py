@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpm.checks import check_number
 from ddpm.cli.run_config import RunConfig
 from ddpm.data.names import canonical, known_name, suggestion
 from ddpm.io.paths import read_config
+from ddpm.support.checks import check_number
 
 # How often training hides the labels of a model with classes, if nothing else is said (Ho & Salimans 2022).
 _LABEL_DROPOUT = 0.1

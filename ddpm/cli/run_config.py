@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import ddpm
-from ddpm.checks import check_image_size
 from ddpm.cli.overrides import OPTIONS, check_options, read_override
 from ddpm.data.names import DIGITS, NO_DOWNLOAD, TORCHVISION, known_name
 from ddpm.io.checkpoint import CHECKPOINTS
 from ddpm.io.files import json_bytes, read_json, write_whole
 from ddpm.io.paths import RUN, check_run, expanded, locate_model, naming_config, read_config, shipped_model
+from ddpm.support.checks import check_image_size
 from ddpm.training.config import TrainingConfig
 from ddpm.training.recipe import recipe
 

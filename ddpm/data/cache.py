@@ -20,11 +20,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ddpm.checks import check_image_size
 from ddpm.data.files import find_images
 from ddpm.data.images import PrepareImage, read_sized
 from ddpm.data.looking import Look, look_at
 from ddpm.io.files import json_bytes, naming_file, read_json, sha256, write_whole
+from ddpm.support.checks import check_image_size
 
 _FORMAT = 1  # to be raised when other pixels come of the same file
 _INSTEAD = "choose another folder for the cache, or do without it"

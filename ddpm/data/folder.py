@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ddpm.checks import check_choice, check_image_size
 from ddpm.data import files
 from ddpm.data.cache import PreparedImages, prepare_all
 from ddpm.data.images import SEVERAL, PrepareImage, read_sized
 from ddpm.data.looking import Look, look_at, quietly, reason
 from ddpm.data.names import described, known_name
 from ddpm.io.paths import expanded
+from ddpm.support.checks import check_choice, check_image_size
 
 _NAMED = 10  # files in one message; `FolderDataset.unreadable` holds all
 

@@ -18,8 +18,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ddpm.checks import check_image_size
 from ddpm.data.metadata import without_metadata
+from ddpm.support.checks import check_image_size
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # channels -> Pillow's name for them
 _GREYS_16_PER_8 = 257  # 65535 / 255

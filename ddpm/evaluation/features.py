@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm.checks import check_choice
 from ddpm.evaluation.metrics import import_extra
 from ddpm.io.files import read_tensors
 from ddpm.io.paths import shipped_weights
-from ddpm.tensor_checks import check_tensor
+from ddpm.support.checks import check_choice
+from ddpm.support.tensor_checks import check_tensor
 
 Features = Callable[[Tensor], Tensor]  # from images in [0, 1], shape (B, C, H, W), to (B, D)
 NAMES = ("pixels", "classifier", "inception")

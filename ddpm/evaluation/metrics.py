@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpm.likelihood import Estimate
-from ddpm.tensor_checks import check_tensor
+from ddpm.support.tensor_checks import check_tensor
 
 _PARTS = 10  # of the kernel distance, for its error bar
 

@@ -18,7 +18,7 @@ from ddpm.evaluation.features import DigitClassifier, Features, extractor, featu
 from ddpm.evaluation.metrics import frechet_distance, kernel_distance, nearest_distances, precision_recall
 from ddpm.io.progress import Progress
 from ddpm.likelihood import Estimate, vlb_terms
-from ddpm.tensor_checks import check_images, check_within
+from ddpm.support.tensor_checks import check_images, check_within
 
 _AT_A_TIME = 256  # images, for the bound
 

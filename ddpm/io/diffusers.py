@@ -33,11 +33,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import shown
 from ddpm.io.diffusers_config import diffusers_config, unet_arguments
 from ddpm.io.files import json_bytes, tensor_bytes, write_all
 from ddpm.io.paths import CONFIG, HUB_NAME, check_folder_name, expanded
 from ddpm.io.weights import check_finite_weights, check_weights, plain_name, read_file, unwrapped, weights_of
+from ddpm.support.checks import shown
 from ddpm.unet import SinusoidalEmbedding, Stage, Unet
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ddpm.checks import how_to_unwrap
 from ddpm.io.weights import check_code
+from ddpm.support.checks import how_to_unwrap
 from ddpm.unet import Unet
 from ddpm.unet_blocks import GROUP_NORM_EPS
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddpm.checks import check_choice
 from ddpm.io.checkpoint import CHECKPOINTS, CHECKSUMS, list_checkpoints, newest_good_folder, step_of
 from ddpm.io.files import read_json
 from ddpm.io.streams import as_typed
+from ddpm.support.checks import check_choice
 
 MODEL = "model.safetensors"
 EMA = "ema.safetensors"

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_choice, how_to_model
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.checkpoint import CHECKSUMS, own_parts, verify
 from ddpm.io.files import json_bytes, tensor_bytes, write_all
@@ -26,6 +25,7 @@ from ddpm.io.paths import (
 from ddpm.io.weights import check_code, check_weights, load_weights, read_file, unwrapped, weights_of
 from ddpm.latent import Autoencoder, LatentDiffusion
 from ddpm.schedule import BETA_SCHEDULES
+from ddpm.support.checks import check_choice, how_to_model
 from ddpm.unet import Unet
 from ddpm.weighting import weighting_from_config
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ddpm.checks import check_choice, check_flag, check_number, check_numbers, check_whole
 from ddpm.io.paths import expanded
-from ddpm.keywords import refuse_unknown_keywords
+from ddpm.support.checks import check_choice, check_flag, check_number, check_numbers, check_whole
+from ddpm.support.keywords import refuse_unknown_keywords
 
 MixedPrecision = Literal["no", "fp16", "bf16", "auto"]
 LearningRateSchedule = Literal["constant", "cosine"]
@@ -31,7 +31,7 @@ _LIMITS: dict[str, dict[str, float]] = {
 _MAY_BE_NONE = {"ema_halflife", "ema_rampup", "save_every_minutes"}
 # What goes into the optimiser or the data when a trainer is made.
 _TAKEN_AT_ONCE = {"adam_betas", "augment_horizontal_flip", "channels_last", "weight_decay"}
-# What the trainers of the ports and of other libraries take (see `ddpm.keywords`), and what to write here.
+# What the trainers of the ports and of other libraries take (see `ddpm.support.keywords`), and what to write here.
 PORT_KEYWORDS = {
     "amp": "write mixed_precision='fp16' (on a GPU), 'bf16', 'auto' or 'no' instead",
     "mixed_precision_type": "write mixed_precision='fp16' (on a GPU), 'bf16', 'auto' or 'no' instead",

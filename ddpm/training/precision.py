@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from accelerate.utils import parse_flag_from_env
 
-from ddpm.buffers import HALVES
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io.pretrained import plain_diffusion
+from ddpm.support.buffers import HALVES
 from ddpm.training.config import MixedPrecision, TrainingConfig
 
 

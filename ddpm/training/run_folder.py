@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from ddpm.checks import check_whole
 from ddpm.io import checkpoint as checkpoints
 from ddpm.io.paths import check_folder_name, refuse_model
+from ddpm.support.checks import check_whole
 from ddpm.training import spawning
 from ddpm.training.config import TrainingConfig
 from ddpm.training.metrics_logger import METRICS

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ddpm.data.batches import loader, open_batches
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.io import checkpoint as checkpoints
-from ddpm.randomness import rand
+from ddpm.support.randomness import rand
 from ddpm.training import distributed, machine, run_folder, spawning
 from ddpm.training.average import Averages
 from ddpm.training.config import Configured, TrainingConfig, check_keywords

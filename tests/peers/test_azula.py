@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddpm import ddim, dpm_solver_pp, heun
 from ddpm.grids import timestep_grid
-from ddpm.randomness import randn
+from ddpm.support.randomness import randn
 from tests.networks import GaussianDenoiser, schedule_64, seeded
 
 sample = pytest.importorskip("azula.sample", reason="needs the extra `peers`")

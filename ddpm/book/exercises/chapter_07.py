@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ddpm.book.exercises.answers import Ask, exercise
 from ddpm.prediction import Objective, training_target
-from ddpm.scales import to_image_scale, to_model_scale
 from ddpm.schedule import NoiseSchedule, cosine_betas
+from ddpm.support.scales import to_image_scale, to_model_scale
 
 
 @exercise("training-half-life", "decay_for(steps, every)")

@@ -1,4 +1,4 @@
-"""`ddpm.checks` and `ddpm.tensor_checks`: one table of refusals per guard, and what each lets pass."""
+"""`ddpm.support`, the guards: one table of refusals for each, and what it lets pass."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm import checks, tensor_checks
+from ddpm.support import checks, tensor_checks
 
 IMAGES, T = torch.zeros(2, 1, 4, 4), torch.tensor([1, 50])
 GREY = torch.arange(256) / 127.5 - 1

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddpm.checks import check_generator, check_seeds, check_whole
+from ddpm.support.checks import check_generator, check_seeds, check_whole
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 

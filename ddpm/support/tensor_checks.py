@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm.checks import shown
+from ddpm.support.checks import shown
 
 # Of the distance between two 8-bit grey levels.
 _GREY_TOLERANCE = 1e-3

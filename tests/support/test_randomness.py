@@ -1,9 +1,9 @@
-"""`ddpm.randomness`: one source for a batch, or one for each image that depends on nothing else."""
+"""`ddpm.support.randomness`: one source for a batch, or one for each image that depends on nothing else."""
 
 import pytest
 import torch
 
-from ddpm.randomness import image_generators, image_streams, randint, randn, randn_like
+from ddpm.support.randomness import image_generators, image_streams, randint, randn, randn_like
 from tests.networks import seeded
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ddpm.tensor_checks import check_tensor
+from ddpm.support.tensor_checks import check_tensor
 
 
 def to_model_scale(images: Tensor) -> Tensor:

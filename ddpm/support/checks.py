@@ -1,7 +1,7 @@
 """The guards: each says what was given and what is allowed. Public entry points call them; the maths below does not.
 
 Those of numbers give them back as Python's own, whatever they came as, so that JSON can hold them. Those of tensors are
-in `ddpm.tensor_checks`. Importing this does not import torch: the command line needs it earlier.
+in `ddpm.support.tensor_checks`. Importing this does not import torch: the command line needs it earlier.
 """
 
 import inspect

@@ -29,7 +29,6 @@ from ddpm import (
     flow_bits_per_dim,
     flow_log_density,
     heun,
-    keywords,
     linear_betas,
     load_diffusers_unet,
     load_pretrained,
@@ -47,6 +46,7 @@ from ddpm.likelihood import vlb_terms
 from ddpm.reverse_process import variance_rule
 from ddpm.sampler_choice import choose
 from ddpm.schedule import default_schedule
+from ddpm.support import keywords
 from ddpm.support.randomness import image_generators
 from ddpm.unet_blocks import SinusoidalEmbedding
 from ddpm.weighting import noise_level_density, weighting_from_config

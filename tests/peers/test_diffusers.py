@@ -14,7 +14,8 @@ import itertools
 import pytest
 import torch
 
-from ddpm import ancestral, ddim, dpm_solver_pp, encode, heun, randomness, timestep_grid
+from ddpm import ancestral, ddim, dpm_solver_pp, encode, heun, timestep_grid
+from ddpm.support import randomness
 from tests.networks import BETAS, GaussianDenoiser, exact_diffusion_of, schedule_64, seeded
 from tests.networks import randn as randn_32
 from tests.peers.network import Mixing

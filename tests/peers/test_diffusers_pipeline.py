@@ -15,10 +15,10 @@ from ddpm import (
     NoiseSchedule,
     SmallAutoencoder,
     load_diffusers_pipeline,
-    randomness,
     save_diffusers_pipeline,
 )
 from ddpm.samplers import ancestral
+from ddpm.support import randomness
 from tests.io.test_diffusers import SMALL, small
 from tests.networks import seeded
 from tests.peers.test_diffusers_unet import peer

@@ -21,12 +21,6 @@ def device_kind(x: Tensor) -> str:
     return "cpu" if x.is_meta else x.device.type
 
 
-def type_of_products(x: Tensor) -> torch.dtype:
-    """The type in which convolutions and products take a tensor: autocast's, or its own."""
-    kind = device_kind(x)
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def zero_init(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     """Start a layer at zero, so that the block it ends begins as its shortcut (and the whole network as zero)."""
     nn.init.zeros_(layer.weight)
@@ -123,7 +117,10 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as the base class has it)
         """(B, dim, H, W) → the same shape (eq:group-norm)."""
-        return super().forward(input.to(self.weight.dtype)).to(type_of_products(input))
+        kind = device_kind(input)
+        if not torch.is_autocast_enabled(kind):
+            return super().forward(input)
+        return super().forward(input.to(self.weight.dtype)).to(torch.get_autocast_dtype(kind))
 
 
 class ResidualBlock(nn.Module):

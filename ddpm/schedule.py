@@ -153,8 +153,10 @@ class NoiseSchedule(KeepsPrecision):
             betas = as_table("betas", betas).cpu()
         _check_betas(betas)
         tables = _schedule_tables(betas)
+        # The default device; torch.get_default_device() of torch 2.6 does not know that of `with torch.device(…)`.
+        here = torch.empty(0).device
         for name, table in tables.items():
-            self.register_buffer(name, table.to(torch.get_default_device(), dtype), persistent=False)
+            self.register_buffer(name, table.to(here, dtype), persistent=False)
         # Plain float64 tensors on the CPU, not buffers: samplers that jump over timesteps take their coefficients
         # from here as Python numbers, at full precision and without asking the accelerator for anything.
         self.exact_alpha_bar: Tensor = tables["alpha_bar"]

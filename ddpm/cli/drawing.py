@@ -101,6 +101,7 @@ def draw_into(
     done = 0
     many = len(seeds) > options["batch_size"] * state.num_processes
     options |= {"rank": state.process_index, "world_size": state.num_processes}
+    options["labels"] = options.get("labels") or _in_turn(diffusion, seeds)
     # Of one batch the steps are counted, of many the images.
     options["progress"] = state.is_main_process and not many and is_terminal(sys.stderr)
     progress = Progress(len(seeds), "image", shown=many and state.is_main_process)
@@ -126,6 +127,12 @@ def draw_into(
             f"{counted(done, 'image')} in {out}{_what_is_left(done, seeds, state.num_processes, rest, single=single)}"
         )
     interrupts.deliver()
+
+
+def _in_turn(diffusion: GaussianDiffusion, seeds: Sequence[int]) -> list[int] | None:
+    """All classes in turn, by the seeds: so the image of a seed is the same wherever drawing begins."""
+    classes = getattr(diffusion.network, "num_classes", None)
+    return None if classes is None else [seed % classes for seed in seeds]
 
 
 def _of_all(kept: list[tuple[int, Tensor]], done: int) -> tuple[list[tuple[int, Tensor]], int]:

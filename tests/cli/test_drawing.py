@@ -204,6 +204,19 @@ def counting(model):
     return asked
 
 
+def test_the_image_of_a_seed_has_the_same_class_wherever_drawing_begins(tmp_path):
+    """So that the rest of seven, from the fifth on, is what it would have been."""
+    model, drawn = classed(), {}
+    for name, ranges in (("whole", [range(7)]), ("parts", [range(4), range(4, 7)])):
+        (tmp_path / name).mkdir()
+        for seeds in ranges:
+            draw_into(tmp_path / name, model, seeds, batch_size=3)
+        drawn[name] = [pixels(path).tolist() for path in sorted((tmp_path / name).iterdir())]
+    assert drawn["whole"] == drawn["parts"]
+    save_image(model.sample(1, seeds=[5], labels=[5 % 3]), tmp_path / "sixth.png")
+    assert drawn["whole"][5] == pixels(tmp_path / "sixth.png").tolist()
+
+
 OPTIONS = {"batch_size": 3, "sampling_timesteps": None, "sampler": None, "spacing": None}
 
 

@@ -108,8 +108,8 @@ class TimeEmbedding(nn.Sequential):
 class GroupNorm(nn.GroupNorm):
     """Group normalisation (Wu & He 2018) with the paper's ε, computed in the type of its weights.
 
-    Under autocast that is float32, as it is by itself on GPUs; torch takes several times as long on a CPU for maps in
-    bfloat16. What it returns is then in half precision: half the memory for the backward pass of what comes after.
+    Under autocast that is float32, as it is by itself on GPUs; on a CPU torch's in bfloat16 is slow (benchmarks/). What
+    it returns is then in half precision: half the memory for the backward pass of what comes after.
     """
 
     def __init__(self, groups: int, dim: int) -> None:

@@ -1,7 +1,7 @@
 """The loop of a run: step after step, with a line of metrics, a checkpoint and samples when they are due."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -19,27 +19,13 @@ Batches = Iterator[tuple[Tensor, Tensor | None]]
 
 
 class Trains(Training, Protocol):
-    """What the loop asks of the `Trainer`."""
+    """What the loop asks of the `Trainer`, whose methods these are."""
 
-    def batches(self) -> Batches:
-        """As there."""
-        ...
-
-    def training_step(self, network: nn.Module, batches: Batches) -> tuple[Tensor, Tensor]:
-        """As there."""
-        ...
-
-    def count_step(self) -> None:
-        """As there."""
-        ...
-
-    def draw_samples(self) -> Tensor:
-        """As there."""
-        ...
-
-    def save(self) -> Path:
-        """As there."""
-        ...
+    batches: Callable[[], Batches]
+    training_step: Callable[[nn.Module, Batches], tuple[Tensor, Tensor]]
+    count_step: Callable[[], None]
+    draw_samples: Callable[[], Tensor]
+    save: Callable[[], Path]
 
 
 class Loop:

@@ -127,7 +127,8 @@ def ratio(mine: Figures, theirs: Sequence[Figures], network: Figures) -> Figures
         "against": fastest["implementation"],
         "its_mode": fastest["mode"],
         "its_precision": fastest["precision"],
-        "at_equal_flops": summary(each),
+        # More digits than the tables show, which would round them twice.
+        "at_equal_flops": summary(each, digits=6),
         "images_per_second": round(medians[0] / medians[1], 2),
         "peak_memory": round(
             mine["peak_memory_mib"] / max(1, min(row["peak_memory_mib"] for row in theirs)), 2
